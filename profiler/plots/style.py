@@ -1,0 +1,85 @@
+"""The look that every figure shares: palette, fonts, units, and how a figure is written to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GIB = 1024**3
+MIB = 1024**2
+KIB = 1024
+
+# Okabe and Ito's palette: told apart by colour-blind readers, on screen and in print.
+INK = "#222222"
+MUTED = "#8a8a8a"
+BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#F0C814",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+)
+
+
+def use_style() -> None:
+    """Apply the shared look to matplotlib; draws to files only (Agg), so no screen is needed."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "font.size": 12,
+            "axes.titlesize": 15,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlepad": 14,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": MUTED,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.grid": True,
+            "grid.color": "#e4e4e4",
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+            "svg.hashsalt": "profiler",  # the same figure gives the same file
+            "figure.constrained_layout.use": True,
+        }
+    )
+
+
+def byte_unit(largest_bytes: float) -> tuple[float, str]:
+    """The binary unit in which `largest_bytes` reads best, as (bytes in one unit, name)."""
+    for factor, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if largest_bytes >= factor:
+            return float(factor), name
+    return 1.0, "bytes"
+
+
+def subtitle(axes: Axes, text: str) -> None:
+    """A line of plain text between the title (the finding) and the axes (conditions, units)."""
+    axes.set_title(axes.get_title(loc="left"), loc="left", pad=30)
+    axes.text(0, 1.02, text, transform=axes.transAxes, color=MUTED, fontsize=11, va="bottom")
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `figure` as folder/name.png and folder/name.svg and close it; returns both paths."""
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, bbox_inches="tight", metadata=metadata)
+    plt.close(figure)
+    return paths
