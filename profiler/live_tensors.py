@@ -1,0 +1,43 @@
+"""Which live tensors are parameters, gradients, optimizer states, inputs or the loss, by address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.training_step import TrainingState
+
+
+def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
+    """Category by storage address of what the training loop holds on `device`.
+
+    A storage under two headings (a batch that is also saved for backward) keeps the first in the order
+    parameters, gradients, optimizer states, inputs (batch and buffers), activations (the loss).
+    Holds no tensor when it returns.
+    """
+    found: dict[int, str] = {}
+    for tensor, category in _held(state):
+        if tensor.device.type == device.type:
+            found.setdefault(tensor.untyped_storage().data_ptr(), category)
+    return found
+
+
+def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
+    import torch
+
+    if state.model is not None:
+        parameters = list(state.model.parameters())
+        yield from ((parameter, "parameters") for parameter in parameters)
+        yield from ((p.grad, "gradients") for p in parameters if p.grad is not None)
+    if state.optimizer is not None:
+        for values in state.optimizer.state.values():
+            yield from ((v, "optimizer_states") for v in values.values() if isinstance(v, torch.Tensor))
+    if state.batch is not None:
+        yield from ((tensor, "inputs") for tensor in state.batch.values())
+    if state.model is not None:
+        yield from ((buffer, "inputs") for buffer in state.model.buffers())
+    if state.loss is not None:
+        yield state.loss, "activations"
