@@ -38,12 +38,16 @@ CATEGORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A block handed out at `address`: `size_bytes` of the device for `requested_bytes` asked by `op`."""
+    """A block handed out at `address`: `size_bytes` of the device for `requested_bytes` asked by `op`.
+
+    `category` is given where it is known at birth: a workspace, which no tensor owns.
+    """
 
     address: int
     size_bytes: int
     requested_bytes: int
     op: str = ""
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Account:
 class _Block:
     allocation: Allocation
     born: int  # phase index
-    category: str = ""
+    category: str
 
 
 def account(entries: Iterable[Allocation | Free | Mark]) -> list[Account]:
@@ -97,7 +101,7 @@ def _assign_categories(entries: list[Allocation | Free | Mark]) -> dict[int, _Bl
     phase = 0
     for index, entry in enumerate(entries):
         if isinstance(entry, Allocation):
-            blocks[index] = live[entry.address] = _Block(entry, phase)
+            blocks[index] = live[entry.address] = _Block(entry, phase, entry.category)
         elif isinstance(entry, Free):
             block = live.pop(entry.address, None)
             if block is not None and not block.category:

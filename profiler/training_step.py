@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from profiler.models import Batch
     from profiler.workload import Workload
 
-MODEL_LOADED, FORWARD, BACKWARD, OPTIMIZER_STEP, ZERO_GRAD = PHASE_NAMES = (
-    "model_loaded",
-    "forward",
-    "backward",
-    "optimizer_step",
-    "zero_grad",
-)
+MODEL_LOADED = "model_loaded"
+FORWARD = "forward"
+BACKWARD = "backward"
+OPTIMIZER_STEP = "optimizer_step"
+ZERO_GRAD = "zero_grad"
 
 
 @dataclass(frozen=True, order=True)
@@ -34,6 +32,16 @@ class Phase:
     def __str__(self) -> str:
         words = self.name if self.step == 0 else f"step {self.step} {self.name}"
         return f"{words} (micro-batch {self.micro_batch})" if self.micro_batch > 1 else words
+
+
+def phases(workload: Workload) -> list[Phase]:
+    """The phases that `train` goes through, in order."""
+    order = [Phase(0, MODEL_LOADED)]
+    for step in range(1, workload.steps + 1):
+        for micro_batch in range(1, workload.micro_batches + 1):
+            order += [Phase(step, FORWARD, micro_batch), Phase(step, BACKWARD, micro_batch)]
+        order += [Phase(step, OPTIMIZER_STEP), Phase(step, ZERO_GRAD)]
+    return order
 
 
 @dataclass

@@ -1,0 +1,57 @@
+"""The plain training step, SGD, momentum and Adam, over six kinds of model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler.workload import OPTIMIZERS, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+QUESTION = "Where does the memory of a plain training step go, and does the textbook formula say so?"
+
+# Model, batch, length: each in the size that takes a second on a CPU.
+_TINY = [
+    ("mlp-tiny", 32, 0),
+    ("resnet-tiny", 4, 32),
+    ("vit-tiny", 4, 32),
+    ("gpt2-tiny", 2, 64),
+    ("bert-tiny", 2, 64),
+    ("llama-tiny", 2, 64),
+]
+_REAL = [
+    ("mlp", 64, 0),
+    ("resnet50", 8, 224),
+    ("vit-b16", 4, 224),
+    ("gpt2", 4, 256),
+    ("bert-large", 2, 128),
+]
+_HERO = "gpt2, batch 4 × 256, adam"
+
+
+def workloads(size: str) -> list[Workload]:
+    """Every tiny model with every optimizer, Adam with three seeds; in full also real models."""
+    tiny = [Workload(*shape, optimizer=optimizer) for shape in _TINY for optimizer in OPTIMIZERS]
+    tiny += [Workload(*shape, seed=seed) for shape in _TINY for seed in (1, 2)]
+    if size == "small":
+        return tiny
+    others = [Workload("gpt2", 4, 256, optimizer=optimizer) for optimizer in ("sgd", "momentum")]
+    return tiny + [Workload(*shape) for shape in _REAL] + others
+
+
+def figures(records: pd.DataFrame) -> dict[str, Figure]:
+    """Phases of one run and of one run a model, measured against predicted, and what is left over."""
+    from profiler.plots.phases import phase_bars, phase_grid
+    from profiler.plots.residuals import residuals
+    from profiler.plots.scatter import measured_against_predicted
+
+    adam = records[(records["optimizer"] == "adam") & (records["seed"] == 0)]
+    hero = _HERO if (records["workload"] == _HERO).any() else str(records["workload"].iloc[0])
+    return {
+        "phases": phase_bars(records[(records["workload"] == hero) & (records["seed"] == 0)]),
+        "phases_by_model": phase_grid(adam[adam["workload"] != hero]),
+        "measured_vs_predicted": measured_against_predicted(records),
+        "residuals": residuals(records),
+    }

@@ -1,0 +1,41 @@
+"""Activations in closed form, from the model's dimensions alone.
+
+Independent of the count in `profiler.model_facts`, which reads the autograd graph: the two are held
+against each other. Sizes are bytes kept for the backward pass, the inputs of the model not included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def mlp_activation_bytes(batch: int, widths: Sequence[int], element_bytes: int = 4) -> int:
+    """Linear layers with ReLU between them and a cross entropy: exact.
+
+    Each hidden layer keeps one tensor [batch, width]: the ReLU's output, which is also the next layer's
+    input. The loss keeps the log-probabilities [batch, classes] and its total weight, one scalar.
+    """
+    hidden = sum(widths[1:-1])
+    return batch * (hidden + widths[-1]) * element_bytes + 4
+
+
+def transformer_layer_activation_bytes(
+    batch: int,
+    length: int,
+    hidden: int,
+    heads: int,
+    element_bytes: int = 2,
+    mask_bytes: int = 1,
+    fused_attention: bool = False,
+) -> int:
+    """One layer of a standard transformer: s·b·h·(16e + 2m) + a·s²·b·(2e + m).
+
+    Korthikanti et al. 2022 ("Reducing Activation Recomputation in Large Transformer Models"), section 4.1,
+    with the element size e and the dropout mask's m kept apart; e = 2, m = 1 gives their
+    s·b·h·(34 + 5·a·s/h). The second summand is the score matrix, which a fused attention never keeps: in
+    its place it keeps one statistic a row, 4 bytes (Dao et al. 2022).
+    """
+    linear = length * batch * hidden * (16 * element_bytes + 2 * mask_bytes)
+    if fused_attention:
+        return linear + length * batch * heads * 4
+    return linear + heads * length * length * batch * (2 * element_bytes + mask_bytes)

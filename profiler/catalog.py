@@ -1,0 +1,55 @@
+"""The experiments there are: one module each in the folder `experiments`, found by its file.
+
+A module has QUESTION, one line, and one of two pairs of functions:
+
+- `workloads(size)`, a list of Workload to measure and predict, and `figures(records)`, pictures of the
+  resulting rows;
+- `tables(size, device)`, data frames by name, and `figures(tables)`, pictures of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from profiler.errors import ProfilerError
+
+
+def questions() -> dict[str, str]:
+    """The question of each experiment by name; read from the files, without importing them."""
+    found = {}
+    for path in sorted(_folder().glob("*.py")):
+        question = _question(path)
+        if question is not None:
+            found[path.stem] = question
+    return found
+
+
+def load(name: str) -> ModuleType:
+    """The module of an experiment; raises ProfilerError if there is none of that name."""
+    known = questions()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
+        raise ProfilerError(f"unknown experiment {name!r}{hint}")
+    return importlib.import_module(f"experiments.{name}")
+
+
+def _folder() -> Path:
+    spec = find_spec("experiments")
+    if spec is None or not spec.submodule_search_locations:
+        raise ProfilerError("no experiments here: run from a checkout of the project (pip install -e .)")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _question(path: Path) -> str | None:
+    """The value of the module's QUESTION, if it has one."""
+    for node in ast.parse(path.read_text()).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == "QUESTION" for target in targets):
+            return str(ast.literal_eval(node.value))  # type: ignore[union-attr]
+    return None

@@ -1,0 +1,164 @@
+"""One measured run in a fresh process: trains the workload under a recorder and reports rows.
+
+Messages to the parent, in order: ("phase", index) as each phase begins, then ("rows", rows) with whatever
+was measured. A process that dies without rows was killed in the phase it last named.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from profiler.ledger import CATEGORIES
+from profiler.measure import PhaseMeasurement
+from profiler.model_facts import count
+from profiler.records import Row
+from profiler.training_step import Phase, phases
+from profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def run(
+    connection: Connection, workload: Workload, device_type: str, limit_bytes: int | None, log: str
+) -> None:
+    """Measure `workload` and send its rows; the entry point of the worker process.
+
+    Args:
+        connection: to the parent.
+        workload: what to run.
+        device_type: "cpu" or "cuda".
+        limit_bytes: memory the run may take beyond what the libraries use; None for all there is.
+        log: file for what libraries print.
+    """
+    with _output_to(log):
+        order = phases(workload)
+        recorder = _recorder(device_type, lambda phase: connection.send(("phase", order.index(phase))))
+        error = _train(workload, device_type, limit_bytes, recorder)
+        rows = [_row(workload, index, m) for index, m in enumerate(recorder.measurements())]
+        if error is not None:
+            rows[-1:] = [{**(rows or [phase_columns(0, order[0])])[-1], **out_of_memory(error)}]
+        connection.send(("rows", rows))
+
+
+def _recorder(device_type: str, on_phase: Any) -> Any:
+    if device_type == "cuda":
+        from profiler.measure.cuda import CudaRecorder
+
+        return CudaRecorder(on_phase)
+    from profiler.measure.cpu import CpuRecorder
+
+    return CpuRecorder(on_phase)
+
+
+def _train(workload: Workload, device_type: str, limit_bytes: int | None, recorder: Any) -> str | None:
+    """Run the steps; the message if memory ran out, None if all went well."""
+    import torch
+
+    from profiler.training_step import train
+
+    device = torch.device(device_type)
+    with recorder:
+        if limit_bytes is not None:
+            count(workload)  # imports the model's code, which the limit is not about
+            _limit_memory(device_type, limit_bytes)
+        try:
+            train(workload, device, recorder)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return str(error).splitlines()[0]
+        finally:
+            if limit_bytes is not None:
+                _lift_limit(device_type)
+    return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """The CPU allocator says it in words (c10/core/impl/alloc_cpu.cpp), the CUDA one by its type."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _limit_memory(device_type: str, limit_bytes: int) -> None:
+    """Let the device give out at most about `limit_bytes` more."""
+    import torch
+
+    if device_type == "cuda":
+        _, total_bytes = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes))
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    now_bytes = pages * os.sysconf("SC_PAGE_SIZE")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now_bytes + limit_bytes, hard))
+
+
+def _lift_limit(device_type: str) -> None:
+    """Reading the recording takes memory too."""
+    if device_type == "cpu":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def _row(workload: Workload, index: int, measurement: PhaseMeasurement) -> Row:
+    account, statistics = measurement.account, measurement.memory_stats
+    allocated_bytes = statistics.get("allocated_bytes.all.current", account.end_bytes)
+    peak_bytes = statistics.get("allocated_bytes.all.peak", account.peak_bytes)
+    end, peak = dict(account.end), dict(account.peak)
+    # What the allocator counted and the events do not show stays visible.
+    end["unattributed"] += allocated_bytes - account.end_bytes
+    peak["unattributed"] += peak_bytes - account.peak_bytes
+    return {
+        **phase_columns(index, account.phase),
+        "source": "measured",
+        "outcome": "ok",
+        "detail": account.peak_op or None,
+        "allocated_bytes": allocated_bytes,
+        "peak_allocated_bytes": peak_bytes,
+        "active_bytes": statistics.get("active_bytes.all.current"),
+        "requested_bytes": statistics.get("requested_bytes.all.current"),
+        "reserved_bytes": statistics.get("reserved_bytes.all.current"),
+        "peak_reserved_bytes": statistics.get("reserved_bytes.all.peak"),
+        "device_used_bytes": measurement.device_used_bytes,
+        **{f"{name}_bytes": end[name] for name in CATEGORIES},
+        **{f"peak_{name}_bytes": peak[name] for name in CATEGORIES},
+        "seconds": measurement.seconds,
+        "reading_seconds": measurement.reading_seconds,
+    }
+
+
+def out_of_memory(detail: str) -> Row:
+    """The columns of a measured row whose phase did not fit."""
+    return {"source": "measured", "outcome": "out_of_memory", "detail": detail}
+
+
+def phase_columns(index: int, phase: Phase) -> Row:
+    """The columns of a record that say which phase it is."""
+    return {
+        "phase_index": index,
+        "step": phase.step,
+        "phase": phase.name,
+        "micro_batch": phase.micro_batch,
+    }
+
+
+@contextmanager
+def _output_to(log: str) -> Iterator[None]:
+    """Send this process's standard output and error, C++'s included, to a file."""
+    with open(log, "ab", buffering=0) as file:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        yield
