@@ -19,6 +19,33 @@ def mlp_activation_bytes(batch: int, widths: Sequence[int], element_bytes: int =
     return batch * (hidden + widths[-1]) * element_bytes + 4
 
 
+def bert_activation_bytes(
+    batch: int,
+    length: int,
+    hidden: int,
+    heads: int,
+    layers: int,
+    vocabulary: int,
+    element_bytes: int = 4,
+    mask_bytes: int = 4,
+) -> int:
+    """BERT with its language-model head and eager attention: exact.
+
+    On top of the layers of Korthikanti et al., what they leave out as small: the statistics of each layer
+    norm (mean and reciprocal deviation, 4 bytes a row each); the embeddings' layer norm and dropout, and
+    their position numbers; the head's four tensors of hidden size; the log-probabilities over the
+    vocabulary in 4 bytes; the loss's weight; and in each layer the scale of the scores, an 8-byte number.
+    """
+    rows = batch * length
+    in_layers = layers * transformer_layer_activation_bytes(
+        batch, length, hidden, heads, element_bytes, mask_bytes
+    )
+    embeddings = rows * hidden * (element_bytes + mask_bytes) + 8 * length
+    head = rows * (4 * hidden * element_bytes + vocabulary * 4)
+    layer_norms = (2 * layers + 2) * rows * 2 * 4
+    return in_layers + embeddings + head + layer_norms + 8 * layers + 4
+
+
 def transformer_layer_activation_bytes(
     batch: int,
     length: int,

@@ -49,7 +49,6 @@ def _folder() -> Path:
 def _question(path: Path) -> str | None:
     """The value of the module's QUESTION, if it has one."""
     for node in ast.parse(path.read_text()).body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == "QUESTION" for target in targets):
-            return str(ast.literal_eval(node.value))  # type: ignore[union-attr]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "QUESTION":
+            return str(ast.literal_eval(node.value))
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from profiler import __version__
 from profiler.errors import ProfilerError
@@ -61,15 +62,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from profiler.verbs.run import run
+    from profiler.units import parse_bytes
+    from profiler.verbs.run import RunOptions, run
 
     run(
-        names=options.experiments,
-        device_type=options.device,
-        size=options.size,
-        results=options.results,
-        limit=options.limit,
-        fresh=options.fresh,
+        options.experiments,
+        RunOptions(
+            device_type=options.device,
+            size=options.size,
+            results=Path(options.results),
+            limit_bytes=parse_bytes(options.limit) if options.limit else None,
+            fresh=options.fresh,
+        ),
     )
 
 
@@ -83,7 +87,7 @@ def _list(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     from profiler.verbs.show import show
 
-    show(options.results, options.source, options.workload)
+    show(Path(options.results), options.source, options.workload)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from profiler.models import build_model, make_batch
+from profiler.training_step import compute_loss
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +58,7 @@ def count(workload: Workload) -> ModelFacts:
     with FakeTensorMode(), _as_in_a_real_run():
         model = build_model(workload)
         batch = make_batch(workload, torch.device("cpu"))
-        output = model(**batch)
-        loss: torch.Tensor = getattr(output, "loss", output)
-        del output
+        loss = compute_loss(model, batch, workload)
         held = [*model.parameters(), *model.buffers(), *batch.values()]
         seen = {_storage(tensor) for tensor in held}
         saved_bytes = _bytes_not_in(seen, saved_tensors(loss))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
@@ -51,7 +52,7 @@ def _build_mlp(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
         def __init__(self, widths: list[int]) -> None:
             super().__init__()
             layers: list[torch.nn.Module] = []
-            for width_in, width_out in zip(widths, widths[1:], strict=False):
+            for width_in, width_out in pairwise(widths):
                 layers += [torch.nn.Linear(width_in, width_out), torch.nn.ReLU()]
             self.layers = torch.nn.Sequential(*layers[:-1])
 

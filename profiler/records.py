@@ -81,7 +81,12 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     if unknown:
         raise KeyError(f"not in the schema: {', '.join(sorted(unknown))}")
     filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
-    return pd.DataFrame(filled, columns=list(COLUMNS)).astype({n: t for n, (t, _) in COLUMNS.items()})
+    # Column by column, so that no integer passes through a float on its way.
+    arrays = {
+        name: pd.array([row.get(name) for row in filled], dtype=dtype)  # type: ignore[call-overload]
+        for name, (dtype, _) in COLUMNS.items()
+    }
+    return pd.DataFrame(arrays)
 
 
 def read(path: Path) -> pd.DataFrame:

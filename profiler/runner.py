@@ -7,7 +7,9 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from profiler import formula, worker
 from profiler.errors import ProfilerError
@@ -105,7 +107,7 @@ def _measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int
         raise ProfilerError(f"{workload} failed: {_last_line(Path(log.name))}")
 
 
-def _process_context() -> multiprocessing.context.BaseContext:
+def _process_context() -> Any:
     """Fresh processes that start fast: forked from a server that has the libraries but no CUDA context."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -114,7 +116,7 @@ def _process_context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _listen(receiver: multiprocessing.connection.Connection, on_phase: Callable[[int], None]) -> tuple:
+def _listen(receiver: Connection, on_phase: Callable[[int], None]) -> tuple[list[Row] | None, int]:
     """The worker's rows (None if it died first) and the index of the last phase it began."""
     phase_index = 0
     while True:

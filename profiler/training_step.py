@@ -21,7 +21,7 @@ OPTIMIZER_STEP = "optimizer_step"
 ZERO_GRAD = "zero_grad"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Phase:
     """A named stretch of a run. `step` is 0 before the first step; `micro_batch` counts from 1, 0 if none."""
 
@@ -79,7 +79,7 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
             with recorder.phase(Phase(step, FORWARD, micro_batch), state):
                 state.batch = state.loss = None  # the last micro-batch is gone before this one arrives
                 state.batch = make_batch(workload, device)
-                state.loss = _forward(state.model, state.batch, workload)
+                state.loss = compute_loss(state.model, state.batch, workload)
             with recorder.phase(Phase(step, BACKWARD, micro_batch), state):
                 state.loss.backward()
         with recorder.phase(Phase(step, OPTIMIZER_STEP), state):
@@ -89,15 +89,15 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
             state.optimizer.zero_grad()
 
 
-def _forward(model: torch.nn.Module, batch: Batch, workload: Workload) -> torch.Tensor:
-    """The loss of one micro-batch; everything else that the model returns is let go."""
+def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload) -> torch.Tensor:
+    """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
     output = model(**batch)
     loss: torch.Tensor = getattr(output, "loss", output)
     return loss / workload.micro_batches if workload.micro_batches > 1 else loss
 
 
 def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The workload's optimizer with torch's defaults, so with the implementation torch picks for the device."""
+    """The workload's optimizer in the implementation that torch picks for the device by itself."""
     import torch
 
     parameters = model.parameters()

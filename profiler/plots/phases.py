@@ -43,7 +43,7 @@ def phase_bars(run: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(12, 6.6))
     measured = _phases(run, "measured")
     unit = _draw(axes, run, measured)
-    axes.set_title(_finding(run))
+    axes.set_title(_finding(run), pad=34)
     axes.text(
         0,
         1.015,
@@ -96,7 +96,11 @@ def _draw(axes: Axes, run: pd.DataFrame, measured: pd.DataFrame, small: bool = F
             axes.bar(places, heights, 0.72, bottom=bottom, color=CATEGORY_COLOURS[category], label=name)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     peaks = [float(v) / factor for v in measured["peak_allocated_bytes"]]
-    extra = [max(0.0, peak - low) for peak, low in zip(peaks, bottom, strict=True)]
+    # A phase that allocates nothing (zero_grad) starts at its peak; the bar before shows that already.
+    extra = [
+        max(0.0, peak - low) if isinstance(op, str) else 0.0
+        for peak, low, op in zip(peaks, bottom, measured["detail"], strict=True)
+    ]
     axes.bar(
         places,
         extra,
@@ -110,7 +114,14 @@ def _draw(axes: Axes, run: pd.DataFrame, measured: pd.DataFrame, small: bool = F
     )
     _levels(axes, formula, factor, 0.42, color=style.INK, linewidth=2.4, label="formula, per phase")
     _levels(
-        axes, textbook, factor, 0.5, color=style.RED, linewidth=1.8, linestyle=(0, (4, 2)), label="textbook 4·(k·P + A)"
+        axes,
+        textbook,
+        factor,
+        0.5,
+        color=style.RED,
+        linewidth=1.8,
+        linestyle=(0, (4, 2)),
+        label="textbook 4·(k·P + A)",
     )
     axes.set_xticks(list(places), [_SHORT[name] for name in measured["phase"]], fontsize=9 if small else 12)
     axes.grid(axis="x", visible=False)
@@ -151,8 +162,8 @@ def _finding(records: pd.DataFrame) -> str:
     share = (exact["difference_bytes"] == 0).mean()
     textbook = records[records["source"] == "textbook"].groupby("run_key")["allocated_bytes"].max()
     peaks = exact.groupby("run_key")["run_peak_bytes"].first()
-    excess = [100 * (float(textbook[key]) / float(peak) - 1) for key, peak in peaks.items()]
-    level = "Every phase level is" if share == 1 else f"{share:.0%} of the phase levels are"
+    excess = list(100 * (textbook.astype(float) / peaks.astype(float) - 1).dropna())
+    level = "Every phase level is" if share == 1 else f"{100 * share:.0f} % of the phase levels are"
     if len(excess) == 1:
         tail = f"the textbook is {abs(excess[0]):.0f} % {'above' if excess[0] > 0 else 'below'} the peak"
     else:

@@ -25,7 +25,7 @@ def measured_against_predicted(records: pd.DataFrame) -> Figure:
     exact = compare(records)
     share = (exact["difference_bytes"] == 0).mean()
     figure.suptitle(
-        f"The per-phase formula hits {share:.0%} of the levels to the byte; peaks need more than a formula",
+        f"The per-phase formula hits {100 * share:.0f} % of the levels to the byte; peaks need more than a formula",
         x=0.01,
         ha="left",
         fontsize=17,
@@ -35,7 +35,10 @@ def measured_against_predicted(records: pd.DataFrame) -> Figure:
         (panels[0], "", "level at the end of a phase"),
         (panels[1], "peak_", "peak in a phase"),
     ):
-        for source, colour, marker, size in (("textbook", style.RED, "x", 36), ("formula", style.BLUE, "o", 30)):
+        for source, colour, marker, size in (
+            ("textbook", style.RED, "x", 36),
+            ("formula", style.BLUE, "o", 30),
+        ):
             points = _with_spread(compare(records, source), prefix)
             axes.errorbar(
                 points["predicted"],
@@ -66,23 +69,29 @@ def measured_against_predicted(records: pd.DataFrame) -> Figure:
 
 def _with_spread(compared: pd.DataFrame, prefix: str) -> pd.DataFrame:
     """One point a (workload, phase): mean, lowest and highest measured over the seeds, in MiB."""
-    groups = compared.groupby(["workload", "device", "phase_index"], sort=False)
-    measured, predicted = groups[f"measured_{prefix}bytes"], groups[f"predicted_{prefix}bytes"]
     import pandas as pd
 
+    groups = compared.groupby(["workload", "device", "phase_index"], sort=False)
+    measured, predicted = groups[f"measured_{prefix}bytes"], groups[f"predicted_{prefix}bytes"]
     points = {"predicted": predicted.first(), "measured": measured.mean()}
     points |= {"low": measured.min(), "high": measured.max()}
     return pd.DataFrame(points).astype(float) / style.MIB
 
 
 def _identity(axes: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_xscale("log")
     axes.set_yscale("log")
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
-    axes.plot([low, high], [low, high], color=style.MUTED, linewidth=1, zorder=0, label="measured = predicted")
+    axes.plot(
+        [low, high], [low, high], color=style.MUTED, linewidth=1, zorder=0, label="measured = predicted"
+    )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 3)))
         axis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.set_minor_formatter(NullFormatter())

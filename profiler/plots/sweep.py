@@ -56,7 +56,9 @@ def length_sweep(forward: pd.DataFrame) -> Figure:
     longest = measured["length"].max()
     at_longest = measured[measured["length"] == longest].set_index("attention")["activations_bytes"]
     ratio = float(at_longest["eager"]) / float(at_longest["sdpa"])
-    axes.set_title(f"Eager attention keeps the score matrix: {ratio:.1f}× the activations at {longest} tokens")
+    axes.set_title(
+        f"Eager attention keeps the score matrix: {ratio:.1f}× the activations at {longest} tokens"
+    )
     axes.set_xlabel("sequence length (tokens)")
     axes.legend(loc="upper left")
     return figure

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 _EXACT_BELOW = 1  # bytes
 
 
-def show(results: str, source: str, workload: str | None) -> None:
+def show(results: Path, source: str, workload: str | None) -> None:
     """Print one table a workload, and a line that sums them up.
 
     Raises ProfilerError if there are no records, or none that match.
     """
-    found = latest(_read_all(Path(results)))
+    found = latest(_read_all(results))
     compared = compare(found, source)
     if workload:
         compared = compared[compared["workload"].str.contains(workload, regex=False)]
     if compared.empty:
         raise ProfilerError(f"no phase in {results} is both measured and predicted by {source!r}")
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file or a pipe has no width to keep to
     for (name, device), phases in compared.groupby(["workload", "device"], sort=False):
         console.print(_table(f"{name} on {device}", source, phases[phases["seed"] == phases["seed"].min()]))
     _sum_up(compared, source, console)
@@ -53,9 +55,9 @@ def _read_all(path: Path) -> pd.DataFrame:
 
 def _table(title: str, source: str, phases: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("phase")
-    for column in ("allocated, measured", source, "difference", "% of peak", "peak, measured", source):
-        table.add_column(column, justify="right")
+    table.add_column("phase", no_wrap=True)
+    for column in ("allocated", source, "difference", "% of peak", "peak allocated", source):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in phases.itertuples():
         exact = abs(row.difference_bytes) < _EXACT_BELOW
         table.add_row(

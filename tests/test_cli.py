@@ -1,0 +1,103 @@
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from profiler.cli import main
+
+
+def run_cli(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "profiler", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_answers_at_once_without_torch():
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "profiler", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - started < 2
+    assert "usage: profiler" in done.stdout
+    assert not any(name in done.stderr for name in ("torch", "pandas", "matplotlib"))
+
+
+def test_list_names_each_experiment_with_its_question(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("naive_step ") and line.endswith("?") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "naive_stepp"], "did you mean naive_step?"),
+        (["run", "naive_step", "--limit", "lots"], "'lots' is not a size"),
+        (["show", "/nonexistent"], "does not exist"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_nonzero_exit(capsys, arguments, words):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_asking_for_a_gpu_that_is_not_there(capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert main(["run", "naive_step", "--device", "cuda"]) == 1
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_a_corrupt_record_file_stops_the_run_before_it_starts(tmp_path):
+    folder = tmp_path / "cpu" / "activation_scaling"
+    folder.mkdir(parents=True)
+    (folder / "records.parquet").write_bytes(b"garbage")
+    done = run_cli(
+        "run", "activation_scaling", "--device", "cpu", "--size", "small", "--results", str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert "is not a readable Parquet file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder / "records.parquet").read_bytes() == b"garbage"
+
+
+def test_a_results_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "results").write_text("a file where the folder should be")
+    arguments = ["--device", "cpu", "--size", "small", "--results", str(tmp_path / "results")]
+    done = run_cli("run", "activation_scaling", *arguments)
+    assert done.returncode == 1
+    assert "cannot write to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_continues_where_it_was(tmp_path):
+    command = [sys.executable, "-m", "profiler", "run", "activation_scaling"]
+    command += ["--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+    path = tmp_path / "cpu" / "activation_scaling" / "records.parquet"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    kept = pd.read_parquet(path)
+    finished = kept["run_key"].nunique()
+    assert 1 <= finished < 12
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{finished} of 12 runs recorded already" in done.stdout
+    everything = pd.read_parquet(path)
+    assert everything["run_key"].nunique() == 12
+    pd.testing.assert_frame_equal(everything.head(len(kept)), kept)
+    assert (path.parent / "batch.png").stat().st_size > 10_000
+
+    assert main(["show", str(tmp_path)]) == 0

@@ -1,0 +1,43 @@
+import dataclasses
+
+import pytest
+
+from profiler.errors import ProfilerError
+from profiler.workload import Workload
+
+
+def test_equal_workloads_share_a_key_and_any_difference_changes_it():
+    base = Workload("gpt2", 4, 256)
+    assert base.key == Workload(model="gpt2", batch=4, length=256, optimizer="adam").key
+    others = [
+        dataclasses.replace(base, **change)
+        for change in (
+            {"batch": 5},
+            {"length": 128},
+            {"optimizer": "sgd"},
+            {"attention": "eager"},
+            {"seed": 1},
+        )
+    ]
+    assert len({workload.key for workload in [base, *others]}) == 6
+
+
+def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
+    # The digest of {"batch": 4, "length": 256, "model": "gpt2"}, computed with sha256sum.
+    assert Workload("gpt2", 4, 256).key == "c0842818ac32"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"batch": 0}, "batch"),
+        ({"micro_batches": 0}, "micro_batches"),
+        ({"steps": 0}, "steps"),
+        ({"length": -1}, "length"),
+        ({"optimizer": "adamm"}, "adamm"),
+        ({"attention": "flash"}, "flash"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(change, word):
+    with pytest.raises(ProfilerError, match=word):
+        dataclasses.replace(Workload("gpt2", 4, 256), **change)
