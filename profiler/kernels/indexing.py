@@ -103,9 +103,9 @@ def index_put_accumulate(
     checks_range: false in backward (`unsafe`); true adds the range check's minima and maxima.
     index_bytes: 4 for int32 indices, which are first cast to int64.
 
-    Evidence: 13 recorded calls (13 x remainder, linear index, two sort outputs, range, radix
-    sort storage) of one int64 index tensor, all to the byte. Several index tensors, int32 casts
-    and the range check: derived, not measured.
+    Evidence: 18 recorded calls of one int64 index tensor (6 allocations each, 7 in the 5 calls that
+    copy their values), to the byte and in this order. Several index tensors, int32 casts and the
+    range check: derived, not measured.
     """
     index_array_bytes = indices * 8
     found: list[Scratch] = []
