@@ -25,7 +25,7 @@ def measured_against_predicted(records: pd.DataFrame) -> Figure:
     exact = compare(records)
     share = (exact["difference_bytes"] == 0).mean()
     figure.suptitle(
-        f"The per-phase formula hits {100 * share:.0f} % of the levels to the byte; peaks need more than a formula",
+        f"The per-phase formula has {100 * share:.0f} % of the levels to the byte; a peak is more than a sum",
         x=0.01,
         ha="left",
         fontsize=17,

@@ -90,10 +90,11 @@ def test_recording_leaves_gradient_accumulation_in_place():
 
 
 def test_a_phase_that_raises_is_still_measured():
-    with contextlib.suppress(ValueError), CpuRecorder() as recorder:
-        with recorder.phase(Phase(1, FORWARD, 1), TrainingState()):
-            kept = torch.zeros(100)
-            raise ValueError
+    phase = Phase(1, FORWARD, 1)
+    recorder = CpuRecorder()
+    with contextlib.suppress(ValueError), recorder, recorder.phase(phase, TrainingState()):
+        kept = torch.zeros(100)
+        raise ValueError
     (measurement,) = recorder.measurements()
     assert measurement.account.end_bytes == kept.numel() * 4
 

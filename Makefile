@@ -1,0 +1,43 @@
+# `make run-experiments` and `make test` set up what they need in $(VENV) first.
+# On a machine without network: make PYTHON=/path/to/python VENV= test
+
+VENV ?= .venv
+PYTHON ?= python3
+RESULTS ?= results
+
+ifeq ($(strip $(VENV)),)
+RUN := $(PYTHON)
+READY :=
+else
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+endif
+
+.PHONY: help run-experiments test lint benchmark clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+run-experiments: $(READY) ## measure, predict, and draw everything into results/ (continues where it stopped)
+	$(RUN) -m profiler run --results $(RESULTS)
+
+test: $(READY) ## run the tests, those that hold measured against predicted memory included
+	$(RUN) -m pytest -q
+
+lint: $(READY) ## check style and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+benchmark: $(READY) ## time the simulation and the replay, as ratios
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(RUN) $$script || exit 1; done
+
+clean: ## remove the virtual environment and caches; results stay
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; try make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
