@@ -1,7 +1,7 @@
 """A real language model, small enough for one CPU core, for the experiments on number formats.
 
-Data: text that ships with the running interpreter, so nothing is downloaded. Network: Bengio et al., "A Neural
-Probabilistic Language Model" (2003): embed the last bytes, one tanh layer, predict the next byte.
+Data: text that ships with the running interpreter, so nothing is downloaded. Network: Bengio et al.,
+"A Neural Probabilistic Language Model" (2003): embed the last bytes, one tanh layer, predict the next byte.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BYTE_VALUES = 256
 EMBEDDING_WIDTH = 24
 HIDDEN_WIDTH = 192
 HELD_OUT_EVERY = 10
-VALIDATION_WINDOWS = 4096
+VALIDATION_WINDOWS = 2048
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Text as flat uint8 tensors on the CPU; `validation` holds every tenth file or topic, never trained on."""
+    """Text as flat uint8 tensors on the CPU; `validation` is every tenth file or topic, never trained on."""
 
     training: Tensor
     validation: Tensor
@@ -99,7 +99,9 @@ class ByteLanguageModel(nn.Module):
 
     def activations(self, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What each layer gives: embedded (batch, 288), hidden (batch, 192), logits (batch, 256)."""
-        embedded = self._rounded(F.embedding(contexts, self._rounded(self.embedding.weight).float())).flatten(1)
+        embedded = self._rounded(F.embedding(contexts, self._rounded(self.embedding.weight).float())).flatten(
+            1
+        )
         hidden = torch.tanh(self._linear(embedded, self.hidden))
         return embedded, hidden, self._linear(hidden, self.output)
 
@@ -118,7 +120,7 @@ def loss_of(logits: Tensor, following: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: ByteLanguageModel, text: Tensor, device: str) -> tuple[float, float]:
-    """Loss in nats per byte and share of bytes guessed right, over the same 4096 windows of `text`."""
+    """Loss in nats per byte and share of bytes guessed right, over the same 2048 windows of `text`."""
     contexts, following = Windows(text, seed=0, device=device).draw(VALIDATION_WINDOWS)
     logits = model(contexts)
     right = (logits.argmax(dim=1) == following).float().mean()

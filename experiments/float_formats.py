@@ -1,4 +1,4 @@
-"""What a number format can hold, read from real tensors bit by bit: range, spacing, and what a sum swallows."""
+"""What a number format can hold, read from real tensors bit by bit: range, spacing, what a sum swallows."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def value_of(number_format: FloatFormat, pattern: int) -> float:
     """The number that torch reads from these bits."""
     signed = pattern - 2**number_format.bits if pattern >= 2 ** (number_format.bits - 1) else pattern
     whole = pattern if number_format.bits_dtype is torch.uint8 else signed
-    return float(torch.tensor([whole], dtype=number_format.bits_dtype).view(number_format.dtype).double().item())
+    return float(
+        torch.tensor([whole], dtype=number_format.bits_dtype).view(number_format.dtype).double().item()
+    )
 
 
 def fields(number_format: FloatFormat, pattern: int) -> tuple[int, int, int]:
@@ -77,8 +79,10 @@ def fields(number_format: FloatFormat, pattern: int) -> tuple[int, int, int]:
 
 
 def decoded(number_format: FloatFormat, pattern: int) -> float:
-    """The number by IEEE 754's rule, in whole powers of two: (-1)^s x 1.m x 2^(e - bias), and 0.m x 2^(1 - bias)
-    for e = 0. Only for patterns of numbers (no infinity, no NaN)."""
+    """The number by IEEE 754's rule: (-1)^s x 1.m x 2^(e - bias), and (-1)^s x 0.m x 2^(1 - bias) for e = 0.
+
+    Only for patterns of numbers: not for infinity and NaN.
+    """
     sign, exponent, significand = fields(number_format, pattern)
     fraction = significand / 2**number_format.significand_bits
     if exponent == 0:
@@ -89,8 +93,10 @@ def decoded(number_format: FloatFormat, pattern: int) -> float:
 
 
 def added(number_format: FloatFormat, first: float, second: float) -> float:
-    """first + second with every number stored in this format. fp8 has no arithmetic of its own: the sum is made
-    in fp32 and rounded, as a GPU does."""
+    """first + second, with every number stored in this format.
+
+    fp8 has no arithmetic of its own in torch: its sum is made in fp32 and rounded.
+    """
     left, right = (torch.tensor(value).to(number_format.dtype) for value in (first, second))
     total: Tensor
     if number_format.bits == 8:
@@ -105,12 +111,12 @@ def tables(
 ) -> dict[str, pd.DataFrame]:
     """Read the formats from tensors; the same for both sizes and on every device (bits are bits).
 
-    layout: format, value (asked for), stored, pattern (bits as text), sign, exponent_field, significand_field,
-    decoded (by bit arithmetic), relative_error.
+    layout: format, value (asked for), stored, pattern (0b and every bit, as text), sign, exponent_field,
+    significand_field, decoded (by bit arithmetic), relative_error.
     limits: format, bits, exponent_bits, significand_bits, then largest, smallest_normal, spacing_at_one as
     torch.finfo says, the same and smallest_subnormal `_from_bits`, and `agrees`.
-    swamping: format, k, total (1 + 2^-k as stored), changed. From k = 10 on e4m3 cannot hold 2^-k itself, long
-    after the sum stopped changing; e5m2 from 17 on.
+    swamping: format, k, total (1 + 2^-k as stored), changed. From k = 10 on e4m3 cannot hold 2^-k itself,
+    long after the sum stopped changing; e5m2 from 17 on.
     rounding: format, exact (a whole number), stored.
     """
     return {"layout": _layout(), "limits": _limits(), "swamping": _swamping(), "rounding": _rounding()}
@@ -128,7 +134,7 @@ def _layout() -> pd.DataFrame:
                     "format": number_format.name,
                     "value": value,
                     "stored": stored,
-                    "pattern": f"{pattern:0{number_format.bits}b}",
+                    "pattern": f"0b{pattern:0{number_format.bits}b}",
                     "sign": sign,
                     "exponent_field": exponent,
                     "significand_field": significand,
@@ -161,7 +167,11 @@ def _limits() -> pd.DataFrame:
             "spacing_at_one_from_bits": decoded(number_format, one + 1) - decoded(number_format, one),
             "smallest_subnormal_from_bits": decoded(number_format, 1),
         }
-        by_rule = (row["largest_from_bits"], row["smallest_normal_from_bits"], row["spacing_at_one_from_bits"])
+        by_rule = (
+            row["largest_from_bits"],
+            row["smallest_normal_from_bits"],
+            row["spacing_at_one_from_bits"],
+        )
         by_torch = (info.max, info.smallest_normal, info.eps)
         row["agrees"] = by_rule == by_torch and decoded(number_format, 1) == value_of(number_format, 1)
         rows.append(row)
@@ -180,7 +190,10 @@ def _swamping() -> pd.DataFrame:
 def _rounding() -> pd.DataFrame:
     fp16 = FORMATS[1]
     return pd.DataFrame(
-        [{"format": fp16.name, "exact": n, "stored": value_of(fp16, pattern_of(fp16, float(n)))} for n in COUNTED]
+        [
+            {"format": fp16.name, "exact": n, "stored": value_of(fp16, pattern_of(fp16, float(n)))}
+            for n in COUNTED
+        ]
     )
 
 
@@ -210,12 +223,13 @@ def _draw_bits(layout: pd.DataFrame) -> Figure:
     exponent_bits = {number_format.name: number_format.exponent_bits for number_format in FORMATS}
     for row, (_, entry) in enumerate(chosen.iterrows()):
         exponents = exponent_bits[entry["format"]]
-        for place, bit in enumerate(entry["pattern"]):
+        pattern = entry["pattern"].removeprefix("0b")
+        for place, bit in enumerate(pattern):
             colour = RED if place == 0 else ORANGE if place <= exponents else SKY
             axes.add_patch(plt.Rectangle((place, row - 0.3), 0.94, 0.6, color=colour, lw=0))
             axes.text(place + 0.47, row, bit, ha="center", va="center", fontsize=11, family="monospace")
         note = f"{entry['stored']:.9g}   off by {100 * entry['relative_error']:.1g} %"
-        bits = len(entry["pattern"])
+        bits = len(pattern)
         if bits > 16:
             axes.text(bits, row + 0.55, note, ha="right", va="center")
         else:
@@ -223,7 +237,11 @@ def _draw_bits(layout: pd.DataFrame) -> Figure:
     axes.set(xlim=(0, 32), ylim=(len(chosen) - 0.5, -1.1), xticks=[])
     axes.set_yticks(range(len(chosen)), chosen["format"])
     axes.tick_params(length=0, labelsize=13)
-    for x, text, colour in ((0, "sign", RED), (3.2, "exponent: range", ORANGE), (12, "significand: precision", SKY)):
+    for x, text, colour in (
+        (0, "sign", RED),
+        (3.2, "exponent: range", ORANGE),
+        (12, "significand: precision", SKY),
+    ):
         axes.add_patch(plt.Rectangle((x, -0.95), 0.6, 0.35, color=colour, lw=0))
         axes.text(x + 0.8, -0.77, text, va="center")
     axes.set_title("Fewer bits: bf16 keeps fp32's range, fp16 keeps more digits")
@@ -291,7 +309,10 @@ def _draw_rounding(rounding: pd.DataFrame) -> Figure:
         kept = entry["exact"] == entry["stored"]
         colour = BLUE if kept else RED
         axes.annotate(
-            "", (entry["stored"], 0.12), (entry["exact"], 0.88), arrowprops={"arrowstyle": "-|>", "color": colour}
+            "",
+            (entry["stored"], 0.12),
+            (entry["exact"], 0.88),
+            arrowprops={"arrowstyle": "-|>", "color": colour},
         )
         axes.text(entry["exact"], 1.0, str(entry["exact"]), ha="center", color=colour, fontsize=13)
     for stored in sorted(set(rounding["stored"])):
@@ -300,6 +321,8 @@ def _draw_rounding(rounding: pd.DataFrame) -> Figure:
     axes.set_yticks([0.0, 1.03], ["stored\nin fp16", "exact"])
     axes.tick_params(length=0, labelsize=13)
     axes.set_title("Above 2048 fp16 holds even numbers only: 2048 + 1 = 2048")
-    axes.set_xlabel("a tie goes to the neighbour whose last bit is 0: 2049 goes down, 2051 goes up", color=MUTED)
+    axes.set_xlabel(
+        "a tie goes to the neighbour whose last bit is 0: 2049 goes down, 2051 goes up", color=MUTED
+    )
     _bare(axes)
     return figure

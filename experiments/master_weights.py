@@ -1,8 +1,8 @@
 """Why 16-bit training keeps an fp32 copy of the weights: without it, small updates round away to nothing.
 
 A byte model trained on source code is fine-tuned on English prose with Adam, four ways. All four run the same
-optimizer arithmetic in fp32 on the same data; they differ in the format of the weights, and in one line: after
-each step the 16-bit-only arms keep the rounded weight and forget the fp32 sum (`_fine_tune`).
+fp32 optimizer arithmetic on the same data. They differ in the format of the weights, and in one line of
+`_fine_tune`: after each step the 16-bit-only arms keep the rounded weight and forget the fp32 sum.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from experiments.byte_language_model import (
     ByteLanguageModel,
@@ -29,10 +30,12 @@ from profiler.plots.style import BLUE, GREEN, INK, MUTED, ORANGE, RED, SKY, YELL
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUESTION = "Why keep an fp32 copy of 16-bit weights: how many updates round away without it, and what is lost?"
+QUESTION = (
+    "Why keep an fp32 copy of 16-bit weights: how many updates round away without it, and what is lost?"
+)
 
 BATCH = 64
-# Keeps fp16 gradients clear of zero, so that only the weights' rounding differs. A power of two is undone exactly.
+# Keeps fp16 gradients clear of zero, so that only the weights' rounding differs; a power of two is exact.
 LOSS_SCALE = 1024.0
 
 
@@ -67,7 +70,7 @@ SIZES = {
     "full": Size(seeds=5, pretraining_steps=1500, steps=600, learning_rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
 }
 POINTS = 10
-# The learning rate that the curves and the table of memory show: usual for fine-tuning a language model with Adam.
+# What the curves and the picture of memory show: usual for fine-tuning a language model with Adam.
 SHOWN_LEARNING_RATE = 1e-5
 
 
@@ -77,18 +80,19 @@ def tables(
     """Fine-tune every arm at every learning rate from every seed.
 
     curves: learning_rate, seed, arm, step (0: before fine-tuning), loss (nats per byte of held-out prose),
-    accuracy (share of next bytes guessed), lost_share (of the nonzero updates since the row before, those that
-    left the kept weight as it was; NaN at step 0).
+    accuracy (share of next bytes guessed), lost_share (of the nonzero updates since the row before, those
+    that left the kept weight as it was; NaN at step 0).
     runs: learning_rate, seed, arm, start_loss (of the fp32 weights), final_loss, gain (their difference),
     final_accuracy, lost_share (of all steps).
-    summary: learning_rate, arm, final_loss, gain, gain_spread (standard deviation over seeds), lost_share,
-    gap and gap_spread (final loss over that of the fp32 master arm of the same seed: mean, standard deviation).
-    ratios: learning_rate, log2_ratio (lower edge of a bin one power of two wide), share (of the updates of the
-    last fp32 step, first seed, by |update| / |weight|).
+    summary: learning_rate, arm, then means over seeds: final_loss, final_accuracy, gain, lost_share, and gap
+    (final loss less that of the fp32 master arm of the same seed); gain_spread and gap_spread are standard
+    deviations over seeds.
+    ratios: learning_rate, log2_ratio (lower edge of a bin one power of two wide), share (of the updates of
+    the last fp32 step, first seed, by |update| / |weight|).
     memory: arm, weights, gradients, optimizer_states, master_weights, total (bytes per parameter, counted on
     the tensors).
-    adam_in_16_bit: dtype, bytes_per_parameter, first_bad_step (the first step of torch.optim.Adam, with default
-    eps, on 16-bit weights and states after which the loss is not finite; NaN: none in 20).
+    adam_in_16_bit: dtype, bytes_per_parameter, first_bad_step (the first step of torch.optim.Adam, with
+    default eps, on 16-bit weights and states after which the loss is not finite; NaN: none in 20).
     """
     chosen = SIZES[size]
     code, text = source_code(), prose()
@@ -101,7 +105,15 @@ def tables(
         start_loss, _ = evaluate(start, text.validation, device)
         for learning_rate in chosen.learning_rates:
             for arm in ARMS:
-                run = _fine_tune(start, arm, text, learning_rate, chosen.steps, seed, device)
+                run = _fine_tune(
+                    start,
+                    arm,
+                    text,
+                    learning_rate=learning_rate,
+                    steps=chosen.steps,
+                    seed=seed,
+                    device=device,
+                )
                 label = {"learning_rate": learning_rate, "seed": seed, "arm": arm.name}
                 curves += [{**label, **point} for point in run.points]
                 final = run.points[-1]
@@ -117,9 +129,13 @@ def tables(
                 )
                 memory[arm.name] = {"arm": arm.name, **run.bytes_per_parameter}
                 if arm.name == "fp32" and seed == 0:
-                    ratios += [{"learning_rate": learning_rate, **row} for row in _ratio_histogram(run.last_ratios)]
+                    ratios += [
+                        {"learning_rate": learning_rate, **row} for row in _ratio_histogram(run.last_ratios)
+                    ]
                 if progress:
-                    progress(f"seed {seed}, learning rate {learning_rate:g}, {arm.name}: loss {final['loss']:.3f}")
+                    progress(
+                        f"seed {seed}, learning rate {learning_rate:g}, {arm.name}: loss {final['loss']:.3f}"
+                    )
     return {
         "curves": pd.DataFrame(curves),
         "runs": pd.DataFrame(runs),
@@ -136,15 +152,22 @@ def tables(
 class _Run:
     points: list[dict[str, float]]
     lost_share: float
-    last_ratios: torch.Tensor  # |update| / |weight| of every nonzero update of the last step, flat
+    last_ratios: Tensor  # |update| / |weight| of every nonzero update of the last step, flat
     bytes_per_parameter: dict[str, float]
 
 
 def _fine_tune(
-    start: ByteLanguageModel, arm: Arm, text: Corpus, learning_rate: float, steps: int, seed: int, device: str
+    start: ByteLanguageModel,
+    arm: Arm,
+    text: Corpus,
+    *,
+    learning_rate: float,
+    steps: int,
+    seed: int,
+    device: str,
 ) -> _Run:
     model = _copy(start, arm.weights, device)
-    stored = list(model.parameters())
+    stored: list[Tensor] = list(model.parameters())
     # What Adam updates. With master weights it lives on; without, it is only the fp32 arithmetic of one step.
     working = [weight.detach().float().clone() for weight in stored]
     optimizer = torch.optim.Adam(working, lr=learning_rate)
@@ -174,7 +197,7 @@ def _fine_tune(
             if not arm.keeps_master:
                 sum_.copy_(weight.detach())  # the whole experiment: the fp32 sum is forgotten
             counts += torch.stack([(nonzero & (sum_ == old)).sum(), nonzero.sum()])
-        if step % (steps // POINTS) == 0:
+        if step % max(1, steps // POINTS) == 0:
             loss, accuracy = evaluate(model, text.validation, device)
             lost, attempted = (counts - seen).tolist()
             points.append({"step": step, "loss": loss, "accuracy": accuracy, "lost_share": lost / attempted})
@@ -182,7 +205,7 @@ def _fine_tune(
     lost, attempted = counts.tolist()
     states = [optimizer.state[sum_][name] for sum_ in working for name in ("exp_avg", "exp_avg_sq")]
     count = sum(weight.numel() for weight in stored)
-    parts = {
+    parts: dict[str, list[Tensor]] = {
         "weights": stored,
         "gradients": gradients,
         "optimizer_states": states,
@@ -193,7 +216,7 @@ def _fine_tune(
     return _Run(points, lost / attempted, torch.cat(ratios), per_parameter)
 
 
-def _bytes(tensors: list[Any]) -> int:
+def _bytes(tensors: list[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -203,7 +226,7 @@ def _copy(start: ByteLanguageModel, weights: torch.dtype, device: str) -> ByteLa
     return model.to(weights)
 
 
-def _ratio_histogram(ratios: torch.Tensor) -> list[dict[str, float]]:
+def _ratio_histogram(ratios: Tensor) -> list[dict[str, float]]:
     # A weight of exactly zero gives an infinite ratio: the topmost bin.
     powers = ratios.log2().floor().clamp(-24, 4)
     values, counts = powers.unique(return_counts=True)
@@ -230,7 +253,9 @@ def _summary(runs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _adam_throughout(start: ByteLanguageModel, dtype: torch.dtype, text: Corpus, device: str) -> dict[str, Any]:
+def _adam_throughout(
+    start: ByteLanguageModel, dtype: torch.dtype, text: Corpus, device: str
+) -> dict[str, Any]:
     """What one tries first: the model cast to 16 bit and handed to torch.optim.Adam as it is."""
     model = _copy(start, dtype, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=SHOWN_LEARNING_RATE)
@@ -245,9 +270,9 @@ def _adam_throughout(start: ByteLanguageModel, dtype: torch.dtype, text: Corpus,
             if not loss_of(model(contexts), following).isfinite():
                 bad_step = step
                 break
-    weights = list(model.parameters())
+    weights: list[Tensor] = list(model.parameters())
     states = [optimizer.state[weight][name] for weight in weights for name in ("exp_avg", "exp_avg_sq")]
-    held = weights + [weight.grad for weight in weights] + states
+    held = weights + [weight.grad for weight in weights if weight.grad is not None] + states
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "bytes_per_parameter": _bytes(held) / _bytes(weights) * dtype.itemsize,
@@ -297,10 +322,12 @@ def _draw_curves(curves: pd.DataFrame) -> Figure:
     axes.set_xticks([last_step * part // 3 for part in range(4)])
     axes.set_xlabel("step")
     axes.set_ylabel("change of held-out loss, nats per byte")
-    axes.set_title("Without fp32 master weights, fine-tuning stands still")
+    axes.set_title("Without fp32 master weights, fine-tuning all but stops")
     seeds = shown["seed"].nunique()
     rate = _power_of_ten(SHOWN_LEARNING_RATE)
-    subtitle(axes, f"byte model, code to prose, Adam at {rate}; mean and spread of {seeds} seeds")
+    subtitle(
+        axes, f"byte model, from code to prose, Adam, learning rate {rate}; mean and spread of {seeds} seeds"
+    )
     return figure
 
 
@@ -343,17 +370,25 @@ def _draw_ratios(ratios: pd.DataFrame) -> Figure:
         mine = 100 * mine.reindex(range(-24, 5), fill_value=0)
         axes.step(mine.index, mine, where="post", color=colour, lw=3)
         peak = int(mine.idxmax())
-        label = f"learning rate\n{_power_of_ten(rate)}"
-        axes.text(peak + 0.5, mine.max() + 0.03 * top, label, color=colour, ha="center", va="bottom")
-    # Half a spacing is 2^-(p+1) of the weight at the lower end of a power of two, and 2^-(p+2) just below the next.
-    for name, low, colour in (("bf16", -9, RED), ("fp16", -12, ORANGE)):
+        axes.text(
+            peak + 0.5, mine.max() + 0.02 * top, _power_of_ten(rate), color=colour, ha="center", fontsize=15
+        )
+    # With p bits of significand, half a spacing is 2^-(p+1) of a weight that is a power of two, and close to
+    # 2^-(p+2) of one just below the next.
+    for name, low, colour, side in (("bf16", -9, RED, "left"), ("fp16", -12, ORANGE, "right")):
         axes.axvspan(low, low + 1, color=colour, alpha=0.35, lw=0)
-        axes.text(low + 0.5, 1.42 * top, f"{name}\n← lost", color=colour, ha="center", va="top", weight="bold")
-    axes.set(xlim=(-24, 4), ylim=(0, 1.45 * top), ylabel="% of updates")
+        x = low + 1.2 if side == "left" else low - 0.2
+        axes.text(
+            x, 1.25 * top, f"← lost in {name}", color=colour, ha=side, va="top", weight="bold", fontsize=14
+        )
+    axes.text(-23.5, 1.05 * top, "learning rate", color=INK, fontsize=12, va="center")
+    axes.set(xlim=(-24, 4), ylim=(0, 1.3 * top), ylabel="% of updates")
     axes.set_xticks(range(-24, 5, 4), [f"$2^{{{k}}}$" if k else "1" for k in range(-24, 5, 4)])
     axes.set_xlabel("size of the update, relative to its weight")
     axes.set_title("An update left of its format's band rounds away")
-    subtitle(axes, "one Adam step of the fp32 run; right of the band it is kept, inside it depends on the weight")
+    subtitle(
+        axes, "one Adam step of the fp32 run; right of the band it is kept, inside it depends on the weight"
+    )
     return figure
 
 
@@ -373,14 +408,15 @@ def _draw_memory(memory: pd.DataFrame, summary: pd.DataFrame) -> Figure:
         axes.barh(memory["arm"], memory[column], left=left, color=colour, label=label, height=0.6)
         left += memory[column]
     for arm, total in zip(memory["arm"], memory["total"], strict=True):
-        text = f"{total:.0f} bytes, loss {-shown.loc[arm, 'gain']:+.3f}"
+        text = f"{total:.0f} bytes, loss {-shown.loc[arm, 'gain']:+.3f}".replace("-", "−")
         axes.text(total + 0.2, arm, text, va="center", fontsize=13)
     axes.invert_yaxis()
     axes.set_xlim(0, 21)
     axes.set_xticks(range(0, 17, 4))
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0, labelsize=13)
-    axes.set_xlabel("bytes per parameter, and the change of loss that fine-tuning brings")
+    axes.set_xlabel("bytes per parameter; loss: its change by fine-tuning")
     axes.legend(loc="upper center", bbox_to_anchor=(0.42, -0.2), ncols=4, columnspacing=1.0, handlelength=1.0)
-    axes.set_title("Master weights cost 4 bytes: as much as fp32 for the weights")
+    axes.set_title("With master weights, fp16 takes as many bytes as fp32")
+    subtitle(axes, "what remains between two steps; the saving of 16 bit is in the activations, not shown")
     return figure
