@@ -54,7 +54,7 @@ class Size:
 
 SIZES = {
     "small": Size(pretraining_steps=600, batch=2048, training_steps=150, seeds=2, scaler_steps=400),
-    "full": Size(pretraining_steps=1500, batch=8192, training_steps=500, seeds=3, scaler_steps=1200),
+    "full": Size(pretraining_steps=1500, batch=8192, training_steps=500, seeds=3, scaler_steps=400),
 }
 
 
@@ -344,7 +344,15 @@ def _draw_window(scales: pd.DataFrame, training: pd.DataFrame) -> Figure:
     bottom.axhline(fp32, color=INK, lw=1.5, ls=":")
     bottom.plot(mean.index, mean, color=GREEN, lw=3, marker="o", ms=7, label="trained at this scale")
     broken = mean.index[mean.isna()]
-    bottom.scatter(broken, [float(mean.max())] * len(broken), marker="x", s=90, color=BLUE, lw=3, label="NaN")
+    bottom.scatter(
+        broken,
+        [float(mean.max())] * len(broken),
+        marker="x",
+        s=90,
+        color=BLUE,
+        lw=3,
+        label="weights became NaN",
+    )
     bottom.legend(loc="upper center", bbox_to_anchor=(0.56, 1.0))
     bottom.text(30, fp32 + 0.05, "fp32", va="bottom", ha="right")
     bottom.set(ylabel="held-out loss, nats per byte", xlabel="loss scale")
@@ -352,7 +360,9 @@ def _draw_window(scales: pd.DataFrame, training: pd.DataFrame) -> Figure:
         axes.axvline(0, color=MUTED, lw=1.2)
     _power_ticks(bottom, range(-18, 31, 6))
     top.set_title("Between zero and infinity lies a window of scales that work")
-    subtitle(top, "scales below 1 stand for gradients smaller than this little model has")
+    subtitle(top, "one step of a trained model; scales below 1 stand for gradients smaller than it has")
+    text = "whole runs from scratch: their first gradients are larger and overflow sooner"
+    bottom.text(0, 1.02, text, transform=bottom.transAxes, color=MUTED, fontsize=11, va="bottom")
     return figure
 
 

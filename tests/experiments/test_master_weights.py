@@ -43,8 +43,8 @@ def test_at_a_large_learning_rate_fp16_weights_train_as_well(tables: dict[str, p
 def test_the_share_lost_in_one_step_follows_from_the_spacing_of_the_weights(
     name: str, significand_bits: int
 ) -> None:
-    # Adam's first step moves every weight by the learning rate, whatever its gradient (if far above eps). That
-    # is lost where it is under half the format's spacing at the weight: 2^(floor(log2 |w|) - bits - 1).
+    # Adam's first step moves every weight by the learning rate, whatever its gradient (if far above eps).
+    # That is lost where it is under half the format's spacing at the weight: 2^(floor(log2 |w|) - bits - 1).
     learning_rate = 1.5e-5
     start = ByteLanguageModel(seed=3)
     arm = next(arm for arm in ARMS if arm.name == name)
@@ -60,7 +60,7 @@ def test_the_share_lost_in_one_step_follows_from_the_spacing_of_the_weights(
 
 
 def test_master_weights_by_hand_are_what_autocast_does() -> None:
-    # fp32 parameters, rounded inside the model, under torch's own Adam and without a loss scale: the same run.
+    # fp32 parameters, rounded inside the model, under torch's Adam and without a loss scale: the same run.
     start = ByteLanguageModel(seed=3)
     arm = next(arm for arm in ARMS if arm.keeps_master)
     text = prose()
