@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -228,7 +229,10 @@ def _draw_bits(layout: pd.DataFrame) -> Figure:
             colour = RED if place == 0 else ORANGE if place <= exponents else SKY
             axes.add_patch(plt.Rectangle((place, row - 0.3), 0.94, 0.6, color=colour, lw=0))
             axes.text(place + 0.47, row, bit, ha="center", va="center", fontsize=11, family="monospace")
-        note = f"{entry['stored']:.9g}   off by {100 * entry['relative_error']:.1g} %"
+        error = np.format_float_positional(
+            100 * entry["relative_error"], precision=1, fractional=False, trim="-"
+        )
+        note = f"{entry['stored']:.9g}   off by {error} %"
         bits = len(pattern)
         if bits > 16:
             axes.text(bits, row + 0.55, note, ha="right", va="center")
@@ -252,7 +256,6 @@ def _draw_bits(layout: pd.DataFrame) -> Figure:
 
 def _draw_range(limits: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
-    import numpy as np
 
     figure, axes = plt.subplots(figsize=(10, 4.6))
     for row, (_, entry) in enumerate(limits.iterrows()):
