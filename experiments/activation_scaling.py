@@ -33,10 +33,16 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """One picture a sweep."""
+    from profiler.activations import bert_activation_bytes
     from profiler.plots.sweep import batch_sweep, length_sweep
+
+    def bert(batch: int) -> int:
+        return bert_activation_bytes(batch, 64, hidden=64, heads=4, layers=2, vocabulary=1000)
 
     forward = records[records["phase"] == "forward"]
     return {
-        "batch": batch_sweep(forward[forward["model"].isin(["bert-tiny", "resnet-tiny"])]),
+        "batch": batch_sweep(
+            forward[forward["model"].isin(["bert-tiny", "resnet-tiny"])], {"bert-tiny": bert}
+        ),
         "sequence_length": length_sweep(forward[forward["model"] == "llama-tiny"]),
     }

@@ -4,7 +4,8 @@ A module has QUESTION, one line, and one of two pairs of functions:
 
 - `workloads(size)`, a list of Workload to measure and predict, and `figures(records)`, pictures of the
   resulting rows;
-- `tables(size, device)`, data frames by name, and `figures(tables)`, pictures of them.
+- `tables(size, device, progress)`, data frames by name, and `figures(tables)`, pictures of them; it tells
+  `progress` in a few words what it is doing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from profiler.plots import style
@@ -12,11 +13,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def batch_sweep(forward: pd.DataFrame) -> Figure:
+_CLOSED = "closed form (Korthikanti et al. 2022, and both ends)"
+
+
+def batch_sweep(forward: pd.DataFrame, closed_forms: Mapping[str, Callable[[int], int]]) -> Figure:
     """Activations against the batch, one panel a model, with the straight line through the origin.
 
     Args:
         forward: rows of the forward phase, with the sources measured and formula.
+        closed_forms: activation bytes by batch, for the models that have a closed form.
     """
     import matplotlib.pyplot as plt
 
@@ -24,7 +29,12 @@ def batch_sweep(forward: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, len(models), figsize=(7 * len(models), 5.6), squeeze=False)
     for axes, model in zip(panels.flat, models, strict=True):
         rows = forward[forward["model"] == model]
-        _sweep(axes, rows, "batch", style.BLUE, "measured")
+        _sweep(axes, rows, "batch", style.BLUE)
+        if model in closed_forms:
+            batches = sorted({int(batch) for batch in rows["batch"]})
+            factor, _ = style.byte_unit(float(rows["activations_bytes"].max()))
+            sizes = [closed_forms[model](batch) / factor for batch in batches]
+            axes.plot(batches, sizes, color=style.ORANGE, linewidth=6, alpha=0.45, zorder=1, label=_CLOSED)
         axes.set_title(model, fontsize=13)
         axes.set_xlabel("batch (samples)")
         axes.legend(loc="upper left")
@@ -32,7 +42,7 @@ def batch_sweep(forward: pd.DataFrame) -> Figure:
         f"Activations grow in proportion to the batch: {_per_sample(forward)}",
         x=0.01,
         ha="left",
-        fontsize=16,
+        fontsize=15,
         fontweight="bold",
     )
     return figure
@@ -64,7 +74,7 @@ def length_sweep(forward: pd.DataFrame) -> Figure:
     return figure
 
 
-def _sweep(axes: Axes, rows: pd.DataFrame, dimension: str, colour: str, name: str) -> None:
+def _sweep(axes: Axes, rows: pd.DataFrame, dimension: str, colour: str, name: str = "") -> None:
     measured = rows[rows["source"] == "measured"].sort_values(dimension)
     formula = rows[rows["source"] == "formula"].sort_values(dimension)
     factor, unit = style.byte_unit(float(rows["activations_bytes"].max()))
@@ -73,7 +83,7 @@ def _sweep(axes: Axes, rows: pd.DataFrame, dimension: str, colour: str, name: st
         formula["activations_bytes"].astype(float) / factor,
         color=colour,
         linewidth=2,
-        label=f"{name}: formula",
+        label=f"{name}: formula" if name else "formula (autograd graph)",
     )
     axes.plot(
         measured[dimension].astype(float),
@@ -84,7 +94,7 @@ def _sweep(axes: Axes, rows: pd.DataFrame, dimension: str, colour: str, name: st
         markerfacecolor="white",
         markeredgewidth=2,
         color=colour,
-        label=name if name == "measured" else f"{name}: measured",
+        label=f"{name}: measured" if name else "measured",
     )
     axes.set_ylabel(f"activations after forward ({unit})")
     axes.set_xticks([float(value) for value in measured[dimension]])

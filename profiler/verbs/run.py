@@ -88,6 +88,8 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
             rows = run_workload(experiment.name, workload, experiment.settings, on_phase)
             records.append(path, rows)
             progress.advance(task)
+            if not console.is_terminal:
+                console.print(f"  {workload}")
             _report_failure(rows, console)
     recorded = records.read(path)
     return recorded[recorded["run_key"].isin(workloads)]
@@ -100,7 +102,7 @@ def _progress(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.description}", style="dim"),
     )
-    return Progress(*columns, console=console, transient=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _report_failure(rows: list[records.Row], console: Console) -> None:
@@ -122,8 +124,14 @@ def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFra
     if same and not experiment.fresh:
         console.print("  recorded already")
         return {name: pd.read_parquet(folder / f"{name}.parquet") for name in old["tables"]}
-    with console.status("  running"):
-        tables: dict[str, pd.DataFrame] = experiment.module.tables(experiment.size, device_type)
+    with console.status("running") as status:
+
+        def progress(step: str) -> None:
+            status.update(step)
+            if not console.is_terminal:
+                console.print(f"  {step}")
+
+        tables: dict[str, pd.DataFrame] = experiment.module.tables(experiment.size, device_type, progress)
     for name, table in tables.items():
         records.write_table(folder / f"{name}.parquet", table)
     text = json.dumps(about | {"tables": list(tables)}, indent=2)

@@ -1,0 +1,157 @@
+"""The same training run with and without a recorder, in fresh processes: what measuring adds."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from profiler.workload import Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from profiler.training_step import Phase, TrainingState
+
+QUESTION = (
+    "What does measuring cost: how much slower is a recorded run, and how much more memory does it take?"
+)
+
+_WORKLOADS = [Workload("mlp", 64), Workload("gpt2-tiny", 8, 128), Workload("resnet50", 2, 96)]
+_REPEATS = {"small": 2, "full": 5}
+
+
+class _Bare:
+    """A recorder that only keeps time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __enter__(self) -> _Bare:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+        import torch
+
+        started = time.perf_counter()
+        yield
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        if phase.step == 2:
+            self.seconds += time.perf_counter() - started
+
+
+def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str, pd.DataFrame]:
+    """Run each workload with and without its recorder, alternating.
+
+    Returns:
+        `overhead`, one row a run: workload, recorded, repeat, seconds (step 2, reading at the boundaries
+        excluded), reading_seconds (all boundaries of step 2), resident_bytes (the process's peak) and, on
+        CUDA, peak_allocated_bytes.
+    """
+    import pandas as pd
+
+    rows = []
+    for workload in _WORKLOADS:
+        for repeat in range(_REPEATS[size]):
+            for recorded in (False, True):
+                progress(f"{workload}, {'recorded' if recorded else 'bare'}, repeat {repeat + 1}")
+                rows.append({"workload": str(workload), "repeat": repeat, **_run(workload, recorded, device)})
+    return {"overhead": pd.DataFrame(rows)}
+
+
+def _run(workload: Workload, recorded: bool, device: str) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(sender, workload, recorded, device))
+    process.start()
+    sender.close()
+    row: dict[str, Any] = receiver.recv()
+    process.join()
+    return row
+
+
+def _measure(sender: Connection, workload: Workload, recorded: bool, device: str) -> None:
+    import resource
+
+    import torch
+
+    from profiler.measure.cpu import CpuRecorder
+    from profiler.measure.cuda import CudaRecorder
+    from profiler.training_step import train
+
+    on_cuda = device == "cuda"
+    recorder: Any = (CudaRecorder() if on_cuda else CpuRecorder()) if recorded else _Bare()
+    with recorder:
+        train(workload, torch.device(device), recorder)
+    row: dict[str, Any] = {
+        "recorded": recorded,
+        "resident_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_allocated_bytes": None,
+    }
+    if recorded:
+        measurements = recorder.measurements()
+        step_two = [m for m in measurements if m.account.phase.step == 2]
+        row["seconds"] = sum(m.seconds for m in step_two)
+        row["reading_seconds"] = sum(m.reading_seconds for m in step_two)
+        if on_cuda:  # the recorder resets the device's own peak at each phase
+            peaks = [m.memory_stats["allocated_bytes.all.peak"] for m in measurements]
+            row["peak_allocated_bytes"] = max(peaks)
+    else:
+        row |= {"seconds": recorder.seconds, "reading_seconds": 0.0}
+        if on_cuda:
+            row["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+    sender.send(row)
+
+
+def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
+    """Seconds of a steady step, bare and recorded, and the resident memory that recording adds."""
+    import matplotlib.pyplot as plt
+
+    from profiler.plots import style
+
+    overhead = tables["overhead"]
+    names = list(dict.fromkeys(overhead["workload"]))
+    figure, (times, sizes) = plt.subplots(1, 2, figsize=(14, 5.2))
+    medians = overhead.groupby(["workload", "recorded"]).median(numeric_only=True)
+    for place, name in enumerate(names):
+        bare, recorded = medians.loc[(name, False)], medians.loc[(name, True)]
+        times.bar(place - 0.2, bare["seconds"] * 1000, 0.38, color=style.MUTED, label="bare")
+        times.bar(place + 0.2, recorded["seconds"] * 1000, 0.38, color=style.BLUE, label="recorded")
+        times.bar(
+            place + 0.2,
+            recorded["reading_seconds"] * 1000,
+            0.38,
+            bottom=recorded["seconds"] * 1000,
+            color=style.SKY,
+            label="reading at the boundaries",
+        )
+        added = (recorded["resident_bytes"] - bare["resident_bytes"]) / style.MIB
+        sizes.bar(place, added, 0.5, color=style.BLUE)
+        sizes.annotate(f"{added:+.0f} MiB", (place, added), ha="center", va="bottom")
+    ratio = (medians.xs(True, level=1)["seconds"] / medians.xs(False, level=1)["seconds"]).max()
+    figure.suptitle(
+        f"A recorded step takes at most {ratio:.2f}× the time of a bare one",
+        x=0.01,
+        ha="left",
+        fontsize=17,
+        fontweight="bold",
+    )
+    times.set_title("a steady training step", fontsize=13)
+    times.set_ylabel("milliseconds (median)")
+    sizes.set_title("host memory that recording adds to the process", fontsize=13)
+    sizes.set_ylabel("resident (MiB)")
+    for axes in (times, sizes):
+        axes.set_xticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
+        axes.grid(axis="x", visible=False)
+    handles, labels = times.get_legend_handles_labels()
+    times.legend(handles[:3], labels[:3])
+    return {"overhead": figure}
