@@ -1,0 +1,188 @@
+"""Plain tensors whose storage is a number: the address that the allocator model gave.
+
+A storage is imported through DLPack, the one public door by which pure Python hands PyTorch a pointer together
+with a deleter (ATen/DLConvertor.cpp, `fromDLPack`). PyTorch calls the deleter when the last owner of the storage
+lets go, in C++ too (a saved variable of the autograd graph), so a death is known at the very moment it happens.
+The pointer is never read: every operation on the device is answered from metadata.
+"""
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+
+_EXTENSION_DEVICE = 12  # kDLExtDev, which ATen maps to PrivateUse1
+
+_INT, _UINT, _FLOAT, _BFLOAT, _COMPLEX, _BOOL = 0, 1, 2, 4, 5, 6
+_DLPACK_TYPES: dict[torch.dtype, tuple[int, int]] = {
+    torch.float32: (_FLOAT, 32),
+    torch.float16: (_FLOAT, 16),
+    torch.bfloat16: (_BFLOAT, 16),
+    torch.float64: (_FLOAT, 64),
+    torch.bool: (_BOOL, 8),
+    torch.uint8: (_UINT, 8),
+    torch.uint16: (_UINT, 16),
+    torch.uint32: (_UINT, 32),
+    torch.uint64: (_UINT, 64),
+    torch.int8: (_INT, 8),
+    torch.int16: (_INT, 16),
+    torch.int32: (_INT, 32),
+    torch.int64: (_INT, 64),
+    torch.complex32: (_COMPLEX, 32),
+    torch.complex64: (_COMPLEX, 64),
+    torch.complex128: (_COMPLEX, 128),
+}
+
+
+class _Device(ctypes.Structure):
+    _fields_ = (("kind", ctypes.c_int32), ("index", ctypes.c_int32))
+
+
+class _DataType(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16))
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DataType),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+class _ManagedTensor(ctypes.Structure):
+    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER))
+
+
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype = ctypes.py_object
+_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
+# Keeps each imported structure alive until its storage dies: address of the structure -> (structure, sizes, owner).
+_alive: dict[int, tuple[_ManagedTensor, Any, Callable[[int], None]]] = {}
+
+
+def _storage_died(structure: int) -> None:
+    managed, _, died = _alive.pop(structure)
+    if managed.tensor.data:
+        died(managed.tensor.data)
+
+
+_deleter = _DELETER(_storage_died)
+# Storages may outlive this module while the interpreter shuts down: their deleter must stay callable.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_deleter))
+
+
+def tensor_at(
+    address: int,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    dtype: torch.dtype,
+    died: Callable[[int], None],
+) -> torch.Tensor:
+    """A plain tensor of the PrivateUse1 device over `address`; `died(address)` is called when its storage dies.
+
+    Address 0 means an empty storage, whose death is not reported.
+    """
+    code, bits = _DLPACK_TYPES.get(dtype) or (_UINT, dtype.itemsize * 8)
+    rank = len(shape)
+    sizes = (ctypes.c_int64 * (2 * rank))(*shape, *strides)
+    managed = _ManagedTensor()
+    inner = managed.tensor
+    inner.data = address
+    inner.device.kind = _EXTENSION_DEVICE
+    inner.ndim = rank
+    inner.dtype.code, inner.dtype.bits, inner.dtype.lanes = code, bits, 1
+    inner.shape = ctypes.addressof(sizes)
+    inner.strides = ctypes.addressof(sizes) + 8 * rank
+    managed.deleter = _deleter
+    structure = ctypes.addressof(managed)
+    _alive[structure] = (managed, sizes, died)
+    tensor = torch._C._from_dlpack(_new_capsule(structure, b"dltensor", None))
+    return tensor if dtype in _DLPACK_TYPES else tensor.view(dtype)
+
+
+def span_bytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> int:
+    """Bytes from the first to past the last element (ATen/EmptyTensor.cpp, `computeStorageNbytes`)."""
+    last = 0
+    for size, stride in zip(shape, strides, strict=True):
+        if size == 0:
+            return 0
+        last += (size - 1) * stride
+    return (last + 1) * itemsize
+
+
+class Observer(Protocol):
+    """Hears of every block handed out and taken back, in the order of the device."""
+
+    def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None: ...
+
+    def freed(self, address: int) -> None: ...
+
+
+class Allocator(Protocol):
+    """What the device needs of a model of the caching allocator."""
+
+    def malloc(self, size_bytes: int, stream: int = 0) -> int: ...
+
+    def free(self, address: int) -> None: ...
+
+    def block_size(self, address: int) -> int: ...
+
+
+class DeviceMemory:
+    """The memory of one simulated device: hands out tensors and temporaries, reports each birth and death."""
+
+    def __init__(self, allocator: Allocator, observer: Observer) -> None:
+        self._allocator = allocator
+        self._observer = observer
+        self._open = True
+        # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for its turn.
+        self._deaths: deque[int] = deque()
+        self._lock = threading.Lock()
+
+    def tensor(
+        self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, op: str
+    ) -> torch.Tensor:
+        """A new tensor in a block of its own. Raises DeviceOutOfMemory as the allocator does."""
+        requested_bytes = span_bytes(shape, strides, dtype.itemsize)
+        address = self.malloc(requested_bytes, op) if requested_bytes else 0
+        return tensor_at(address, shape, strides, dtype, self.free)
+
+    def malloc(self, requested_bytes: int, op: str) -> int:
+        """A block without a tensor: the temporary of a kernel. The caller frees it."""
+        with self._lock:
+            address = self._allocator.malloc(requested_bytes, 0)
+            self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)
+        self._settle_deaths()
+        return address
+
+    def free(self, address: int) -> None:
+        """Give a block back. After `close` it does nothing: the device is gone."""
+        self._deaths.append(address)
+        self._settle_deaths()
+
+    def close(self) -> None:
+        """Stop reporting: tensors that outlive the device die in silence."""
+        self._open = False
+
+    def _settle_deaths(self) -> None:
+        while self._deaths and self._lock.acquire(blocking=False):
+            try:
+                while self._deaths:
+                    address = self._deaths.popleft()
+                    if self._open:
+                        self._allocator.free(address)
+                        self._observer.freed(address)
+            finally:
+                self._lock.release()
