@@ -10,27 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
-from profiler.simulation import hidden
+from profiler.kernels.scratch import Scratch
 from profiler.simulation.errors import UnsupportedOperation
-from profiler.simulation.storage import DeviceMemory, span_bytes
+from profiler.simulation.outputs import ALLOCATION_ORDER, HOST_OUTPUTS, Metadata, describe_outputs
+from profiler.simulation.storage import DeviceMemory
 
-DEVICE_TYPE = "simgpu"
-_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
-_META = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
-
-# A tensor described: shape, strides, dtype.
-Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-Kernel = Callable[..., Any]
+CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
 class Machine:
-    """What the kernels act on. One device at a time: the PrivateUse1 slot of PyTorch is unique to the process."""
+    """The open device. One at a time: the PrivateUse1 slot of PyTorch is unique to the process."""
 
     memory: DeviceMemory | None = None
-    hidden: "hidden.HiddenAllocations | None" = None
+    capability: tuple[int, int] = (8, 0)
+    scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
 
 
 machine = Machine()
@@ -47,99 +42,35 @@ def memory_for(op: str) -> DeviceMemory:
 class _Plan:
     """How to run an operation, read off its schema."""
 
-    op: OpOverload
     name: str
     is_view: bool
-    # per return: position or keyword of the argument that it aliases, or None for a new tensor
-    returns: tuple[int | str | None, ...]
-    returns_values: bool
-    written: tuple[tuple[int, str], ...]
+    only_values: bool
+    # per return: name and position of the argument that it is, or None for a new tensor
+    returns: tuple[tuple[str, int] | None, ...]
+    # positions of the returns in the order of their allocation
+    order: tuple[int, ...]
+    host: tuple[int, ...]
 
 
 _plans: dict[OpOverload, _Plan] = {}
-_outputs_of: dict[Any, Any] = {}
 
 
 def _plan(op: OpOverload) -> _Plan:
     schema = op._schema
-    written = tuple(
-        (position, argument.name)
-        for position, argument in enumerate(schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    )
-    returns: list[int | str | None] = []
-    is_view = returns_values = False
+    returns: list[tuple[str, int] | None] = []
+    is_view = False
     for value in schema.returns:
-        alias = value.alias_info
-        target: int | str | None = None
-        if alias is not None:
-            is_view = is_view or not alias.is_write
+        target = None
+        if value.alias_info is not None:
+            is_view = is_view or not value.alias_info.is_write
             for position, argument in enumerate(schema.arguments):
-                if argument.alias_info is not None and argument.alias_info.before_set & alias.before_set:
-                    target = argument.name if argument.kwarg_only else position
+                alias = argument.alias_info
+                if alias is not None and alias.before_set & value.alias_info.before_set:
+                    target = (argument.name, position)
         returns.append(target)
-        returns_values = returns_values or "Tensor" not in str(value.type)
-    return _Plan(op, f"{op._schema.name}", is_view, tuple(returns), returns_values, written)
-
-
-def _key(value: Any) -> Any:
-    """A hashable stand-in for an argument that fixes the metadata of the outputs."""
-    if isinstance(value, torch.Tensor):
-        return (tuple(value.shape), value.stride(), value.dtype, value.device.type)
-    if isinstance(value, list | tuple):
-        return tuple([_key(item) for item in value])
-    return (type(value), value)  # 1, 1.0 and True are equal in Python, not in type promotion
-
-
-def _on_meta(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        if value.device.type != DEVICE_TYPE:
-            return value
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    if isinstance(value, list | tuple):
-        return [_on_meta(item) for item in value]
-    if isinstance(value, torch.device):
-        return torch.device("meta")
-    if isinstance(value, torch.Generator):
-        return None
-    return value
-
-
-def _describe(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return (tuple(value.shape), value.stride(), value.dtype)
-    if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
-    return value
-
-
-def _has_scalar_mix(values: Sequence[Any]) -> bool:
-    """Whether a Python number boxed as a tensor may meet a 0-dim tensor: promotion then depends on more than the key."""
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    return any(t.device.type != DEVICE_TYPE for t in tensors) and any(
-        t.device.type == DEVICE_TYPE and t.dim() == 0 for t in tensors
-    )
-
-
-def metadata(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """What `op` returns, as Metadata in the nesting of its returns. Raises UnsupportedOperation without Meta kernel."""
-    key: Any = None
-    if not _has_scalar_mix(args):
-        key = (op, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
-        found = _outputs_of.get(key)
-        if found is not None:
-            return found
-    try:
-        result = op.redispatch(
-            _META, *[_on_meta(a) for a in args], **{name: _on_meta(a) for name, a in kwargs.items()}
-        )
-    except NotImplementedError as error:
-        reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
-        raise UnsupportedOperation(op._schema.name, reason) from error
-    described = _describe(result)
-    if key is not None:
-        _outputs_of[key] = described
-    return described
+    only_values = bool(schema.returns) and all("Tensor" not in str(value.type) for value in schema.returns)
+    order = ALLOCATION_ORDER.get(op, tuple(range(len(returns))))
+    return _Plan(schema.name, is_view, only_values, tuple(returns), order, HOST_OUTPUTS.get(op, ()))
 
 
 def new_tensor(described: Metadata, op: str) -> torch.Tensor:
@@ -156,41 +87,52 @@ def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
             plan = _plans[op] = _plan(op)
         if plan.is_view:
             # View kernels only make another TensorImpl over the same storage: the CPU's serve any device.
-            return op.redispatch(_CPU, *args, **kwargs)
-        if plan.returns_values:
+            return op.redispatch(CPU_KERNEL, *args, **kwargs)
+        if plan.only_values:
             raise UnsupportedOperation(plan.name, "it reads values of the device; a simulated GPU holds none")
-        described = metadata(op, args, kwargs)
-        if len(plan.returns) == 1:
-            described = (described,)
-        if not plan.returns:
-            with hidden.around(machine, op, args, kwargs):
-                return None
-        outputs = [
-            _give(plan, target, item, args, kwargs)
-            for target, item in zip(plan.returns, described, strict=True)
-        ]
-        with hidden.around(machine, op, args, kwargs):
-            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        described = describe_outputs(op, args, kwargs)
+        scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
+        if not scratch:
+            return _outputs(plan, described, args, kwargs)
+        memory = memory_for(plan.name)
+        with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
+            result = _outputs(plan, described, args, kwargs)
+            with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
+                return result
 
 
-def _give(plan: _Plan, target: int | str | None, described: Any, args: Sequence[Any], kwargs: Any) -> Any:
-    """One return value: a written argument, or new tensors."""
-    if target is None:
-        if isinstance(described, list):
-            return [new_tensor(item, plan.name) for item in described]
-        return None if described is None else new_tensor(described, plan.name)
-    argument = args[target] if isinstance(target, int) and target < len(args) else None
-    if argument is None:
-        name = target if isinstance(target, str) else plan.op._schema.arguments[target].name
-        argument = kwargs[name]
-    if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
-        resize(argument, described[0], described[1], plan.name)
-    return argument
+def _outputs(plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    if not plan.returns:
+        return None
+    if len(plan.returns) == 1:
+        return _give(plan, 0, described, args, kwargs)
+    results: list[Any] = [None] * len(plan.returns)
+    for position in plan.order:
+        results[position] = _give(plan, position, described[position], args, kwargs)
+    return tuple(results)
+
+
+def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """One return value: a written argument, new tensors, or a plain value."""
+    target = plan.returns[position]
+    if target is not None:
+        name, place = target
+        argument = args[place] if place < len(args) else kwargs[name]
+        if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
+            resize(argument, described[0], described[1], plan.name)
+        return argument
+    if isinstance(described, list):
+        return [new_tensor(item, plan.name) for item in described]
+    if not isinstance(described, tuple):
+        return described
+    if position in plan.host:
+        return torch.zeros(described[0], dtype=described[2])
+    return new_tensor(described, plan.name)
 
 
 def resize(tensor: torch.Tensor, shape: Sequence[int], strides: Sequence[int], op: str) -> None:
-    """Give `tensor` a new storage of the given layout (Resize.cuh, `resize_bytes_cuda`: allocate, copy, free)."""
+    """Give `tensor` a new storage of the given layout (cuda/Resize.cpp, `resize_bytes_cuda`: allocate, copy, free)."""
     fresh = memory_for(op).tensor(shape, strides, tensor.dtype, op)
     torch.ops.aten.set_.source_Storage_storage_offset.redispatch(
-        _CPU, tensor, fresh.untyped_storage(), 0, list(shape), list(strides)
+        CPU_KERNEL, tensor, fresh.untyped_storage(), 0, list(shape), list(strides)
     )

@@ -1,37 +1,35 @@
-"""Kernels that the metadata rule does not cover: creation, copies, views, and what CUDA does in its own way."""
+"""The dispatch table of the device: which function answers which operation, and the few that create or move data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from profiler.simulation import dispatch
-from profiler.simulation.dispatch import DEVICE_TYPE, memory_for, new_tensor, resize
+from profiler.simulation import autocast, cuda_paths, dispatch
+from profiler.simulation.dispatch import CPU_KERNEL, memory_for, new_tensor, resize
 from profiler.simulation.errors import UnsupportedOperation
+from profiler.simulation.outputs import DEVICE_TYPE, RULED_OPERATIONS, contiguous
+from profiler.simulation.storage import span_bytes
 
 aten = torch.ops.aten
 _libraries: list[torch.library.Library] = []  # a registration lives as long as its Library object
 
 
-def _contiguous_strides(shape: list[int]) -> list[int]:
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
-    return strides
-
-
 def empty(
     size: list[int],
     dtype: torch.dtype | None = None,
-    layout: Any = None,
+    layout: torch.layout | None = None,
     device: Any = None,
-    pin_memory: Any = None,
+    pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
+    """A new block."""
     dtype = dtype or torch.get_default_dtype()
+    if layout not in (None, torch.strided):
+        raise UnsupportedOperation("aten::empty", f"layout {layout} is not simulated, only torch.strided")
     if memory_format in (None, torch.contiguous_format, torch.preserve_format):
-        return memory_for("aten::empty").tensor(size, _contiguous_strides(size), dtype, "aten::empty")
+        return new_tensor(contiguous(size, dtype), "aten::empty")
     with torch._C.DisableTorchFunction():
         like = torch.empty(size, dtype=dtype, device="meta", memory_format=memory_format)
     return new_tensor((tuple(size), like.stride(), dtype), "aten::empty")
@@ -41,16 +39,16 @@ def empty_strided(
     size: list[int],
     stride: list[int],
     dtype: torch.dtype | None = None,
-    layout: Any = None,
+    layout: torch.layout | None = None,
     device: Any = None,
-    pin_memory: Any = None,
+    pin_memory: bool | None = None,
 ) -> torch.Tensor:
-    dtype = dtype or torch.get_default_dtype()
-    return memory_for("aten::empty_strided").tensor(size, stride, dtype, "aten::empty_strided")
+    """A new block."""
+    return new_tensor((tuple(size), tuple(stride), dtype or torch.get_default_dtype()), "aten::empty_strided")
 
 
 def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-    """A copy computes nothing; between devices a strided destination is staged (cuda/Copy.cu, `copy_kernel_cuda`)."""
+    """A copy computes nothing; from the host, a strided destination is staged (cuda/Copy.cu, `copy_kernel_cuda`)."""
     with torch._C.DisableTorchFunction():
         if src.shape != self.shape:
             src = src.expand(self.shape)
@@ -59,26 +57,59 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
         if self.device.type != DEVICE_TYPE:
             raise UnsupportedOperation("aten::copy_", "it reads values of the device; a simulated GPU holds none")
         if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
-            staged_bytes = self.numel() * self.element_size()
             memory = memory_for("aten::copy_")
-            memory.free(memory.malloc(staged_bytes, "aten::copy_"))
+            memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
         return self
 
 
 def resize_(
     self: torch.Tensor, size: list[int], memory_format: torch.memory_format | None = None
 ) -> torch.Tensor:
+    """A storage never shrinks; growing takes a new block."""
     with torch._C.DisableTorchFunction():
-        strides = _contiguous_strides(size)
-        enough = dispatch.span_bytes(size, strides, self.element_size()) <= self.untyped_storage().nbytes()
-        if enough:
-            storage = self.untyped_storage()
-            aten.set_.source_Storage_storage_offset.redispatch(
-                dispatch._CPU, self, storage, self.storage_offset(), size, strides
-            )
-        else:
+        _, strides, dtype = contiguous(size, self.dtype)
+        offset_bytes = self.storage_offset() * dtype.itemsize
+        if offset_bytes + span_bytes(size, strides, dtype.itemsize) > self.untyped_storage().nbytes():
             resize(self, size, strides, "aten::resize_")
+            return self
+        storage = self.untyped_storage()
+        aten.set_.source_Storage_storage_offset.redispatch(
+            CPU_KERNEL, self, storage, self.storage_offset(), size, strides
+        )
         return self
+
+
+def _on_device(indices: Sequence[torch.Tensor | None], op: str) -> list[torch.Tensor | None]:
+    """Indices from the host are copied to the device (TensorAdvancedIndexing.cpp); masks would need their values."""
+    moved: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            raise UnsupportedOperation(op, "a mask as index gives a shape that depends on values")
+        moved.append(index.to(DEVICE_TYPE) if index is not None and index.device.type != DEVICE_TYPE else index)
+    return moved
+
+
+def index(self: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
+    """`x[i, j]`."""
+    with torch._C.DisableTorchFunction():
+        return dispatch.run(aten.index.Tensor, self, _on_device(indices, "aten::index"))
+
+
+def index_put_impl_(
+    self: torch.Tensor,
+    indices: list[torch.Tensor | None],
+    values: torch.Tensor,
+    accumulate: bool = False,
+    unsafe: bool = False,
+) -> torch.Tensor:
+    """`x[i, j] = values`; a mask with one value is a masked_fill and needs no positions."""
+    with torch._C.DisableTorchFunction():
+        fills = values.numel() == 1 and not accumulate
+        masks = all(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
+        if fills and masks:
+            return self
+        moved = _on_device(indices, "aten::index_put_")
+        return dispatch.run(aten._index_put_impl_.default, self, moved, values, accumulate, unsafe)
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {
@@ -86,6 +117,16 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "empty_strided": empty_strided,
     "copy_": copy_,
     "resize_": resize_,
+    "index.Tensor": index,
+    "_index_put_impl_": index_put_impl_,
+    "convolution": cuda_paths.convolution,
+    "convolution_backward": cuda_paths.convolution_backward,
+}
+
+# Composites with gradients of their own steps, replaced above autograd.
+_COMPOSITES: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": cuda_paths.scaled_dot_product_attention,
+    "_batch_norm_impl_index": cuda_paths.batch_norm_impl_index,
 }
 
 # Pure bookkeeping on the TensorImpl: the CPU kernel serves.
@@ -103,23 +144,23 @@ def _overload(name: str) -> torch._ops.OpOverload:
 
 
 def _borrowed(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
-    return op.redispatch(dispatch._CPU, *args, **kwargs)
+    return op.redispatch(CPU_KERNEL, *args, **kwargs)
 
 
-def _composites_to_replace() -> list[str]:
-    """Operations with a composite kernel for any backend where CUDA has one kernel: they must not decompose.
+def _single_kernels() -> list[str]:
+    """Operations that decompose on third-party devices where CUDA has one kernel: they must not decompose here.
 
-    They are the structured operations (one kernel, PyTorch's codegen adds the composite for third-party backends),
-    the operations with a native CPU kernel beside a composite, and foreach, which loops over tensors elsewhere.
+    They are the structured operations (codegen adds a composite for third-party backends), the operations with a
+    CPU kernel beside their composite, and foreach, which loops over tensors elsewhere.
     """
-    names = []
+    names = [op._schema.name.removeprefix("aten::") for op in RULED_OPERATIONS]
     for full_name in torch._C._dispatch_get_all_op_names():
         if not full_name.startswith("aten::"):
             continue
         dump = torch._C._dispatch_dump(full_name)
         structured = "\nCompositeExplicitAutogradNonFunctional[alias]:" in dump
-        native = "\nCompositeExplicitAutograd[alias]:" in dump and "\nCPU:" in dump
-        if structured or native or full_name.startswith("aten::_foreach_"):
+        composite = "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
+        if structured or (composite and "\nCPU:" in dump) or full_name.startswith("aten::_foreach_"):
             names.append(full_name.removeprefix("aten::"))
     return names
 
@@ -129,11 +170,14 @@ def register() -> None:
     fallback = torch.library.Library("_", "IMPL", "PrivateUse1")
     fallback.fallback(dispatch.run)
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
-    for name in _composites_to_replace():
+    for name in _single_kernels():
         if name not in _KERNELS:
             library.impl(name, partial(dispatch.run, _overload(name)))
     for name in _CPU_KERNELS:
         library.impl(name, partial(_borrowed, _overload(name)))
-    for name, kernel in _KERNELS.items():
+    for name, kernel in {**_KERNELS, **_COMPOSITES}.items():
         library.impl(name, kernel)
-    _libraries.extend((fallback, library))
+    above_autograd = torch.library.Library("aten", "IMPL", "AutogradPrivateUse1")
+    for name, kernel in _COMPOSITES.items():
+        above_autograd.impl(name, kernel)
+    _libraries.extend((fallback, library, above_autograd, *autocast.register()))

@@ -9,10 +9,13 @@ The pointer is never read: every operation on the device is answered from metada
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+
+from profiler.kernels.scratch import Scratch
 
 _EXTENSION_DEVICE = 12  # kDLExtDev, which ATen maps to PrivateUse1
 
@@ -72,10 +75,22 @@ _new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
 _alive: dict[int, tuple[_ManagedTensor, Any, Callable[[int], None]]] = {}
 
 
+# A storage can die while an exception unwinds the stack: it is put aside, for Python code cannot run under it.
+_fetch_error = ctypes.pythonapi.PyErr_Fetch
+_restore_error = ctypes.pythonapi.PyErr_Restore
+_restore_error.argtypes = (ctypes.c_void_p,) * 3
+_error = tuple(ctypes.c_void_p() for _ in range(3))
+_error_pointers = tuple(ctypes.pointer(part) for part in _error)
+
+
 def _storage_died(structure: int) -> None:
+    _fetch_error(*_error_pointers)
+    error = tuple(part.value for part in _error)
     managed, _, died = _alive.pop(structure)
     if managed.tensor.data:
         died(managed.tensor.data)
+    if error[0]:
+        _restore_error(*error)
 
 
 _deleter = _DELETER(_storage_died)
@@ -166,6 +181,29 @@ class DeviceMemory:
             self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)
         self._settle_deaths()
         return address
+
+    @contextmanager
+    def scratch(self, wanted: Sequence[Scratch], op: str) -> Iterator[None]:
+        """Blocks that a kernel takes for itself: freed at the end of their stage, of the block, or never."""
+        staged: list[int] = []
+        kept: list[int] = []
+        stage = 0
+        try:
+            for scratch in wanted:
+                if scratch.stage != stage:
+                    stage = scratch.stage
+                    self._free_all(staged)
+                address = self.malloc(scratch.size_bytes, f"{op}:{scratch.name}")
+                if scratch.lifetime != "process":
+                    (staged if scratch.lifetime == "stage" else kept).append(address)
+            yield
+        finally:
+            self._free_all(staged)
+            self._free_all(kept)
+
+    def _free_all(self, addresses: list[int]) -> None:
+        while addresses:
+            self.free(addresses.pop())
 
     def free(self, address: int) -> None:
         """Give a block back. After `close` it does nothing: the device is gone."""
