@@ -106,7 +106,7 @@ class _Silence:
 def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None]:
     if machine.memory is not None:
         raise RuntimeError("a simulated GPU is already open in this process")
-    memory = machine.memory = DeviceMemory(allocator, observer)
+    memory = machine.memory = DeviceMemory(allocator, observer, machine.values.forget)
     machine.capability = gpu.capability
     machine.scratch_of = hidden.Scratches(gpu).of
     try:

@@ -14,7 +14,8 @@ from torch._ops import OpOverload
 
 from profiler.kernels.scratch import Scratch
 from profiler.simulation.errors import UnsupportedOperation
-from profiler.simulation.outputs import ALLOCATION_ORDER, HOST_OUTPUTS, Metadata, describe_outputs
+from profiler.simulation.host_values import HostValues
+from profiler.simulation.outputs import ALLOCATION_ORDER, HOST_OUTPUTS, Metadata, describe, describe_outputs
 from profiler.simulation.storage import DeviceMemory
 
 CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
@@ -24,6 +25,7 @@ class Machine:
     """The open device. One at a time: the PrivateUse1 slot of PyTorch is unique to the process."""
 
     memory: DeviceMemory | None = None
+    values = HostValues()
     capability: tuple[int, int] = (8, 0)
     scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
 
@@ -89,16 +91,34 @@ def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
             # View kernels only make another TensorImpl over the same storage: the CPU's serve any device.
             return op.redispatch(CPU_KERNEL, *args, **kwargs)
         if plan.only_values:
-            raise UnsupportedOperation(plan.name, "it reads values of the device; a simulated GPU holds none")
-        described = describe_outputs(op, args, kwargs)
-        scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
-        if not scratch:
-            return _outputs(plan, described, args, kwargs)
-        memory = memory_for(plan.name)
-        with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
-            result = _outputs(plan, described, args, kwargs)
-            with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
-                return result
+            return _read(op, plan, args, kwargs)
+        try:
+            described = describe_outputs(op, args, kwargs)
+        except UnsupportedOperation:
+            described = describe(_read(op, plan, args, kwargs))
+        result = _allocate(op, plan, described, args, kwargs)
+        machine.values.follow(op, args, kwargs, result)
+        return result
+
+
+def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation whose outcome depends on values, where the host knows them."""
+    try:
+        return machine.values.compute(op, args, kwargs)
+    except KeyError:
+        raise UnsupportedOperation(plan.name, "it needs values of the device; a simulated GPU holds none") from None
+
+
+def _allocate(op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The outputs of one kernel, with the blocks that it takes for itself around them."""
+    scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
+    if not scratch:
+        return _outputs(plan, described, args, kwargs)
+    memory = memory_for(plan.name)
+    with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
+        result = _outputs(plan, described, args, kwargs)
+        with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
+            return result
 
 
 def _outputs(plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from profiler.simulation import autocast, cuda_paths, dispatch
-from profiler.simulation.dispatch import CPU_KERNEL, memory_for, new_tensor, resize
+from profiler.simulation.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
 from profiler.simulation.errors import UnsupportedOperation
 from profiler.simulation.outputs import DEVICE_TYPE, RULED_OPERATIONS, contiguous
 from profiler.simulation.storage import span_bytes
@@ -54,11 +54,16 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
             src = src.expand(self.shape)
         if src.device.type == "meta":
             raise UnsupportedOperation("aten::copy_", "cannot copy out of a meta tensor: it has no data")
+        values = machine.values.of(src) if src.device.type == DEVICE_TYPE else src
         if self.device.type != DEVICE_TYPE:
-            raise UnsupportedOperation("aten::copy_", "it reads values of the device; a simulated GPU holds none")
+            if values is None:
+                reason = "it needs values of the device; a simulated GPU holds none"
+                raise UnsupportedOperation("aten::copy_", reason)
+            return self.copy_(values)
         if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
             memory = memory_for("aten::copy_")
             memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
+        machine.values.write(self, values)
         return self
 
 
@@ -79,20 +84,23 @@ def resize_(
         return self
 
 
-def _on_device(indices: Sequence[torch.Tensor | None], op: str) -> list[torch.Tensor | None]:
-    """Indices from the host are copied to the device (TensorAdvancedIndexing.cpp); masks would need their values."""
-    moved: list[torch.Tensor | None] = []
+def _positions(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Masks become the positions of their ones, host indices move to the device (TensorAdvancedIndexing.cpp)."""
+    positions: list[torch.Tensor | None] = []
     for index in indices:
-        if index is not None and index.dtype in (torch.bool, torch.uint8):
-            raise UnsupportedOperation(op, "a mask as index gives a shape that depends on values")
-        moved.append(index.to(DEVICE_TYPE) if index is not None and index.device.type != DEVICE_TYPE else index)
-    return moved
+        if index is None:
+            positions.append(None)
+        elif index.dtype in (torch.bool, torch.uint8):
+            positions.extend(index.nonzero().to(DEVICE_TYPE).unbind(1))
+        else:
+            positions.append(index.to(DEVICE_TYPE))
+    return positions
 
 
 def index(self: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
     """`x[i, j]`."""
     with torch._C.DisableTorchFunction():
-        return dispatch.run(aten.index.Tensor, self, _on_device(indices, "aten::index"))
+        return dispatch.run(aten.index.Tensor, self, _positions(indices))
 
 
 def index_put_impl_(
@@ -104,12 +112,14 @@ def index_put_impl_(
 ) -> torch.Tensor:
     """`x[i, j] = values`; a mask with one value is a masked_fill and needs no positions."""
     with torch._C.DisableTorchFunction():
-        fills = values.numel() == 1 and not accumulate
-        masks = all(i is None or i.dtype in (torch.bool, torch.uint8) for i in indices)
-        if fills and masks:
-            return self
-        moved = _on_device(indices, "aten::index_put_")
-        return dispatch.run(aten._index_put_impl_.default, self, moved, values, accumulate, unsafe)
+        masks = [i for i in indices if i is not None]
+        if values.numel() == 1 and not accumulate and len(masks) == 1 and masks[0].dtype == torch.bool:
+            leading = sum(i is None for i in indices[: indices.index(masks[0])]) if indices[0] is None else 0
+            trailing = self.dim() - leading - masks[0].dim()
+            mask = masks[0].to(DEVICE_TYPE).reshape([*masks[0].shape, *[1] * trailing])
+            return self.masked_fill_(mask, values.to(self.dtype))
+        positions = _positions(indices)
+        return dispatch.run(aten._index_put_impl_.default, self, positions, values, accumulate, unsafe)
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {

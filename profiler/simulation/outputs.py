@@ -97,11 +97,12 @@ def _on_meta(value: Any) -> Any:
     return value
 
 
-def _describe(value: Any) -> Any:
+def describe(value: Any) -> Any:
+    """The Metadata of each tensor in `value`, other values as they are."""
     if isinstance(value, torch.Tensor):
         return (tuple(value.shape), value.stride(), value.dtype)
     if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
+        return [describe(item) for item in value]
     return value
 
 
@@ -122,7 +123,7 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     if rule is not None:
         return rule(*args, **kwargs)
     try:
-        return _describe(op(*[_on_meta(a) for a in args], **{name: _on_meta(a) for name, a in kwargs.items()}))
-    except (NotImplementedError, torch._subclasses.fake_tensor.DataDependentOutputException) as error:
+        return describe(op(*[_on_meta(a) for a in args], **{name: _on_meta(a) for name, a in kwargs.items()}))
+    except NotImplementedError as error:
         reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
         raise UnsupportedOperation(op._schema.name, reason) from error

@@ -11,8 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from profiler.kernels.scratch import Scratch
@@ -60,42 +61,29 @@ class _Tensor(ctypes.Structure):
     )
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
 class _ManagedTensor(ctypes.Structure):
-    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", _DELETER))
+    _fields_ = (("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p))
 
 
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-_new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
-# Keeps each imported structure alive until its storage dies: address of the structure -> (structure, sizes, owner).
-_alive: dict[int, tuple[_ManagedTensor, Any, Callable[[int], None]]] = {}
-
-
-# A storage can die while an exception unwinds the stack: it is put aside, for Python code cannot run under it.
-_fetch_error = ctypes.pythonapi.PyErr_Fetch
-_restore_error = ctypes.pythonapi.PyErr_Restore
-_restore_error.argtypes = (ctypes.c_void_p,) * 3
-_error = tuple(ctypes.c_void_p() for _ in range(3))
-_error_pointers = tuple(ctypes.pointer(part) for part in _error)
+_one_byte = bytearray(1)
 
 
-def _storage_died(structure: int) -> None:
-    _fetch_error(*_error_pointers)
-    error = tuple(part.value for part in _error)
-    managed, _, died = _alive.pop(structure)
-    if managed.tensor.data:
-        died(managed.tensor.data)
-    if error[0]:
-        _restore_error(*error)
+class _Owner(np.ndarray):  # type: ignore[type-arg]
+    """Dies with the storage: NumPy's DLPack deleter drops it, under the interpreter lock and with errors set aside.
 
+    It is the deleter, not a Python callback through ctypes, because storages also die while an exception unwinds.
+    """
 
-_deleter = _DELETER(_storage_died)
-# Storages may outlive this module while the interpreter shuts down: their deleter must stay callable.
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(_deleter))
+    address: int
+    died: Callable[[int], None]
+
+    def __del__(self) -> None:
+        if self.address:
+            self.died(self.address)
 
 
 def tensor_at(
@@ -109,21 +97,20 @@ def tensor_at(
 
     Address 0 means an empty storage, whose death is not reported.
     """
-    code, bits = _DLPACK_TYPES.get(dtype) or (_UINT, dtype.itemsize * 8)
     rank = len(shape)
-    sizes = (ctypes.c_int64 * (2 * rank))(*shape, *strides)
-    managed = _ManagedTensor()
+    # NumPy makes the structure, with room for this many dimensions; what it says is then replaced.
+    owner = _Owner(tuple(shape), np.uint8, _one_byte, 0, (0,) * rank)
+    owner.address, owner.died = address, died
+    capsule = owner.__dlpack__()
+    managed = _ManagedTensor.from_address(_capsule_pointer(capsule, b"dltensor"))
     inner = managed.tensor
     inner.data = address
-    inner.device.kind = _EXTENSION_DEVICE
-    inner.ndim = rank
-    inner.dtype.code, inner.dtype.bits, inner.dtype.lanes = code, bits, 1
-    inner.shape = ctypes.addressof(sizes)
-    inner.strides = ctypes.addressof(sizes) + 8 * rank
-    managed.deleter = _deleter
-    structure = ctypes.addressof(managed)
-    _alive[structure] = (managed, sizes, died)
-    tensor = torch._C._from_dlpack(_new_capsule(structure, b"dltensor", None))
+    inner.device.kind, inner.device.index = _EXTENSION_DEVICE, 0
+    inner.dtype.code, inner.dtype.bits = _DLPACK_TYPES.get(dtype) or (_UINT, dtype.itemsize * 8)
+    if rank:
+        inner.strides = inner.shape + 8 * rank
+        (ctypes.c_int64 * rank).from_address(inner.strides)[:] = strides
+    tensor = torch._C._from_dlpack(capsule)
     return tensor if dtype in _DLPACK_TYPES else tensor.view(dtype)
 
 
@@ -158,9 +145,12 @@ class Allocator(Protocol):
 class DeviceMemory:
     """The memory of one simulated device: hands out tensors and temporaries, reports each birth and death."""
 
-    def __init__(self, allocator: Allocator, observer: Observer) -> None:
+    def __init__(
+        self, allocator: Allocator, observer: Observer, forget: Callable[[int], None] = lambda address: None
+    ) -> None:
         self._allocator = allocator
         self._observer = observer
+        self._forget = forget
         self._open = True
         # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for its turn.
         self._deaths: deque[int] = deque()
@@ -219,6 +209,7 @@ class DeviceMemory:
             try:
                 while self._deaths:
                     address = self._deaths.popleft()
+                    self._forget(address)
                     if self._open:
                         self._allocator.free(address)
                         self._observer.freed(address)
