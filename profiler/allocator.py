@@ -227,24 +227,6 @@ _ALLOCATED, _AWAITING, _FREE, _UNMAPPED = range(4)
 _STATE_NAMES = {_ALLOCATED: "active_allocated", _AWAITING: "active_awaiting_free", _FREE: "inactive"}
 
 
-class _Stat:
-    """current, peak and historical increase of one statistic (c10/core/CachingDeviceAllocator.h)."""
-
-    __slots__ = ("current", "increased", "peak")
-
-    def __init__(self) -> None:
-        self.current = self.peak = self.increased = 0
-
-    def increase(self, amount: int) -> None:
-        self.current = current = self.current + amount
-        self.increased += amount
-        if current > self.peak:
-            self.peak = current
-
-    def decrease(self, amount: int) -> None:
-        self.current -= amount
-
-
 _STATISTICS = (
     "allocation",
     "segment",
@@ -256,26 +238,125 @@ _STATISTICS = (
     "inactive_split_bytes",
     "requested_bytes",
 )
+_COUNTERS = (
+    "num_alloc_retries",
+    "num_device_alloc",
+    "num_device_free",
+    "num_oom_rejections",
+    "num_ooms",
+    "num_sync_all_streams",
+)
+
+
+class _Stat:
+    """current, peak and historical increase of one statistic (c10/core/CachingDeviceAllocator.h)."""
+
+    __slots__ = ("current", "increased", "peak")
+
+    def __init__(self, current: int = 0, peak: int = 0, increased: int = 0) -> None:
+        self.current = current
+        self.peak = peak
+        self.increased = increased
+
+    def change(self, amount: int) -> None:
+        self.current += amount
+        if amount > 0:
+            self.increased += amount
+            self.peak = max(self.peak, self.current)
 
 
 class _Statistics:
-    """The nine statistics, of one pool or of both."""
+    """The nine statistics of one pool, or of both together.
 
-    __slots__ = _STATISTICS
+    Those that change at every malloc and free are plain integers, for speed. Blocks handed out count as
+    allocated and as active alike, so that these two have one historical increase.
+    """
 
-    allocation: _Stat
-    segment: _Stat
-    active: _Stat
-    inactive_split: _Stat
-    allocated_bytes: _Stat
-    reserved_bytes: _Stat
-    active_bytes: _Stat
-    inactive_split_bytes: _Stat
-    requested_bytes: _Stat
+    __slots__ = (
+        "active",
+        "active_bytes",
+        "active_bytes_peak",
+        "active_peak",
+        "allocated_bytes",
+        "allocated_bytes_increased",
+        "allocated_bytes_peak",
+        "allocation",
+        "allocation_increased",
+        "allocation_peak",
+        "inactive_split",
+        "inactive_split_bytes",
+        "requested_bytes",
+        "requested_bytes_increased",
+        "requested_bytes_peak",
+        "reserved_bytes",
+        "segment",
+    )
 
     def __init__(self) -> None:
+        self.allocation = self.allocation_peak = self.allocation_increased = 0
+        self.allocated_bytes = self.allocated_bytes_peak = self.allocated_bytes_increased = 0
+        self.active = self.active_peak = 0
+        self.active_bytes = self.active_bytes_peak = 0
+        self.requested_bytes = self.requested_bytes_peak = self.requested_bytes_increased = 0
+        self.inactive_split = _Stat()
+        self.inactive_split_bytes = _Stat()
+        self.segment = _Stat()
+        self.reserved_bytes = _Stat()
+
+    def hand_out(self, size_bytes: int, requested_bytes: int) -> None:
+        self.allocation_increased += 1
+        self.allocated_bytes_increased += size_bytes
+        self.requested_bytes_increased += requested_bytes
+        self.allocation = current = self.allocation + 1
+        if current > self.allocation_peak:
+            self.allocation_peak = current
+        self.active = current = self.active + 1
+        if current > self.active_peak:
+            self.active_peak = current
+        self.allocated_bytes = current = self.allocated_bytes + size_bytes
+        if current > self.allocated_bytes_peak:
+            self.allocated_bytes_peak = current
+        self.active_bytes = current = self.active_bytes + size_bytes
+        if current > self.active_bytes_peak:
+            self.active_bytes_peak = current
+        self.requested_bytes = current = self.requested_bytes + requested_bytes
+        if current > self.requested_bytes_peak:
+            self.requested_bytes_peak = current
+
+    def take_back(self, size_bytes: int) -> None:
+        self.allocation -= 1
+        self.allocated_bytes -= size_bytes
+
+    def deactivate(self, size_bytes: int, requested_bytes: int) -> None:
+        self.active -= 1
+        self.active_bytes -= size_bytes
+        self.requested_bytes -= requested_bytes
+
+    def change_inactive_split(self, blocks: int, size_bytes: int) -> None:
+        stat = self.inactive_split_bytes
+        stat.current += size_bytes
+        if size_bytes > 0:
+            stat.increased += size_bytes
+            if stat.current > stat.peak:
+                stat.peak = stat.current
+        if blocks:
+            self.inactive_split.change(blocks)
+
+    def stat(self, name: str) -> _Stat:
+        """A copy of the statistic of this name."""
+        value = getattr(self, name)
+        if isinstance(value, _Stat):
+            return _Stat(value.current, value.peak, value.increased)
+        increased = {"active": "allocation", "active_bytes": "allocated_bytes"}.get(name, name)
+        return _Stat(value, getattr(self, f"{name}_peak"), getattr(self, f"{increased}_increased"))
+
+    def reset_peaks(self) -> None:
         for name in _STATISTICS:
-            setattr(self, name, _Stat())
+            value = getattr(self, name)
+            if isinstance(value, _Stat):
+                value.peak = value.current
+            else:
+                setattr(self, f"{name}_peak", value)
 
 
 class _ExpandableSegment:
@@ -404,7 +485,9 @@ class CachingAllocator:
             if capacity_bytes is None:
                 raise ValueError("a memory fraction needs capacity_bytes")
             self._allowed = int(settings.memory_fraction * capacity_bytes)
-        self._collects_garbage = settings.memory_fraction < 1.0 and settings.garbage_collection_threshold > 0.0
+        self._collects_garbage = (
+            settings.memory_fraction < 1.0 and settings.garbage_collection_threshold > 0.0
+        )
         self._max_split = settings.max_split_size_bytes or _UNLIMITED
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
         self._expandable = settings.expandable_segments
@@ -416,26 +499,24 @@ class CachingAllocator:
         self._in_use: dict[int, _Block] = {}  # address -> allocated block
         self._awaiting: dict[int, _Block] = {}  # freed, but another stream may still use them
         self._heads: dict[int, _Block] = {}  # address -> first block of each segment
-        self._counters = dict.fromkeys(
-            ("num_alloc_retries", "num_ooms", "num_sync_all_streams", "num_device_alloc", "num_device_free"), 0
-        )
+        self._counters = dict.fromkeys(_COUNTERS, 0)
 
     # ------------------------------------------------------------------ the interface
 
     @property
     def allocated_bytes(self) -> int:
         """torch.cuda.memory_allocated(): bytes of blocks handed out, rounding included."""
-        return self._total.allocated_bytes.current
+        return self._total.allocated_bytes
 
     @property
     def active_bytes(self) -> int:
         """Allocated bytes and those of freed blocks that another stream may still use."""
-        return self._total.active_bytes.current
+        return self._total.active_bytes
 
     @property
     def requested_bytes(self) -> int:
         """Bytes asked for in active blocks, without rounding."""
-        return self._total.requested_bytes.current
+        return self._total.requested_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -454,39 +535,26 @@ class CachingAllocator:
         size = self.round_size(size_bytes)
         pool = self._pool_of(size)
         block = self._find_free_block(pool, size, stream) or self._new_block(pool, size, stream)
-        statistics = (pool.statistics, self._total)
-
         was_split = block.prev is not None or block.next is not None
+        inactive_blocks, inactive_bytes = (-1, -block.size) if was_split else (0, 0)
         if self._should_split(block, size):
             # The request takes the low addresses, the rest stays free.
             rest = _Block(block.address + size, block.size - size, stream, pool, block.expandable)
             _link_after(block, rest)
             block.size = size
             pool.insert(rest)
-            if block.expandable is None:
-                for each in statistics:
-                    if was_split:
-                        each.inactive_split_bytes.decrease(size)
-                    else:
-                        each.inactive_split_bytes.increase(rest.size)
-                        each.inactive_split.increase(1)
-        elif was_split and block.expandable is None:
-            for each in statistics:
-                each.inactive_split_bytes.decrease(block.size)
-                each.inactive_split.decrease(1)
-
+            inactive_blocks += 1
+            inactive_bytes += rest.size
         block.state = _ALLOCATED
         block.requested = size_bytes
-        size = block.size
         self._in_use[block.address] = block
-        for each in statistics:
-            each.allocation.increase(1)
-            each.allocated_bytes.increase(size)
-            each.active.increase(1)
-            each.active_bytes.increase(size)
-            each.requested_bytes.increase(size_bytes)
-        if size >= self._max_split:
-            self._oversize_allocations.increase(1)
+        pool.statistics.hand_out(block.size, size_bytes)
+        self._total.hand_out(block.size, size_bytes)
+        if inactive_bytes and block.expandable is None:
+            pool.statistics.change_inactive_split(inactive_blocks, inactive_bytes)
+            self._total.change_inactive_split(inactive_blocks, inactive_bytes)
+        if block.size >= self._max_split:
+            self._oversize_allocations.change(1)
         return block.address
 
     def free(self, address: int) -> None:
@@ -500,11 +568,10 @@ class CachingAllocator:
         block = self._in_use.pop(address, None)
         if block is None:
             raise ValueError(f"address {address:#x} is not allocated")
-        for each in (block.pool.statistics, self._total):
-            each.allocation.decrease(1)
-            each.allocated_bytes.decrease(block.size)
+        block.pool.statistics.take_back(block.size)
+        self._total.take_back(block.size)
         if block.size >= self._max_split:
-            self._oversize_allocations.decrease(1)
+            self._oversize_allocations.change(-1)
         if block.pending_streams:
             block.state = _AWAITING
             self._awaiting[address] = block
@@ -552,9 +619,7 @@ class CachingAllocator:
     def reset_peak_memory_stats(self) -> None:
         """Set every peak to the current value."""
         for statistics in (self._total, self._small.statistics, self._large.statistics):
-            for name in _STATISTICS:
-                stat = getattr(statistics, name)
-                stat.peak = stat.current
+            statistics.reset_peaks()
         for stat in (self._oversize_allocations, self._oversize_segments):
             stat.peak = stat.current
 
@@ -575,11 +640,10 @@ class CachingAllocator:
         }
         for name in _STATISTICS:
             for pool_name, statistics in pools.items():
-                add(f"{name}.{pool_name}", getattr(statistics, name))
+                add(f"{name}.{pool_name}", statistics.stat(name))
         add("oversize_allocations", self._oversize_allocations)
         add("oversize_segments", self._oversize_segments)
         result.update(self._counters)
-        result["num_oom_rejections"] = 0
         result["max_split_size"] = self.settings.max_split_size_bytes or -1
         return dict(sorted(result.items()))
 
@@ -742,56 +806,55 @@ class CachingAllocator:
         block = _Block(address, segment_bytes, stream, pool, None)
         self._heads[address] = block
         for each in (pool.statistics, self._total):
-            each.segment.increase(1)
-            each.reserved_bytes.increase(segment_bytes)
+            each.segment.change(1)
+            each.reserved_bytes.change(segment_bytes)
         if segment_bytes >= self._max_split:
-            self._oversize_segments.increase(1)
+            self._oversize_segments.change(1)
         self._counters["num_device_alloc"] += 1
         self._on_segment_event(("segment_alloc", address, segment_bytes))
         return block
 
     def _free_block(self, block: _Block) -> None:
         """Give the block to its pool, merged with free neighbours."""
-        pool, freed_bytes = block.pool, block.size
-        statistics = (pool.statistics, self._total)
-        for each in statistics:
-            each.active.decrease(1)
-            each.active_bytes.decrease(freed_bytes)
-            each.requested_bytes.decrease(block.requested)
-        block.state = _FREE
+        pool = block.pool
+        pool.statistics.deactivate(block.size, block.requested)
+        self._total.deactivate(block.size, block.requested)
         block.requested = 0
-        merged_blocks, merged_bytes = 0, 0
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                merged_blocks += 1
-                merged_bytes += neighbour.size
-                pool.remove(neighbour)
-                block = _merge(block, neighbour)
+        block.state = _FREE
+        freed_bytes = block.size
+        block, merged_blocks = self._coalesce(block)
         pool.insert(block)
         if block.expandable is None:
-            is_split = block.prev is not None or block.next is not None
-            blocks = is_split - merged_blocks
-            size_bytes = (block.size if is_split else 0) - merged_bytes
-            for each in statistics:
-                if blocks:
-                    (each.inactive_split.increase if blocks > 0 else each.inactive_split.decrease)(abs(blocks))
-                if size_bytes > 0:
-                    each.inactive_split_bytes.increase(size_bytes)
-                else:
-                    each.inactive_split_bytes.decrease(-size_bytes)
+            if block.prev is not None or block.next is not None:
+                inactive_blocks, inactive_bytes = 1 - merged_blocks, freed_bytes
+            else:
+                inactive_blocks, inactive_bytes = -merged_blocks, freed_bytes - block.size
+            pool.statistics.change_inactive_split(inactive_blocks, inactive_bytes)
+            self._total.change_inactive_split(inactive_blocks, inactive_bytes)
 
-    def _can_merge(self, block: _Block, neighbour: _Block) -> bool:
-        return neighbour.state == block.state
+    def _coalesce(self, block: _Block) -> tuple[_Block, int]:
+        """Merge a free block with its free neighbours, taken out of the pool; how many they were."""
+        merged_blocks = 0
+        previous, following = block.prev, block.next
+        if previous is not None and previous.state == _FREE:
+            block.pool.remove(previous)
+            block = _merge(previous, block)
+            merged_blocks = 1
+        if following is not None and following.state == _FREE:
+            block.pool.remove(following)
+            block = _merge(block, following)
+            merged_blocks += 1
+        return block, merged_blocks
 
     def _release_segment(self, block: _Block) -> None:
         pool = block.pool
         pool.remove(block)
         del self._heads[block.address]
         for each in (pool.statistics, self._total):
-            each.segment.decrease(1)
-            each.reserved_bytes.decrease(block.size)
+            each.segment.change(-1)
+            each.reserved_bytes.change(-block.size)
         if block.size >= self._max_split:
-            self._oversize_segments.decrease(1)
+            self._oversize_segments.change(-1)
         self._counters["num_device_free"] += 1
         self._on_segment_event(("segment_free", block.address, block.size))
 
@@ -896,13 +959,10 @@ class CachingAllocator:
             block.size = mapped_bytes
             pool.insert_unmapped(rest)
         block.state = _FREE
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                pool.remove(neighbour)
-                block = _merge(block, neighbour)
+        block, _ = self._coalesce(block)
         pool.insert(block)
         for each in (pool.statistics, self._total):
-            each.reserved_bytes.increase(mapped_bytes)
+            each.reserved_bytes.change(mapped_bytes)
         self._counters["num_device_alloc"] += 1
         self._on_segment_event(("segment_map", address, mapped_bytes))
         return block
@@ -930,14 +990,16 @@ class CachingAllocator:
             block = middle
         else:
             block.size = end - start
-        block.state = _UNMAPPED
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                pool.remove_unmapped(neighbour)
-                block = _merge(block, neighbour)
+        previous, following = block.prev, block.next
+        if previous is not None and previous.state == _UNMAPPED:
+            pool.remove_unmapped(previous)
+            block = _merge(previous, block)
+        if following is not None and following.state == _UNMAPPED:
+            pool.remove_unmapped(following)
+            block = _merge(block, following)
         pool.insert_unmapped(block)
         for each in (pool.statistics, self._total):
-            each.reserved_bytes.decrease(end - start)
+            each.reserved_bytes.change(start - end)
         self._counters["num_device_free"] += 1
         self._on_segment_event(("segment_unmap", start, end - start))
         if block.prev is None and block.next is None:
@@ -966,29 +1028,25 @@ class CachingAllocator:
                 pool.insert(block)
                 if expandable is None and len(segment.blocks) > 1:
                     for each in statistics:
-                        each.inactive_split.increase(1)
-                        each.inactive_split_bytes.increase(view.size_bytes)
+                        each.change_inactive_split(1, view.size_bytes)
                 continue
             block.requested = view.requested_bytes
+            for each in statistics:
+                each.hand_out(view.size_bytes, view.requested_bytes)
             if view.state == "active_allocated":
                 block.state = _ALLOCATED
                 self._in_use[view.address] = block
             else:
                 block.state = _AWAITING
                 self._awaiting[view.address] = block
-            for each in statistics:
-                each.active.increase(1)
-                each.active_bytes.increase(view.size_bytes)
-                each.requested_bytes.increase(view.requested_bytes)
-                if view.state == "active_allocated":
-                    each.allocation.increase(1)
-                    each.allocated_bytes.increase(view.size_bytes)
+                for each in statistics:
+                    each.take_back(view.size_bytes)
         if previous is None or end != segment.address + segment.total_size_bytes:
             raise ValueError(f"the blocks of segment {segment.address:#x} do not tile it")
         for each in statistics:
-            each.reserved_bytes.increase(segment.total_size_bytes)
+            each.reserved_bytes.change(segment.total_size_bytes)
             if expandable is None:
-                each.segment.increase(1)
+                each.segment.change(1)
         return previous
 
 
@@ -999,9 +1057,8 @@ def _link_after(block: _Block, new: _Block) -> None:
     block.next = new
 
 
-def _merge(block: _Block, neighbour: _Block) -> _Block:
-    """Join two adjacent blocks; the left one survives, so that the head of a segment stays the same."""
-    left, right = (neighbour, block) if neighbour is block.prev else (block, neighbour)
+def _merge(left: _Block, right: _Block) -> _Block:
+    """Join two adjacent blocks into the left one, so that the head of a segment stays the same."""
     left.size += right.size
     left.next = right.next
     if right.next is not None:

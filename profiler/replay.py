@@ -261,7 +261,9 @@ def _text(events: Sequence[SegmentEvent]) -> str:
 
 
 def _layout(segments: Sequence[Segment]) -> list[tuple[int, int, str]]:
-    return sorted((block.address, block.size_bytes, block.state) for each in segments for block in each.blocks)
+    return sorted(
+        (block.address, block.size_bytes, block.state) for each in segments for block in each.blocks
+    )
 
 
 # ---------------------------------------------------------------------- backward
@@ -281,17 +283,14 @@ class _Past:
         self.device = device
         self.segments = {each.address: replace(each, blocks=()) for each in device.segments}
         self.starts = sorted(self.segments)
-        self.in_use = {
-            block.address: block
-            for segment in device.segments
-            for block in segment.blocks
-            if block.state != "inactive"
-        }
+        blocks = [block for each in device.segments for block in each.blocks if block.state != "inactive"]
+        self.in_use = {block.address: (block.size_bytes, block.requested_bytes) for block in blocks}
+        self.awaiting = {block.address for block in blocks if block.state == "active_awaiting_free"}
         self.order = sorted(self.in_use)
         self.inferred: set[int] = set()  # addresses of blocks in use of which only the request is recorded
 
     def undo(self, event: TraceEvent) -> None:
-        action, address, size_bytes = event.action, event.address, event.size_bytes
+        action, address, size_bytes, stream, _, _ = event
         if action == "alloc":
             if self.in_use.pop(address, None) is None:
                 raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
@@ -300,10 +299,9 @@ class _Past:
         elif action == "free_completed":
             self._undo_free(address, size_bytes)
         elif action == "free_requested":
-            block = self.in_use.get(address)
-            if block is None:
+            if address not in self.in_use:
                 raise TraceContradiction(f"the block freed at {address:#x} is not there before")
-            self.in_use[address] = replace(block, state="active_allocated")
+            self.awaiting.discard(address)
         elif action == "segment_alloc":
             segment = self.segments.pop(address, None)
             if segment is None or segment.total_size_bytes != size_bytes:
@@ -311,11 +309,11 @@ class _Past:
             self.starts.remove(address)
         elif action == "segment_free":
             segment_type = "small" if size_bytes == SMALL_SEGMENT_BYTES else "large"
-            self._add_segment(Segment(address, size_bytes, event.stream, segment_type, False, ()))
+            self._add_segment(Segment(address, size_bytes, stream, segment_type, False, ()))
         elif action == "segment_map":
             self._cut_range(address, size_bytes)
         elif action == "segment_unmap":
-            self._add_range(address, size_bytes, event.stream)
+            self._add_range(address, size_bytes, stream)
 
     def _segment_at(self, address: int) -> Segment | None:
         index = bisect_right(self.starts, address) - 1
@@ -338,13 +336,14 @@ class _Past:
         keeps_rests = segment.segment_type == "large" and not segment.is_expandable
         if keeps_rests and limit - address - size_bytes <= SMALL_SIZE_BYTES:
             size_bytes = limit - address
-        self.in_use[address] = Block(address, size_bytes, requested_bytes, "active_awaiting_free")
+        self.in_use[address] = (size_bytes, requested_bytes)
+        self.awaiting.add(address)
         self.order.insert(index, address)
         self.inferred.add(address)
         if keeps_rests and index > 0 and (before := self.order[index - 1]) in self.inferred:
-            block = self.in_use[before]
-            if before >= segment.address and address - before - block.size_bytes <= SMALL_SIZE_BYTES:
-                self.in_use[before] = replace(block, size_bytes=address - before)
+            before_bytes, before_requested_bytes = self.in_use[before]
+            if before >= segment.address and address - before - before_bytes <= SMALL_SIZE_BYTES:
+                self.in_use[before] = (address - before, before_requested_bytes)
 
     def _add_segment(self, segment: Segment) -> None:
         if segment.address in self.segments:
@@ -394,24 +393,26 @@ class _Past:
         result, ambiguous_blocks, position = [], 0, 0
         for start in self.starts:
             segment = self.segments[start]
-            blocks, at, end = [], start, start + segment.total_size_bytes
-            while position < len(self.order) and self.order[position] < end:
-                block = self.in_use[self.order[position]]
-                if block.address < at:
-                    raise TraceContradiction(f"blocks overlap at {block.address:#x} before the first event")
-                if block.address > at:
-                    blocks.append(Block(at, block.address - at, 0, "inactive"))
-                    if blocks[-2:-1] and blocks[-2].address in self.inferred:
-                        ambiguous_blocks += segment.segment_type == "large" and not segment.is_expandable
-                blocks.append(block)
-                at = block.address + block.size_bytes
-                position += 1
+            keeps_rests = segment.segment_type == "large" and not segment.is_expandable
+            blocks: list[Block] = []
+            at, end = start, start + segment.total_size_bytes
+            while at < end:
+                address = self.order[position] if position < len(self.order) else end
+                if address < at:
+                    raise TraceContradiction(f"blocks overlap at {address:#x} before the first event")
+                if address > at:
+                    gap_end = min(address, end)
+                    ambiguous_blocks += keeps_rests and bool(blocks) and blocks[-1].address in self.inferred
+                    blocks.append(Block(at, gap_end - at, 0, "inactive"))
+                    at = gap_end
+                else:
+                    size_bytes, requested_bytes = self.in_use[address]
+                    state = "active_awaiting_free" if address in self.awaiting else "active_allocated"
+                    blocks.append(Block(address, size_bytes, requested_bytes, state))
+                    at += size_bytes
+                    position += 1
             if at > end:
                 raise TraceContradiction(f"a block leaves its segment {start:#x} before the first event")
-            if at < end:
-                if blocks and blocks[-1].address in self.inferred:
-                    ambiguous_blocks += segment.segment_type == "large" and not segment.is_expandable
-                blocks.append(Block(at, end - at, 0, "inactive"))
             result.append(replace(segment, blocks=tuple(blocks)))
         if position < len(self.order):
             raise TraceContradiction(f"the block at {self.order[position]:#x} is in no segment")
