@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from profiler.allocator import (
     LARGE_SEGMENT_BYTES,
@@ -28,7 +29,7 @@ from profiler.snapshot import DeviceSnapshot, Snapshot, TraceEvent
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1
 _RETURNS = ("segment_free", "segment_unmap")
-_TAKES = ("segment_alloc", "segment_map")
+_SEGMENT_ACTIONS = ("segment_alloc", "segment_map", *_RETURNS)
 
 AllocatorFactory = Callable[..., CachingAllocator]
 
@@ -50,7 +51,7 @@ class ReplayResult:
     """What the replay of one device's trace found.
 
     `verdict` is "exact" (every address, every segment and the final state), "differs", "empty" (no events),
-    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` says which).
+    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` tells).
     `ambiguous_blocks` counts blocks that existed before the recording, were freed in it, and whose size
     nothing recorded determines: the replay then assumes that no part was left unsplit.
     """
@@ -159,7 +160,7 @@ class _Run:
             on_segment_event=self.modelled.append,
         )
         self.model.restore(start)
-        self.addresses_matched = 0
+        self.allocations = 0
         self.addresses_mismatched = 0
         self.segments_matched = 0
         self.segments_mismatched = 0
@@ -176,45 +177,53 @@ class _Run:
 
     def forward(self) -> None:
         model, recorded, events = self.model, self.recorded, self.device.events
-        malloc, free = model.malloc, model.free
         at: dict[int, int] = {}  # recorded address -> the model's, where they differ
-        last = len(events) - 1
         note_allocated, note_reserved = self.allocated_bytes.append, self.reserved_bytes.append
-        for index, (action, address, size_bytes, stream, _, _) in enumerate(events):
+        allocated_bytes, reserved_bytes = model.allocated_bytes, model.reserved_bytes
+        allocations = 0
+        freed = -1  # index of the free_completed that the free before it included
+        for index, (event, following) in enumerate(zip_longest(events, events[1:])):
+            action, address, size_bytes, stream, _, _ = event
             if action == "alloc":
-                placed = malloc(size_bytes, stream)
+                allocations += 1
+                placed = model.malloc(size_bytes, stream)
                 if recorded or self.modelled:
                     self._compare_segments(index)
-                if placed == address:
-                    self.addresses_matched += 1
-                    if at:
-                        at.pop(address, None)
-                else:
+                    reserved_bytes = model.reserved_bytes
+                if placed != address:
                     self.addresses_mismatched += 1
                     at[address] = placed
                     self._mismatch(index, f"alloc of {size_bytes} bytes at {address:#x}, model {placed:#x}")
+                elif at:
+                    at.pop(address, None)
+                allocated_bytes = model.allocated_bytes
             elif action == "free_requested":
-                following = events[index + 1] if index < last else None
                 placed = at.get(address, address) if at else address
-                if following is None or following.action != "free_completed" or following.address != address:
+                if following is not None and following[:2] == ("free_completed", address):
+                    freed = index + 1
+                else:
                     model.record_stream(placed, _OTHER_STREAM)
-                free(placed)
+                model.free(placed)
+                allocated_bytes = model.allocated_bytes
             elif action == "free_completed":
                 placed = at.pop(address, address) if at else address
-                if events[index - 1].action != "free_requested" or events[index - 1].address != address:
+                if index != freed:
                     model.process_events([placed])
-            elif action in _TAKES:
-                recorded.append((action, address, size_bytes))
-            elif action in _RETURNS:
-                recorded.append((action, address, size_bytes))
-                if index == last or events[index + 1].action not in _RETURNS:
-                    # empty_cache(), or the same within a malloc that found the device full.
-                    model.empty_cache()
-                    self._compare_segments(index)
-            note_allocated(model.allocated_bytes)
-            note_reserved(model.reserved_bytes)
+            elif action in _SEGMENT_ACTIONS:
+                self._segment_event(index, event, following)
+                reserved_bytes = model.reserved_bytes
+            note_allocated(allocated_bytes)
+            note_reserved(reserved_bytes)
+        self.allocations = allocations
         if recorded:
-            self._compare_segments(last)
+            self._compare_segments(len(events) - 1)
+
+    def _segment_event(self, index: int, event: TraceEvent, following: TraceEvent | None) -> None:
+        self.recorded.append((event.action, event.address, event.size_bytes))
+        if event.action in _RETURNS and (following is None or following.action not in _RETURNS):
+            # The last of an empty_cache(), or of the same within a malloc that found the device full.
+            self.model.empty_cache()
+            self._compare_segments(index)
 
     def _compare_segments(self, index: int) -> None:
         if self.recorded == self.modelled:
@@ -240,8 +249,8 @@ class _Run:
             device=self.device.device,
             verdict="exact" if self.first_mismatch is None else "differs",
             events=len(self.device.events),
-            allocations=self.addresses_matched + self.addresses_mismatched,
-            addresses_matched=self.addresses_matched,
+            allocations=self.allocations,
+            addresses_matched=self.allocations - self.addresses_mismatched,
             addresses_mismatched=self.addresses_mismatched,
             segments_matched=self.segments_matched,
             segments_mismatched=self.segments_mismatched,
@@ -261,9 +270,8 @@ def _text(events: Sequence[SegmentEvent]) -> str:
 
 
 def _layout(segments: Sequence[Segment]) -> list[tuple[int, int, str]]:
-    return sorted(
-        (block.address, block.size_bytes, block.state) for each in segments for block in each.blocks
-    )
+    """Address, size and state of all blocks; segments come sorted by address."""
+    return [(block.address, block.size_bytes, block.state) for each in segments for block in each.blocks]
 
 
 # ---------------------------------------------------------------------- backward
