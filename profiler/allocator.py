@@ -1,3 +1,4 @@
+# ruff: noqa: PLR1730 - max() takes longer than a comparison, and the replay spends its time here
 """A model of PyTorch's CUDA caching allocator in pure Python: the same addresses, sizes and statistics.
 
 The rules are those of c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h (PyTorch 2.11 to
@@ -12,7 +13,8 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -49,6 +51,25 @@ class AllocatorSettings:
     expandable_segments: bool = False
     memory_fraction: float = 1.0
 
+    def __post_init__(self) -> None:
+        large_segment_bytes = self.large_segment_size_bytes
+        if large_segment_bytes <= MIN_LARGE_ALLOCATION_BYTES:
+            raise ValueError(f"the large segment size must be > 10 MiB, got {large_segment_bytes} bytes")
+        for name in ("max_split_size_bytes", "max_non_split_rounding_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < large_segment_bytes:
+                raise ValueError(
+                    f"{name} must be >= the large segment size {large_segment_bytes}, got {value}"
+                )
+        if not 0.0 <= self.garbage_collection_threshold < 1.0:
+            raise ValueError(
+                f"garbage_collection_threshold must lie in (0, 1), got {self.garbage_collection_threshold}"
+            )
+        if not 0.0 <= self.memory_fraction <= 1.0:
+            raise ValueError(f"the memory fraction must lie in [0, 1], got {self.memory_fraction}")
+        if len(self.roundup_power2_divisions) not in (0, ROUNDUP_INTERVALS):
+            raise ValueError(f"roundup_power2_divisions needs {ROUNDUP_INTERVALS} entries, or none")
+
     @classmethod
     def parse(cls, text: str) -> AllocatorSettings:
         """Read a string such as "expandable_segments:True,max_split_size_mb:128".
@@ -56,55 +77,33 @@ class AllocatorSettings:
         Limits are those of AcceleratorAllocatorConfig::parseArgs (c10/core/AllocatorConfig.cpp). Raises
         ValueError for an unknown option or a value that PyTorch would refuse.
         """
-        options = dict(_split_options(text))
-        settings = cls()
-        # Read first, as PyTorch does: it is the lower limit of two others.
-        if "large_segment_size_mb" in options:
-            value = _integer("large_segment_size_mb", options.pop("large_segment_size_mb"))
-            if value * MIB <= MIN_LARGE_ALLOCATION_BYTES:
-                raise ValueError(f"large_segment_size_mb must be > 10, got {value}")
-            settings = replace(settings, large_segment_size_bytes=value * MIB)
-        for key, value in options.items():
-            settings = settings._with_option(key, value)
-        return settings
-
-    def _with_option(self, key: str, value: str) -> AllocatorSettings:
-        if key in ("max_split_size_mb", "max_non_split_rounding_mb"):
-            size_bytes = _integer(key, value) * MIB
-            if size_bytes < self.large_segment_size_bytes:
-                limit = self.large_segment_size_bytes // MIB
-                raise ValueError(f"{key} must be >= {limit} (the large segment size), got {value}")
-            if key == "max_split_size_mb":
-                return replace(self, max_split_size_bytes=size_bytes)
-            return replace(self, max_non_split_rounding_bytes=size_bytes)
-        if key == "garbage_collection_threshold":
-            threshold = _number(key, value)
-            if not 0.0 < threshold < 1.0:
-                raise ValueError(f"{key} must lie between 0 and 1, both excluded, got {value}")
-            return replace(self, garbage_collection_threshold=threshold)
-        if key == "per_process_memory_fraction":
-            fraction = _number(key, value)
-            if not 0.0 <= fraction <= 1.0:
-                raise ValueError(f"{key} must lie in [0, 1], got {value}")
-            return replace(self, memory_fraction=fraction)
-        if key == "expandable_segments":
-            return replace(self, expandable_segments=_boolean(key, value))
-        if key == "roundup_power2_divisions":
-            return replace(self, roundup_power2_divisions=_divisions(value))
-        if key == "backend" and value != "native":
-            raise ValueError(f"backend:{value} is not modelled, only backend:native")
-        if key not in _OPTIONS_WITHOUT_EFFECT:
-            raise ValueError(f"unknown allocator option {key!r}")
-        return self
+        values = {}
+        for key, value in _split_options(text):
+            if key in _READERS:
+                name, read = _READERS[key]
+                values[name] = read(key, value)
+            elif key == "backend" and value != "native":
+                raise ValueError(f"backend:{value} is not modelled, only backend:native")
+            elif key not in _OPTIONS_WITHOUT_EFFECT:
+                raise ValueError(f"unknown allocator option {key!r}")
+        return cls(**values)
 
 
 # They concern pinned host memory, locking, or CUDA graphs: no device address depends on them.
 _OPTIONS_WITHOUT_EFFECT = frozenset(
-    "backend release_lock_on_cudamalloc release_lock_on_hipmalloc graph_capture_record_stream_reuse "
-    "pinned_use_cuda_host_register pinned_use_hip_host_register pinned_num_register_threads "
-    "pinned_reserve_segment_size_mb pinned_use_background_threads pinned_max_round_threshold "
-    "pinned_max_round_threshold_mb pinned_max_cached_size pinned_max_cached_size_mb pinned_free_catch_all "
-    "throw_on_cudamalloc_oom".split()
+    {
+        "backend",
+        "graph_capture_record_stream_reuse",
+        "pinned_free_catch_all",
+        "pinned_max_cached_size_mb",
+        "pinned_max_round_threshold_mb",
+        "pinned_num_register_threads",
+        "pinned_reserve_segment_size_mb",
+        "pinned_use_background_threads",
+        "pinned_use_cuda_host_register",
+        "release_lock_on_cudamalloc",
+        "throw_on_cudamalloc_oom",
+    }
 )
 
 
@@ -125,17 +124,23 @@ def _split_options(text: str) -> Iterator[tuple[str, str]]:
         raise ValueError(f"unbalanced brackets in the allocator settings {text!r}")
 
 
-def _integer(key: str, value: str) -> int:
+def _mebibytes(key: str, value: str) -> int:
     if not value.isdecimal():
         raise ValueError(f"{key} must be a whole number of MiB, got {value!r}")
-    return int(value)
+    return int(value) * MIB
 
 
-def _number(key: str, value: str) -> float:
+def _fraction(key: str, value: str) -> float:
     try:
         return float(value)
     except ValueError:
         raise ValueError(f"{key} must be a number, got {value!r}") from None
+
+
+def _threshold(key: str, value: str) -> float:
+    if (threshold := _fraction(key, value)) == 0.0:
+        raise ValueError(f"{key} must be > 0; leave it out to collect no garbage")
+    return threshold
 
 
 def _boolean(key: str, value: str) -> bool:
@@ -144,13 +149,13 @@ def _boolean(key: str, value: str) -> bool:
     return value == "True"
 
 
-def _divisions(value: str) -> tuple[int, ...]:
+def _divisions(key: str, value: str) -> tuple[int, ...]:
     """One number of divisions per power of two, from "4" or "[256:1,512:2,>:8]" (sizes in MiB)."""
 
     def power_of_two(text: str, *, or_zero: bool = False) -> int:
         number = int(text) if text.isdecimal() else -1
         if number < 0 or number & (number - 1) or (number == 0 and not or_zero):
-            raise ValueError(f"roundup_power2_divisions takes powers of two, got {text!r} in {value!r}")
+            raise ValueError(f"{key} takes powers of two, got {text!r} in {value!r}")
         return number
 
     if not value.startswith("["):
@@ -168,6 +173,17 @@ def _divisions(value: str) -> tuple[int, ...]:
         divisions[index] = number
         last = index
     return tuple(divisions)
+
+
+_READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "expandable_segments": ("expandable_segments", _boolean),
+    "garbage_collection_threshold": ("garbage_collection_threshold", _threshold),
+    "large_segment_size_mb": ("large_segment_size_bytes", _mebibytes),
+    "max_non_split_rounding_mb": ("max_non_split_rounding_bytes", _mebibytes),
+    "max_split_size_mb": ("max_split_size_bytes", _mebibytes),
+    "per_process_memory_fraction": ("memory_fraction", _fraction),
+    "roundup_power2_divisions": ("roundup_power2_divisions", _divisions),
+}
 
 
 class DeviceOutOfMemory(RuntimeError):
@@ -227,24 +243,6 @@ _ALLOCATED, _AWAITING, _FREE, _UNMAPPED = range(4)
 _STATE_NAMES = {_ALLOCATED: "active_allocated", _AWAITING: "active_awaiting_free", _FREE: "inactive"}
 
 
-class _Stat:
-    """current, peak and historical increase of one statistic (c10/core/CachingDeviceAllocator.h)."""
-
-    __slots__ = ("current", "increased", "peak")
-
-    def __init__(self) -> None:
-        self.current = self.peak = self.increased = 0
-
-    def increase(self, amount: int) -> None:
-        self.current = current = self.current + amount
-        self.increased += amount
-        if current > self.peak:
-            self.peak = current
-
-    def decrease(self, amount: int) -> None:
-        self.current -= amount
-
-
 _STATISTICS = (
     "allocation",
     "segment",
@@ -256,26 +254,141 @@ _STATISTICS = (
     "inactive_split_bytes",
     "requested_bytes",
 )
+_COUNTERS = (
+    "num_alloc_retries",
+    "num_device_alloc",
+    "num_device_free",
+    "num_oom_rejections",
+    "num_ooms",
+    "num_sync_all_streams",
+)
+
+
+class _Stat:
+    """current, peak and historical increase of one statistic (c10/core/CachingDeviceAllocator.h)."""
+
+    __slots__ = ("current", "increased", "peak")
+
+    def __init__(self, current: int = 0, peak: int = 0, increased: int = 0) -> None:
+        self.current = current
+        self.peak = peak
+        self.increased = increased
+
+    def change(self, amount: int) -> None:
+        self.current += amount
+        if amount > 0:
+            self.increased += amount
+            self.peak = max(self.peak, self.current)
 
 
 class _Statistics:
-    """The nine statistics, of one pool or of both."""
+    """The nine statistics of one pool, or of both together.
 
-    __slots__ = _STATISTICS
+    Those that change at every malloc and free are plain integers, for speed. Active blocks are those handed
+    out and those that await another stream, which are few: `active_peak` and `active_bytes_peak` only note
+    peaks reached while some wait.
+    """
 
-    allocation: _Stat
-    segment: _Stat
-    active: _Stat
-    inactive_split: _Stat
-    allocated_bytes: _Stat
-    reserved_bytes: _Stat
-    active_bytes: _Stat
-    inactive_split_bytes: _Stat
-    requested_bytes: _Stat
+    __slots__ = (
+        "active_bytes_peak",
+        "active_peak",
+        "allocated_bytes",
+        "allocated_bytes_increased",
+        "allocated_bytes_peak",
+        "allocation",
+        "allocation_increased",
+        "allocation_peak",
+        "awaiting",
+        "awaiting_bytes",
+        "inactive_split",
+        "inactive_split_bytes",
+        "inactive_split_bytes_increased",
+        "inactive_split_bytes_peak",
+        "inactive_split_increased",
+        "inactive_split_peak",
+        "requested_bytes",
+        "requested_bytes_increased",
+        "requested_bytes_peak",
+        "reserved_bytes",
+        "segment",
+    )
 
     def __init__(self) -> None:
+        self.allocation = self.allocation_peak = self.allocation_increased = 0
+        self.allocated_bytes = self.allocated_bytes_peak = self.allocated_bytes_increased = 0
+        self.requested_bytes = self.requested_bytes_peak = self.requested_bytes_increased = 0
+        self.awaiting = self.awaiting_bytes = self.active_peak = self.active_bytes_peak = 0
+        self.inactive_split = self.inactive_split_peak = self.inactive_split_increased = 0
+        self.inactive_split_bytes = self.inactive_split_bytes_peak = 0
+        self.inactive_split_bytes_increased = 0
+        self.segment = _Stat()
+        self.reserved_bytes = _Stat()
+
+    def hand_out(self, size_bytes: int, requested_bytes: int) -> None:
+        self.allocation_increased += 1
+        self.allocated_bytes_increased += size_bytes
+        self.requested_bytes_increased += requested_bytes
+        self.allocation = current = self.allocation + 1
+        if current > self.allocation_peak:
+            self.allocation_peak = current
+        self.allocated_bytes = current = self.allocated_bytes + size_bytes
+        if current > self.allocated_bytes_peak:
+            self.allocated_bytes_peak = current
+        self.requested_bytes = current = self.requested_bytes + requested_bytes
+        if current > self.requested_bytes_peak:
+            self.requested_bytes_peak = current
+        if self.awaiting:
+            self.active_peak = max(self.active_peak, self.allocation + self.awaiting)
+            self.active_bytes_peak = max(self.active_bytes_peak, self.allocated_bytes + self.awaiting_bytes)
+
+    def take_back(self, size_bytes: int, requested_bytes: int) -> None:
+        self.allocation -= 1
+        self.allocated_bytes -= size_bytes
+        self.requested_bytes -= requested_bytes
+
+    def hold(self, size_bytes: int) -> None:
+        """A block was freed, but stays active: another stream may still use it."""
+        self.allocation -= 1
+        self.allocated_bytes -= size_bytes
+        self.awaiting += 1
+        self.awaiting_bytes += size_bytes
+
+    def take_back_held(self, size_bytes: int, requested_bytes: int) -> None:
+        self.awaiting -= 1
+        self.awaiting_bytes -= size_bytes
+        self.requested_bytes -= requested_bytes
+
+    def change_inactive_split(self, blocks: int, size_bytes: int) -> None:
+        self.inactive_split_bytes = current = self.inactive_split_bytes + size_bytes
+        if size_bytes > 0:
+            self.inactive_split_bytes_increased += size_bytes
+            if current > self.inactive_split_bytes_peak:
+                self.inactive_split_bytes_peak = current
+        self.inactive_split = current = self.inactive_split + blocks
+        if blocks > 0:
+            self.inactive_split_increased += blocks
+            if current > self.inactive_split_peak:
+                self.inactive_split_peak = current
+
+    def stat(self, name: str) -> _Stat:
+        """The statistic of this name, as it is now."""
+        if name in ("segment", "reserved_bytes"):
+            stat: _Stat = getattr(self, name)
+            return stat
+        if name in ("active", "active_bytes"):
+            handed_out = self.stat("allocation" if name == "active" else "allocated_bytes")
+            held = self.awaiting if name == "active" else self.awaiting_bytes
+            peak = max(handed_out.peak, getattr(self, f"{name}_peak"))
+            return _Stat(handed_out.current + held, peak, handed_out.increased)
+        return _Stat(getattr(self, name), getattr(self, f"{name}_peak"), getattr(self, f"{name}_increased"))
+
+    def reset_peaks(self) -> None:
         for name in _STATISTICS:
-            setattr(self, name, _Stat())
+            current = self.stat(name).current
+            if name in ("segment", "reserved_bytes"):
+                getattr(self, name).peak = current
+            else:
+                setattr(self, f"{name}_peak", current)
 
 
 class _ExpandableSegment:
@@ -297,9 +410,9 @@ class _Block:
         "pending_streams",
         "pool",
         "prev",
-        "requested",
+        "requested_bytes",
         "searches_before",
-        "size",
+        "size_bytes",
         "state",
         "stream",
     )
@@ -308,8 +421,8 @@ class _Block:
         self, address: int, size: int, stream: int, pool: _Pool, expandable: _ExpandableSegment | None
     ) -> None:
         self.address = address
-        self.size = size
-        self.requested = 0
+        self.size_bytes = size
+        self.requested_bytes = 0
         self.stream = stream
         self.pool = pool
         self.state = _FREE
@@ -337,11 +450,11 @@ class _Pool:
         free = self.free.get(block.stream)
         if free is None:
             free = self.free[block.stream] = []
-        insort(free, (block.size, block.address, block))
+        insort(free, (block.size_bytes, block.address, block))
 
     def remove(self, block: _Block) -> None:
         free = self.free[block.stream]
-        del free[bisect_left(free, (block.size, block.address))]
+        del free[bisect_left(free, (block.size_bytes, block.address))]
 
     def insert_unmapped(self, block: _Block) -> None:
         block.state = _UNMAPPED
@@ -404,7 +517,9 @@ class CachingAllocator:
             if capacity_bytes is None:
                 raise ValueError("a memory fraction needs capacity_bytes")
             self._allowed = int(settings.memory_fraction * capacity_bytes)
-        self._collects_garbage = settings.memory_fraction < 1.0 and settings.garbage_collection_threshold > 0.0
+        self._collects_garbage = (
+            settings.memory_fraction < 1.0 and settings.garbage_collection_threshold > 0.0
+        )
         self._max_split = settings.max_split_size_bytes or _UNLIMITED
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
         self._expandable = settings.expandable_segments
@@ -416,26 +531,24 @@ class CachingAllocator:
         self._in_use: dict[int, _Block] = {}  # address -> allocated block
         self._awaiting: dict[int, _Block] = {}  # freed, but another stream may still use them
         self._heads: dict[int, _Block] = {}  # address -> first block of each segment
-        self._counters = dict.fromkeys(
-            ("num_alloc_retries", "num_ooms", "num_sync_all_streams", "num_device_alloc", "num_device_free"), 0
-        )
+        self._counters = dict.fromkeys(_COUNTERS, 0)
 
     # ------------------------------------------------------------------ the interface
 
     @property
     def allocated_bytes(self) -> int:
         """torch.cuda.memory_allocated(): bytes of blocks handed out, rounding included."""
-        return self._total.allocated_bytes.current
+        return self._total.allocated_bytes
 
     @property
     def active_bytes(self) -> int:
         """Allocated bytes and those of freed blocks that another stream may still use."""
-        return self._total.active_bytes.current
+        return self._total.allocated_bytes + self._total.awaiting_bytes
 
     @property
     def requested_bytes(self) -> int:
         """Bytes asked for in active blocks, without rounding."""
-        return self._total.requested_bytes.current
+        return self._total.requested_bytes
 
     @property
     def reserved_bytes(self) -> int:
@@ -454,39 +567,26 @@ class CachingAllocator:
         size = self.round_size(size_bytes)
         pool = self._pool_of(size)
         block = self._find_free_block(pool, size, stream) or self._new_block(pool, size, stream)
-        statistics = (pool.statistics, self._total)
-
         was_split = block.prev is not None or block.next is not None
+        inactive_blocks, inactive_bytes = (-1, -block.size_bytes) if was_split else (0, 0)
         if self._should_split(block, size):
             # The request takes the low addresses, the rest stays free.
-            rest = _Block(block.address + size, block.size - size, stream, pool, block.expandable)
+            rest = _Block(block.address + size, block.size_bytes - size, stream, pool, block.expandable)
             _link_after(block, rest)
-            block.size = size
+            block.size_bytes = size
             pool.insert(rest)
-            if block.expandable is None:
-                for each in statistics:
-                    if was_split:
-                        each.inactive_split_bytes.decrease(size)
-                    else:
-                        each.inactive_split_bytes.increase(rest.size)
-                        each.inactive_split.increase(1)
-        elif was_split and block.expandable is None:
-            for each in statistics:
-                each.inactive_split_bytes.decrease(block.size)
-                each.inactive_split.decrease(1)
-
+            inactive_blocks += 1
+            inactive_bytes += rest.size_bytes
         block.state = _ALLOCATED
-        block.requested = size_bytes
-        size = block.size
+        block.requested_bytes = size_bytes
         self._in_use[block.address] = block
-        for each in statistics:
-            each.allocation.increase(1)
-            each.allocated_bytes.increase(size)
-            each.active.increase(1)
-            each.active_bytes.increase(size)
-            each.requested_bytes.increase(size_bytes)
-        if size >= self._max_split:
-            self._oversize_allocations.increase(1)
+        pool.statistics.hand_out(block.size_bytes, size_bytes)
+        self._total.hand_out(block.size_bytes, size_bytes)
+        if inactive_bytes and block.expandable is None:
+            pool.statistics.change_inactive_split(inactive_blocks, inactive_bytes)
+            self._total.change_inactive_split(inactive_blocks, inactive_bytes)
+        if block.size_bytes >= self._max_split:
+            self._oversize_allocations.change(1)
         return block.address
 
     def free(self, address: int) -> None:
@@ -500,15 +600,17 @@ class CachingAllocator:
         block = self._in_use.pop(address, None)
         if block is None:
             raise ValueError(f"address {address:#x} is not allocated")
-        for each in (block.pool.statistics, self._total):
-            each.allocation.decrease(1)
-            each.allocated_bytes.decrease(block.size)
-        if block.size >= self._max_split:
-            self._oversize_allocations.decrease(1)
+        if block.size_bytes >= self._max_split:
+            self._oversize_allocations.change(-1)
+        pool = block.pool
         if block.pending_streams:
+            pool.statistics.hold(block.size_bytes)
+            self._total.hold(block.size_bytes)
             block.state = _AWAITING
             self._awaiting[address] = block
         else:
+            pool.statistics.take_back(block.size_bytes, block.requested_bytes)
+            self._total.take_back(block.size_bytes, block.requested_bytes)
             self._free_block(block)
 
     def record_stream(self, address: int, stream: int) -> None:
@@ -530,6 +632,8 @@ class CachingAllocator:
         for address in list(self._awaiting) if addresses is None else addresses:
             block = self._awaiting.pop(address)
             block.pending_streams = None
+            block.pool.statistics.take_back_held(block.size_bytes, block.requested_bytes)
+            self._total.take_back_held(block.size_bytes, block.requested_bytes)
             self._free_block(block)
 
     def empty_cache(self) -> None:
@@ -547,14 +651,12 @@ class CachingAllocator:
 
     def block_size(self, address: int) -> int:
         """Bytes of the block at this allocated address. Raises KeyError if there is none."""
-        return self._in_use[address].size
+        return self._in_use[address].size_bytes
 
     def reset_peak_memory_stats(self) -> None:
         """Set every peak to the current value."""
         for statistics in (self._total, self._small.statistics, self._large.statistics):
-            for name in _STATISTICS:
-                stat = getattr(statistics, name)
-                stat.peak = stat.current
+            statistics.reset_peaks()
         for stat in (self._oversize_allocations, self._oversize_segments):
             stat.peak = stat.current
 
@@ -575,11 +677,10 @@ class CachingAllocator:
         }
         for name in _STATISTICS:
             for pool_name, statistics in pools.items():
-                add(f"{name}.{pool_name}", getattr(statistics, name))
+                add(f"{name}.{pool_name}", statistics.stat(name))
         add("oversize_allocations", self._oversize_allocations)
         add("oversize_segments", self._oversize_segments)
         result.update(self._counters)
-        result["num_oom_rejections"] = 0
         result["max_split_size"] = self.settings.max_split_size_bytes or -1
         return dict(sorted(result.items()))
 
@@ -594,7 +695,9 @@ class CachingAllocator:
             block: _Block | None = head
             while block is not None:
                 if block.state != _UNMAPPED:
-                    view = Block(block.address, block.size, block.requested, _STATE_NAMES[block.state])
+                    view = Block(
+                        block.address, block.size_bytes, block.requested_bytes, _STATE_NAMES[block.state]
+                    )
                     blocks.append(view)
                 following = block.next
                 if blocks and (following is None or following.state == _UNMAPPED):
@@ -623,15 +726,15 @@ class CachingAllocator:
             expandable = self._reserve(pool, ranges[0].address)
             last: _Block | None = None
             for segment in ranges:
-                if last is not None and segment.address > last.address + last.size:
-                    end = last.address + last.size
+                if last is not None and segment.address > last.address + last.size_bytes:
+                    end = last.address + last.size_bytes
                     gap = _Block(end, segment.address - end, segment.stream, pool, expandable)
                     _link_after(last, gap)
                     pool.insert_unmapped(gap)
                     last = gap
                 last = self._restore_blocks(segment, expandable, last)
             assert last is not None
-            end = last.address + last.size
+            end = last.address + last.size_bytes
             tail_bytes = expandable.address + expandable.size_bytes - end
             if tail_bytes > 0:
                 tail = _Block(end, tail_bytes, last.stream, pool, expandable)
@@ -663,7 +766,7 @@ class CachingAllocator:
         return _round_up(size, ROUND_LARGE_BYTES)
 
     def _should_split(self, block: _Block, size: int) -> bool:
-        rest = block.size - size
+        rest = block.size_bytes - size
         if block.pool.is_small or self._expandable:
             return rest >= MIN_BLOCK_SIZE_BYTES
         return rest > SMALL_SIZE_BYTES and size < self._max_split
@@ -686,9 +789,9 @@ class CachingAllocator:
             block = free[index][2]
         # A block too large to be split serves only requests that are as large, or nearly.
         if size < self._max_split:
-            if block.size >= self._max_split:
+            if block.size_bytes >= self._max_split:
                 return None
-        elif block.size >= size + self._max_rounding:
+        elif block.size_bytes >= size + self._max_rounding:
             return None
         del free[index]
         return block
@@ -698,7 +801,9 @@ class CachingAllocator:
 
         def reach(block: _Block) -> int:
             following = block.next
-            return block.size + (following.size if following and following.state == _UNMAPPED else 0)
+            return block.size_bytes + (
+                following.size_bytes if following and following.state == _UNMAPPED else 0
+            )
 
         if not self._expandable:  # restored expandable blocks, but the option is off: skip them
             while index < len(free) and free[index][2].expandable is not None:
@@ -742,58 +847,55 @@ class CachingAllocator:
         block = _Block(address, segment_bytes, stream, pool, None)
         self._heads[address] = block
         for each in (pool.statistics, self._total):
-            each.segment.increase(1)
-            each.reserved_bytes.increase(segment_bytes)
+            each.segment.change(1)
+            each.reserved_bytes.change(segment_bytes)
         if segment_bytes >= self._max_split:
-            self._oversize_segments.increase(1)
+            self._oversize_segments.change(1)
         self._counters["num_device_alloc"] += 1
         self._on_segment_event(("segment_alloc", address, segment_bytes))
         return block
 
     def _free_block(self, block: _Block) -> None:
         """Give the block to its pool, merged with free neighbours."""
-        pool, freed_bytes = block.pool, block.size
-        statistics = (pool.statistics, self._total)
-        for each in statistics:
-            each.active.decrease(1)
-            each.active_bytes.decrease(freed_bytes)
-            each.requested_bytes.decrease(block.requested)
+        pool = block.pool
+        block.requested_bytes = 0
         block.state = _FREE
-        block.requested = 0
-        merged_blocks, merged_bytes = 0, 0
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                merged_blocks += 1
-                merged_bytes += neighbour.size
-                pool.remove(neighbour)
-                block = _merge(block, neighbour)
+        freed_bytes = block.size_bytes
+        block, merged_blocks = self._coalesce(block)
         pool.insert(block)
         if block.expandable is None:
-            is_split = block.prev is not None or block.next is not None
-            blocks = is_split - merged_blocks
-            size_bytes = (block.size if is_split else 0) - merged_bytes
-            for each in statistics:
-                if blocks:
-                    (each.inactive_split.increase if blocks > 0 else each.inactive_split.decrease)(abs(blocks))
-                if size_bytes > 0:
-                    each.inactive_split_bytes.increase(size_bytes)
-                else:
-                    each.inactive_split_bytes.decrease(-size_bytes)
+            if block.prev is not None or block.next is not None:
+                inactive_blocks, inactive_bytes = 1 - merged_blocks, freed_bytes
+            else:
+                inactive_blocks, inactive_bytes = -merged_blocks, freed_bytes - block.size_bytes
+            pool.statistics.change_inactive_split(inactive_blocks, inactive_bytes)
+            self._total.change_inactive_split(inactive_blocks, inactive_bytes)
 
-    def _can_merge(self, block: _Block, neighbour: _Block) -> bool:
-        return neighbour.state == block.state
+    def _coalesce(self, block: _Block) -> tuple[_Block, int]:
+        """Merge a free block with its free neighbours, taken out of the pool; how many they were."""
+        merged_blocks = 0
+        previous, following = block.prev, block.next
+        if previous is not None and previous.state == _FREE:
+            block.pool.remove(previous)
+            block = _merge(previous, block)
+            merged_blocks = 1
+        if following is not None and following.state == _FREE:
+            block.pool.remove(following)
+            block = _merge(block, following)
+            merged_blocks += 1
+        return block, merged_blocks
 
     def _release_segment(self, block: _Block) -> None:
         pool = block.pool
         pool.remove(block)
         del self._heads[block.address]
         for each in (pool.statistics, self._total):
-            each.segment.decrease(1)
-            each.reserved_bytes.decrease(block.size)
-        if block.size >= self._max_split:
-            self._oversize_segments.decrease(1)
+            each.segment.change(-1)
+            each.reserved_bytes.change(-block.size_bytes)
+        if block.size_bytes >= self._max_split:
+            self._oversize_segments.change(-1)
         self._counters["num_device_free"] += 1
-        self._on_segment_event(("segment_free", block.address, block.size))
+        self._on_segment_event(("segment_free", block.address, block.size_bytes))
 
     def _release_oversize_blocks(self, pool: _Pool, size: int, stream: int) -> bool:
         """Return oversize blocks to the driver, just enough for the request; True if that may help."""
@@ -807,10 +909,10 @@ class CachingAllocator:
             return True
         released = 0
         for block in [entry[2] for entry in free[:index]][::-1]:
-            if released >= needed or block.size < self._max_split:
+            if released >= needed or block.size_bytes < self._max_split:
                 break
             if block.expandable is None:
-                released += block.size
+                released += block.size_bytes
                 self._release_segment(block)
         return released >= needed
 
@@ -833,7 +935,7 @@ class CachingAllocator:
             if not old:
                 return
             for block in old:
-                reclaimed += block.size
+                reclaimed += block.size_bytes
                 self._release_segment(block)
             whole = [block for block in whole if block not in old]
 
@@ -852,14 +954,14 @@ class CachingAllocator:
         """Map memory at the lowest address where free and unmapped space together hold the request."""
         block = self._find_expandable(pool, size, stream)
         if block.state == _UNMAPPED:
-            mapped = self._map(block, min(block.size, size))
+            mapped = self._map(block, min(block.size_bytes, size))
             if mapped is None:
                 return None
             block = mapped
-        while block.size < size:
+        while block.size_bytes < size:
             following = block.next
             assert following is not None
-            mapped = self._map(following, min(size - block.size, following.size))
+            mapped = self._map(following, min(size - block.size_bytes, following.size_bytes))
             if mapped is None:
                 return None
             block = mapped
@@ -871,7 +973,7 @@ class CachingAllocator:
             first = unmapped.prev if unmapped.prev is not None and unmapped.prev.state == _FREE else unmapped
             available, block = 0, first
             while block is not None and block.state in (_FREE, _UNMAPPED) and available < size:
-                available += block.size
+                available += block.size_bytes
                 block = block.next  # type: ignore[assignment]
             if available >= size:
                 return first
@@ -890,19 +992,18 @@ class CachingAllocator:
             return None
         pool.remove_unmapped(block)
         address = block.address
-        if mapped_bytes < block.size:
-            rest = _Block(address + mapped_bytes, block.size - mapped_bytes, block.stream, pool, expandable)
+        if mapped_bytes < block.size_bytes:
+            rest = _Block(
+                address + mapped_bytes, block.size_bytes - mapped_bytes, block.stream, pool, expandable
+            )
             _link_after(block, rest)
-            block.size = mapped_bytes
+            block.size_bytes = mapped_bytes
             pool.insert_unmapped(rest)
         block.state = _FREE
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                pool.remove(neighbour)
-                block = _merge(block, neighbour)
+        block, _ = self._coalesce(block)
         pool.insert(block)
         for each in (pool.statistics, self._total):
-            each.reserved_bytes.increase(mapped_bytes)
+            each.reserved_bytes.change(mapped_bytes)
         self._counters["num_device_alloc"] += 1
         self._on_segment_event(("segment_map", address, mapped_bytes))
         return block
@@ -913,11 +1014,11 @@ class CachingAllocator:
         assert expandable is not None
         base, chunk_bytes = expandable.address, expandable.chunk_bytes
         start = base + _round_up(block.address - base, chunk_bytes)
-        end = base + (block.address + block.size - base) // chunk_bytes * chunk_bytes
+        end = base + (block.address + block.size_bytes - base) // chunk_bytes * chunk_bytes
         if start >= end:
             return
         pool.remove(block)
-        after_bytes = block.address + block.size - end
+        after_bytes = block.address + block.size_bytes - end
         if after_bytes:
             after = _Block(end, after_bytes, block.stream, pool, expandable)
             _link_after(block, after)
@@ -925,19 +1026,21 @@ class CachingAllocator:
         if start > block.address:
             middle = _Block(start, end - start, block.stream, pool, expandable)
             _link_after(block, middle)
-            block.size = start - block.address
+            block.size_bytes = start - block.address
             pool.insert(block)
             block = middle
         else:
-            block.size = end - start
-        block.state = _UNMAPPED
-        for neighbour in (block.prev, block.next):
-            if neighbour is not None and self._can_merge(block, neighbour):
-                pool.remove_unmapped(neighbour)
-                block = _merge(block, neighbour)
+            block.size_bytes = end - start
+        previous, following = block.prev, block.next
+        if previous is not None and previous.state == _UNMAPPED:
+            pool.remove_unmapped(previous)
+            block = _merge(previous, block)
+        if following is not None and following.state == _UNMAPPED:
+            pool.remove_unmapped(following)
+            block = _merge(block, following)
         pool.insert_unmapped(block)
         for each in (pool.statistics, self._total):
-            each.reserved_bytes.decrease(end - start)
+            each.reserved_bytes.change(start - end)
         self._counters["num_device_free"] += 1
         self._on_segment_event(("segment_unmap", start, end - start))
         if block.prev is None and block.next is None:
@@ -966,30 +1069,26 @@ class CachingAllocator:
                 pool.insert(block)
                 if expandable is None and len(segment.blocks) > 1:
                     for each in statistics:
-                        each.inactive_split.increase(1)
-                        each.inactive_split_bytes.increase(view.size_bytes)
-                continue
-            block.requested = view.requested_bytes
-            if view.state == "active_allocated":
-                block.state = _ALLOCATED
-                self._in_use[view.address] = block
+                        each.change_inactive_split(1, view.size_bytes)
             else:
-                block.state = _AWAITING
-                self._awaiting[view.address] = block
-            for each in statistics:
-                each.active.increase(1)
-                each.active_bytes.increase(view.size_bytes)
-                each.requested_bytes.increase(view.requested_bytes)
-                if view.state == "active_allocated":
-                    each.allocation.increase(1)
-                    each.allocated_bytes.increase(view.size_bytes)
+                self._restore_active(block, view)
         if previous is None or end != segment.address + segment.total_size_bytes:
             raise ValueError(f"the blocks of segment {segment.address:#x} do not tile it")
         for each in statistics:
-            each.reserved_bytes.increase(segment.total_size_bytes)
+            each.reserved_bytes.change(segment.total_size_bytes)
             if expandable is None:
-                each.segment.increase(1)
+                each.segment.change(1)
         return previous
+
+    def _restore_active(self, block: _Block, view: Block) -> None:
+        awaits = view.state == "active_awaiting_free"
+        block.requested_bytes = view.requested_bytes
+        block.state = _AWAITING if awaits else _ALLOCATED
+        (self._awaiting if awaits else self._in_use)[view.address] = block
+        for each in (block.pool.statistics, self._total):
+            each.hand_out(view.size_bytes, view.requested_bytes)
+            if awaits:
+                each.hold(view.size_bytes)
 
 
 def _link_after(block: _Block, new: _Block) -> None:
@@ -999,10 +1098,9 @@ def _link_after(block: _Block, new: _Block) -> None:
     block.next = new
 
 
-def _merge(block: _Block, neighbour: _Block) -> _Block:
-    """Join two adjacent blocks; the left one survives, so that the head of a segment stays the same."""
-    left, right = (neighbour, block) if neighbour is block.prev else (block, neighbour)
-    left.size += right.size
+def _merge(left: _Block, right: _Block) -> _Block:
+    """Join two adjacent blocks into the left one, so that the head of a segment stays the same."""
+    left.size_bytes += right.size_bytes
     left.next = right.next
     if right.next is not None:
         right.next.prev = left

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from profiler.allocator import (
     LARGE_SEGMENT_BYTES,
@@ -28,7 +29,7 @@ from profiler.snapshot import DeviceSnapshot, Snapshot, TraceEvent
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1
 _RETURNS = ("segment_free", "segment_unmap")
-_TAKES = ("segment_alloc", "segment_map")
+_SEGMENT_ACTIONS = ("segment_alloc", "segment_map", *_RETURNS)
 
 AllocatorFactory = Callable[..., CachingAllocator]
 
@@ -50,7 +51,7 @@ class ReplayResult:
     """What the replay of one device's trace found.
 
     `verdict` is "exact" (every address, every segment and the final state), "differs", "empty" (no events),
-    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` says which).
+    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` tells).
     `ambiguous_blocks` counts blocks that existed before the recording, were freed in it, and whose size
     nothing recorded determines: the replay then assumes that no part was left unsplit.
     """
@@ -159,7 +160,7 @@ class _Run:
             on_segment_event=self.modelled.append,
         )
         self.model.restore(start)
-        self.addresses_matched = 0
+        self.allocations = 0
         self.addresses_mismatched = 0
         self.segments_matched = 0
         self.segments_mismatched = 0
@@ -176,45 +177,53 @@ class _Run:
 
     def forward(self) -> None:
         model, recorded, events = self.model, self.recorded, self.device.events
-        malloc, free = model.malloc, model.free
         at: dict[int, int] = {}  # recorded address -> the model's, where they differ
-        last = len(events) - 1
         note_allocated, note_reserved = self.allocated_bytes.append, self.reserved_bytes.append
-        for index, (action, address, size_bytes, stream, _, _) in enumerate(events):
+        allocated_bytes, reserved_bytes = model.allocated_bytes, model.reserved_bytes
+        allocations = 0
+        freed = -1  # index of the free_completed that the free before it included
+        for index, (event, following) in enumerate(zip_longest(events, events[1:])):
+            action, address, size_bytes, stream, _, _ = event
             if action == "alloc":
-                placed = malloc(size_bytes, stream)
+                allocations += 1
+                placed = model.malloc(size_bytes, stream)
                 if recorded or self.modelled:
                     self._compare_segments(index)
-                if placed == address:
-                    self.addresses_matched += 1
-                    if at:
-                        at.pop(address, None)
-                else:
+                    reserved_bytes = model.reserved_bytes
+                if placed != address:
                     self.addresses_mismatched += 1
                     at[address] = placed
                     self._mismatch(index, f"alloc of {size_bytes} bytes at {address:#x}, model {placed:#x}")
+                elif at:
+                    at.pop(address, None)
+                allocated_bytes = model.allocated_bytes
             elif action == "free_requested":
-                following = events[index + 1] if index < last else None
                 placed = at.get(address, address) if at else address
-                if following is None or following.action != "free_completed" or following.address != address:
+                if following is not None and following[:2] == ("free_completed", address):
+                    freed = index + 1
+                else:
                     model.record_stream(placed, _OTHER_STREAM)
-                free(placed)
+                model.free(placed)
+                allocated_bytes = model.allocated_bytes
             elif action == "free_completed":
                 placed = at.pop(address, address) if at else address
-                if events[index - 1].action != "free_requested" or events[index - 1].address != address:
+                if index != freed:
                     model.process_events([placed])
-            elif action in _TAKES:
-                recorded.append((action, address, size_bytes))
-            elif action in _RETURNS:
-                recorded.append((action, address, size_bytes))
-                if index == last or events[index + 1].action not in _RETURNS:
-                    # empty_cache(), or the same within a malloc that found the device full.
-                    model.empty_cache()
-                    self._compare_segments(index)
-            note_allocated(model.allocated_bytes)
-            note_reserved(model.reserved_bytes)
+            elif action in _SEGMENT_ACTIONS:
+                self._segment_event(index, event, following)
+                reserved_bytes = model.reserved_bytes
+            note_allocated(allocated_bytes)
+            note_reserved(reserved_bytes)
+        self.allocations = allocations
         if recorded:
-            self._compare_segments(last)
+            self._compare_segments(len(events) - 1)
+
+    def _segment_event(self, index: int, event: TraceEvent, following: TraceEvent | None) -> None:
+        self.recorded.append((event.action, event.address, event.size_bytes))
+        if event.action in _RETURNS and (following is None or following.action not in _RETURNS):
+            # The last of an empty_cache(), or of the same within a malloc that found the device full.
+            self.model.empty_cache()
+            self._compare_segments(index)
 
     def _compare_segments(self, index: int) -> None:
         if self.recorded == self.modelled:
@@ -240,8 +249,8 @@ class _Run:
             device=self.device.device,
             verdict="exact" if self.first_mismatch is None else "differs",
             events=len(self.device.events),
-            allocations=self.addresses_matched + self.addresses_mismatched,
-            addresses_matched=self.addresses_matched,
+            allocations=self.allocations,
+            addresses_matched=self.allocations - self.addresses_mismatched,
             addresses_mismatched=self.addresses_mismatched,
             segments_matched=self.segments_matched,
             segments_mismatched=self.segments_mismatched,
@@ -261,7 +270,8 @@ def _text(events: Sequence[SegmentEvent]) -> str:
 
 
 def _layout(segments: Sequence[Segment]) -> list[tuple[int, int, str]]:
-    return sorted((block.address, block.size_bytes, block.state) for each in segments for block in each.blocks)
+    """Address, size and state of all blocks; segments come sorted by address."""
+    return [(block.address, block.size_bytes, block.state) for each in segments for block in each.blocks]
 
 
 # ---------------------------------------------------------------------- backward
@@ -281,17 +291,14 @@ class _Past:
         self.device = device
         self.segments = {each.address: replace(each, blocks=()) for each in device.segments}
         self.starts = sorted(self.segments)
-        self.in_use = {
-            block.address: block
-            for segment in device.segments
-            for block in segment.blocks
-            if block.state != "inactive"
-        }
+        blocks = [block for each in device.segments for block in each.blocks if block.state != "inactive"]
+        self.in_use = {block.address: (block.size_bytes, block.requested_bytes) for block in blocks}
+        self.awaiting = {block.address for block in blocks if block.state == "active_awaiting_free"}
         self.order = sorted(self.in_use)
         self.inferred: set[int] = set()  # addresses of blocks in use of which only the request is recorded
 
     def undo(self, event: TraceEvent) -> None:
-        action, address, size_bytes = event.action, event.address, event.size_bytes
+        action, address, size_bytes, stream, _, _ = event
         if action == "alloc":
             if self.in_use.pop(address, None) is None:
                 raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
@@ -300,10 +307,9 @@ class _Past:
         elif action == "free_completed":
             self._undo_free(address, size_bytes)
         elif action == "free_requested":
-            block = self.in_use.get(address)
-            if block is None:
+            if address not in self.in_use:
                 raise TraceContradiction(f"the block freed at {address:#x} is not there before")
-            self.in_use[address] = replace(block, state="active_allocated")
+            self.awaiting.discard(address)
         elif action == "segment_alloc":
             segment = self.segments.pop(address, None)
             if segment is None or segment.total_size_bytes != size_bytes:
@@ -311,11 +317,11 @@ class _Past:
             self.starts.remove(address)
         elif action == "segment_free":
             segment_type = "small" if size_bytes == SMALL_SEGMENT_BYTES else "large"
-            self._add_segment(Segment(address, size_bytes, event.stream, segment_type, False, ()))
+            self._add_segment(Segment(address, size_bytes, stream, segment_type, False, ()))
         elif action == "segment_map":
             self._cut_range(address, size_bytes)
         elif action == "segment_unmap":
-            self._add_range(address, size_bytes, event.stream)
+            self._add_range(address, size_bytes, stream)
 
     def _segment_at(self, address: int) -> Segment | None:
         index = bisect_right(self.starts, address) - 1
@@ -338,13 +344,14 @@ class _Past:
         keeps_rests = segment.segment_type == "large" and not segment.is_expandable
         if keeps_rests and limit - address - size_bytes <= SMALL_SIZE_BYTES:
             size_bytes = limit - address
-        self.in_use[address] = Block(address, size_bytes, requested_bytes, "active_awaiting_free")
+        self.in_use[address] = (size_bytes, requested_bytes)
+        self.awaiting.add(address)
         self.order.insert(index, address)
         self.inferred.add(address)
         if keeps_rests and index > 0 and (before := self.order[index - 1]) in self.inferred:
-            block = self.in_use[before]
-            if before >= segment.address and address - before - block.size_bytes <= SMALL_SIZE_BYTES:
-                self.in_use[before] = replace(block, size_bytes=address - before)
+            before_bytes, before_requested_bytes = self.in_use[before]
+            if before >= segment.address and address - before - before_bytes <= SMALL_SIZE_BYTES:
+                self.in_use[before] = (address - before, before_requested_bytes)
 
     def _add_segment(self, segment: Segment) -> None:
         if segment.address in self.segments:
@@ -394,24 +401,26 @@ class _Past:
         result, ambiguous_blocks, position = [], 0, 0
         for start in self.starts:
             segment = self.segments[start]
-            blocks, at, end = [], start, start + segment.total_size_bytes
-            while position < len(self.order) and self.order[position] < end:
-                block = self.in_use[self.order[position]]
-                if block.address < at:
-                    raise TraceContradiction(f"blocks overlap at {block.address:#x} before the first event")
-                if block.address > at:
-                    blocks.append(Block(at, block.address - at, 0, "inactive"))
-                    if blocks[-2:-1] and blocks[-2].address in self.inferred:
-                        ambiguous_blocks += segment.segment_type == "large" and not segment.is_expandable
-                blocks.append(block)
-                at = block.address + block.size_bytes
-                position += 1
+            keeps_rests = segment.segment_type == "large" and not segment.is_expandable
+            blocks: list[Block] = []
+            at, end = start, start + segment.total_size_bytes
+            while at < end:
+                address = self.order[position] if position < len(self.order) else end
+                if address < at:
+                    raise TraceContradiction(f"blocks overlap at {address:#x} before the first event")
+                if address > at:
+                    gap_end = min(address, end)
+                    ambiguous_blocks += keeps_rests and bool(blocks) and blocks[-1].address in self.inferred
+                    blocks.append(Block(at, gap_end - at, 0, "inactive"))
+                    at = gap_end
+                else:
+                    size_bytes, requested_bytes = self.in_use[address]
+                    state = "active_awaiting_free" if address in self.awaiting else "active_allocated"
+                    blocks.append(Block(address, size_bytes, requested_bytes, state))
+                    at += size_bytes
+                    position += 1
             if at > end:
                 raise TraceContradiction(f"a block leaves its segment {start:#x} before the first event")
-            if at < end:
-                if blocks and blocks[-1].address in self.inferred:
-                    ambiguous_blocks += segment.segment_type == "large" and not segment.is_expandable
-                blocks.append(Block(at, end - at, 0, "inactive"))
             result.append(replace(segment, blocks=tuple(blocks)))
         if position < len(self.order):
             raise TraceContradiction(f"the block at {self.order[position]:#x} is in no segment")

@@ -85,7 +85,9 @@ class _DataUnpickler(pickle.Unpickler):
     """Builds containers and scalars only: every class or function in a pickle goes through find_class."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        raise SnapshotError(f"refused: the pickle asks for {module_name}.{global_name}, a snapshot needs no code")
+        raise SnapshotError(
+            f"refused: the pickle asks for {module_name}.{global_name}, a snapshot needs no code"
+        )
 
 
 def load_snapshot(path: str | Path) -> Snapshot:
@@ -142,7 +144,9 @@ def _unpickle(content: bytes) -> object:
     except SnapshotError:
         raise
     except Exception as error:  # a damaged or hostile file can fail in any way
-        raise SnapshotError(f"not a pickle, or truncated ({type(error).__name__}: {_one_line(error)})") from None
+        raise SnapshotError(
+            f"not a pickle, or truncated ({type(error).__name__}: {_one_line(error)})"
+        ) from None
 
 
 def _one_line(error: Exception) -> str:
@@ -221,7 +225,9 @@ _REQUIRED: Any = object()
 
 def _field(raw: object, key: str, default: Any = _REQUIRED) -> Any:
     if not isinstance(raw, Mapping):
-        raise SnapshotError(f"not a memory snapshot: expected a dict with {key!r}, found {type(raw).__name__}")
+        raise SnapshotError(
+            f"not a memory snapshot: expected a dict with {key!r}, found {type(raw).__name__}"
+        )
     value = raw.get(key, default)
     if value is _REQUIRED:
         raise SnapshotError(f"not a memory snapshot: {key!r} is missing")

@@ -1,0 +1,56 @@
+"""Hidden device allocations: what CUDA kernels allocate that is no output tensor of an op.
+
+One module per kernel family; every function takes plain numbers and returns `Scratch` records in
+allocation order. docs/hidden_allocations.md lists the rules and how far each is confirmed.
+"""
+
+from profiler.kernels.attention import (
+    efficient_attention_backward,
+    efficient_attention_forward,
+    flash_attention_backward,
+    flash_attention_forward,
+)
+from profiler.kernels.blas import cublas_workspace, cublas_workspace_bytes, cublaslt_workspace
+from profiler.kernels.convolution import cudnn_convolution_workspace_bound_bytes
+from profiler.kernels.foreach import foreach_norm
+from profiler.kernels.indexing import (
+    cumsum,
+    embedding_dense_backward,
+    index_put_accumulate,
+    nonzero,
+    sort,
+    topk,
+)
+from profiler.kernels.normalization import (
+    batch_norm_channels_last,
+    group_norm_backward,
+    group_norm_forward,
+    layer_norm_backward,
+)
+from profiler.kernels.reduction import reduction
+from profiler.kernels.scratch import Scratch, peak_bytes
+
+__all__ = [
+    "Scratch",
+    "batch_norm_channels_last",
+    "cublas_workspace",
+    "cublas_workspace_bytes",
+    "cublaslt_workspace",
+    "cudnn_convolution_workspace_bound_bytes",
+    "cumsum",
+    "efficient_attention_backward",
+    "efficient_attention_forward",
+    "embedding_dense_backward",
+    "flash_attention_backward",
+    "flash_attention_forward",
+    "foreach_norm",
+    "group_norm_backward",
+    "group_norm_forward",
+    "index_put_accumulate",
+    "layer_norm_backward",
+    "nonzero",
+    "peak_bytes",
+    "reduction",
+    "sort",
+    "topk",
+]

@@ -1,0 +1,57 @@
+"""The record of one device allocation that a CUDA kernel makes for itself."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Lifetime = Literal["stage", "op", "process"]
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """One temporary device allocation inside a CUDA op that is not an output tensor of the op.
+
+    name: what the source calls the buffer.
+    size_bytes: bytes requested, before the allocator rounds them. Never 0: a request of 0 bytes
+        reaches no allocator, so the functions of this package leave it out.
+    lifetime: "op", freed when the op returns; "stage", freed before the first scratch of a later
+        stage, or the outputs that follow it, are allocated; "process", kept until the process ends.
+    stage: position of the step inside the op; never decreases along a tuple.
+    before_outputs: allocated before the output tensors of the op (the default is after them).
+    """
+
+    name: str
+    size_bytes: int
+    lifetime: Lifetime = "op"
+    stage: int = 0
+    before_outputs: bool = False
+
+
+def scratches(*candidates: Scratch) -> tuple[Scratch, ...]:
+    """The given allocations without those of 0 bytes."""
+    return tuple(scratch for scratch in candidates if scratch.size_bytes > 0)
+
+
+def peak_bytes(allocated: tuple[Scratch, ...], rounding_bytes: int = 512) -> int:
+    """Most bytes of scratch alive at once, each allocation rounded up to `rounding_bytes`."""
+    peak = kept = staged = 0
+    stage = 0
+    for scratch in allocated:
+        if scratch.stage != stage:
+            stage, staged = scratch.stage, 0
+        rounded_bytes = round_up(scratch.size_bytes, rounding_bytes)
+        if scratch.lifetime == "stage":
+            staged += rounded_bytes
+        else:
+            kept += rounded_bytes
+        peak = max(peak, kept + staged)
+    return peak
+
+
+def divide_up(numerator: int, denominator: int) -> int:
+    """Integer division, rounded up."""
+    return -(-numerator // denominator)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return divide_up(value, multiple) * multiple
