@@ -108,7 +108,7 @@ def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None
         raise RuntimeError("a simulated GPU is already open in this process")
     memory = machine.memory = DeviceMemory(allocator, observer, machine.values.forget)
     machine.capability = gpu.capability
-    machine.scratch_of = hidden.Scratches(gpu).of
+    machine.scratch_of = hidden.HiddenAllocations(gpu).of
     try:
         yield
     finally:

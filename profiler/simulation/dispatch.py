@@ -15,7 +15,14 @@ from torch._ops import OpOverload
 from profiler.kernels.scratch import Scratch
 from profiler.simulation.errors import UnsupportedOperation
 from profiler.simulation.host_values import HostValues
-from profiler.simulation.outputs import ALLOCATION_ORDER, HOST_OUTPUTS, Metadata, describe, describe_outputs
+from profiler.simulation.outputs import (
+    ALLOCATION_ORDER,
+    HOST_OUTPUTS,
+    OUTPUTS_BEFORE_SCRATCH,
+    Metadata,
+    describe,
+    describe_outputs,
+)
 from profiler.simulation.storage import DeviceMemory
 
 CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
@@ -113,23 +120,28 @@ def _allocate(op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], 
     """The outputs of one kernel, with the blocks that it takes for itself around them."""
     scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
     if not scratch:
-        return _outputs(plan, described, args, kwargs)
+        return _returned(plan, _outputs(plan, plan.order, described, args, kwargs))
     memory = memory_for(plan.name)
+    first = OUTPUTS_BEFORE_SCRATCH.get(op, len(plan.returns))
     with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
-        result = _outputs(plan, described, args, kwargs)
+        early = _outputs(plan, plan.order[:first], described, args, kwargs)
         with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
-            return result
+            late = _outputs(plan, plan.order[first:], described, args, kwargs)
+    return _returned(plan, {**early, **late})
 
 
-def _outputs(plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    if not plan.returns:
-        return None
-    if len(plan.returns) == 1:
-        return _give(plan, 0, described, args, kwargs)
-    results: list[Any] = [None] * len(plan.returns)
-    for position in plan.order:
-        results[position] = _give(plan, position, described[position], args, kwargs)
-    return tuple(results)
+def _outputs(
+    plan: _Plan, positions: Sequence[int], described: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[int, Any]:
+    """The return values at these positions, allocated in this order."""
+    items = (described,) if len(plan.returns) == 1 else described
+    return {position: _give(plan, position, items[position], args, kwargs) for position in positions}
+
+
+def _returned(plan: _Plan, values: dict[int, Any]) -> Any:
+    if len(plan.returns) < 2:
+        return values.get(0)
+    return tuple(values[position] for position in range(len(plan.returns)))
 
 
 def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

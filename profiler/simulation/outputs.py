@@ -20,6 +20,11 @@ ALLOCATION_ORDER: dict[OpOverload, tuple[int, ...]] = {
     aten.native_dropout.default: (1, 0),  # cuda/Dropout.cu, `dropout_cuda`: the mask, then the result
 }
 
+# Kernels that take their scratch before the last outputs: so many outputs come first.
+OUTPUTS_BEFORE_SCRATCH: dict[OpOverload, int] = {
+    aten._scaled_dot_product_flash_attention.default: 2,  # flash_api.cpp, `mha_fwd`: the random state is last
+}
+
 # Outputs that live on the host: philox seed and offset outside of graph capture (cuda/attention.cu).
 HOST_OUTPUTS: dict[OpOverload, tuple[int, ...]] = {
     aten._scaled_dot_product_efficient_attention.default: (2, 3),

@@ -186,6 +186,8 @@ class DeviceMemory:
                 address = self.malloc(scratch.size_bytes, f"{op}:{scratch.name}")
                 if scratch.lifetime != "process":
                     (staged if scratch.lifetime == "stage" else kept).append(address)
+            if wanted and wanted[0].before_outputs:
+                self._free_all(staged)
             yield
         finally:
             self._free_all(staged)
