@@ -1,0 +1,50 @@
+"""What the simulated device reports, kept in order; and the simplest allocator."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Ledger:
+    """Every event in order: bytes requested, negative for a free. Scratch of kernels is in `ops` by its name."""
+
+    events: list[int] = field(default_factory=list)
+    ops: list[str] = field(default_factory=list)
+    live: dict[int, int] = field(default_factory=dict)
+    peak_bytes: int = 0
+
+    def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
+        assert address not in self.live
+        self.events.append(requested_bytes)
+        self.ops.append(op)
+        self.live[address] = requested_bytes
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+    def freed(self, address: int) -> None:
+        self.events.append(-self.live.pop(address))
+
+    @property
+    def live_bytes(self) -> int:
+        return sum(self.live.values())
+
+    def clear(self) -> None:
+        self.events.clear()
+        self.ops.clear()
+        self.peak_bytes = self.live_bytes
+
+
+class BumpAllocator:
+    def __init__(self) -> None:
+        self.next_address = 1 << 40
+        self.sizes: dict[int, int] = {}
+
+    def malloc(self, size_bytes: int, stream: int = 0) -> int:
+        address, rounded_bytes = self.next_address, -(-size_bytes // 512) * 512
+        self.next_address += rounded_bytes
+        self.sizes[address] = rounded_bytes
+        return address
+
+    def free(self, address: int) -> None:
+        del self.sizes[address]
+
+    def block_size(self, address: int) -> int:
+        return self.sizes[address]

@@ -1,0 +1,48 @@
+"""The simulated step against traces of real CUDA runs: every request and every free, in order, to the byte."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from recorded_transformer import AdamW, Transformer, cross_entropy
+
+from profiler.gpus import GPUS
+from profiler.simulation import simulated_gpu
+from profiler.snapshot import load_snapshot
+
+GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth"))
+FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
+needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
+
+# 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded after warm-up.
+VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, BATCH = 10_000, 1024, 24, 16, 4096, 4
+HALF_PRECISION = {512: True, 1024: True}  # the traces of longer contexts hold casts to 2-byte types
+
+
+def recorded_sizes(length: int, kind: str) -> list[int]:
+    (path,) = FOLDER.glob(f"results__medium_{length}_{kind}_memory_snapshot*")
+    events = max((device.events for device in load_snapshot(path).devices), key=len)
+    sign = {"alloc": 1, "free_completed": -1}
+    return [sign[event.action] * event.size_bytes for event in events if event.action in sign]
+
+
+@needs_traces
+@pytest.mark.parametrize("length", [128, 256, 512, 1024])
+def test_a_training_step_repeats_the_recorded_trace(length, ledger):
+    with simulated_gpu(GPUS["A100-80GB"], observer=ledger) as device:
+        model = Transformer(VOCABULARY, length, WIDTH, LAYERS, HEADS, HIDDEN).to(device)
+        optimizer = AdamW(model.parameters())
+        ids = torch.zeros(BATCH, length, dtype=torch.long, device=device)
+        for _ in range(2):
+            optimizer.zero_grad()
+            logits = loss = None
+            ledger.clear()
+            with torch.autocast("cuda", torch.bfloat16, enabled=HALF_PRECISION.get(length, False)):
+                logits = model(ids)
+                loss = cross_entropy(logits, ids)
+            loss.backward()
+            optimizer.step()
+        step = list(ledger.events)
+    assert len(step) > 12_000
+    assert step == recorded_sizes(length, "training")
