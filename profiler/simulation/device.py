@@ -136,5 +136,24 @@ def simulated_gpu(
     """
     register()
     allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())
-    with _opened(allocator, observer or _Silence(), gpu), cuda_names(gpu, allocator) as device:
+    with (
+        _opened(allocator, observer or _Silence(), gpu),
+        _parameters_keep_their_identity(),
+        cuda_names(gpu, allocator) as device,
+    ):
         yield device
+
+
+@contextmanager
+def _parameters_keep_their_identity() -> Iterator[None]:
+    """Let `module.to(device)` change parameters in place, as it does from the CPU to CUDA: tied weights stay tied.
+
+    By default torch makes new parameters where the two devices' tensors differ in kind (nn/modules/module.py,
+    `_apply`), which the CPU's and CUDA's do not.
+    """
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
