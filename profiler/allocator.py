@@ -430,7 +430,7 @@ class _Block:
         self.next: _Block | None = None
         self.expandable = expandable
         self.pending_streams: set[int] | None = None  # other streams that use it (record_stream)
-        self.searches_before = 0  # of the pool when the block became free; its age, for garbage collection
+        self.searches_before: int  # of the pool when the block became free; its age, for garbage collection
 
 
 class _Pool:
@@ -522,6 +522,7 @@ class CachingAllocator:
         )
         self._max_split = settings.max_split_size_bytes or _UNLIMITED
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
+        self._divisions = settings.roundup_power2_divisions
         self._expandable = settings.expandable_segments
         self._small = _Pool(is_small=True)
         self._large = _Pool(is_small=False)
@@ -565,10 +566,11 @@ class CachingAllocator:
                 raise ValueError(f"cannot allocate {size_bytes} bytes")
             return 0
         size = self.round_size(size_bytes)
-        pool = self._pool_of(size)
+        pool = self._small if size <= SMALL_SIZE_BYTES else self._large
         block = self._find_free_block(pool, size, stream) or self._new_block(pool, size, stream)
-        was_split = block.prev is not None or block.next is not None
-        inactive_blocks, inactive_bytes = (-1, -block.size_bytes) if was_split else (0, 0)
+        inactive_blocks = inactive_bytes = 0
+        if block.prev is not None or block.next is not None:
+            inactive_blocks, inactive_bytes = -1, -block.size_bytes
         if self._should_split(block, size):
             # The request takes the low addresses, the rest stays free.
             rest = _Block(block.address + size, block.size_bytes - size, stream, pool, block.expandable)
@@ -747,16 +749,12 @@ class CachingAllocator:
         """Bytes that a request is rounded up to (its block may still be larger, see `_should_split`)."""
         if size_bytes < MIN_BLOCK_SIZE_BYTES:
             return MIN_BLOCK_SIZE_BYTES
-        if self.settings.roundup_power2_divisions:
-            interval = min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)
-            divisions = self.settings.roundup_power2_divisions[interval]
+        if self._divisions:
+            divisions = self._divisions[min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)]
             if divisions > 1 and size_bytes > MIN_BLOCK_SIZE_BYTES * divisions:
                 power_of_two = 1 << (size_bytes.bit_length() - 1)
                 return _round_up(size_bytes, power_of_two // divisions)
         return (size_bytes + 511) & ~511
-
-    def _pool_of(self, size: int) -> _Pool:
-        return self._small if size <= SMALL_SIZE_BYTES else self._large
 
     def _segment_size(self, size: int) -> int:
         if size <= SMALL_SIZE_BYTES:

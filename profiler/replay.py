@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from profiler.allocator import (
-    LARGE_SEGMENT_BYTES,
     MIB,
     SMALL_SEGMENT_BYTES,
     SMALL_SIZE_BYTES,
@@ -288,8 +287,9 @@ class _Past:
 
     def __init__(self, device: DeviceSnapshot, settings: AllocatorSettings) -> None:
         self.round_size = CachingAllocator(settings=settings).round_size
+        self.large_chunk_bytes = settings.large_segment_size_bytes
         self.device = device
-        self.segments = {each.address: replace(each, blocks=()) for each in device.segments}
+        self.segments = {each.address: each for each in device.segments}  # their blocks play no part
         self.starts = sorted(self.segments)
         blocks = [block for each in device.segments for block in each.blocks if block.state != "inactive"]
         self.in_use = {block.address: (block.size_bytes, block.requested_bytes) for block in blocks}
@@ -300,7 +300,7 @@ class _Past:
     def undo(self, event: TraceEvent) -> None:
         action, address, size_bytes, stream, _, _ = event
         if action == "alloc":
-            if self.in_use.pop(address, None) is None:
+            if size_bytes == 0 or self.in_use.pop(address, None) is None:
                 raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
             del self.order[bisect_left(self.order, address)]
             self.inferred.discard(address)
@@ -376,12 +376,7 @@ class _Past:
 
     def _add_range(self, address: int, size_bytes: int, stream: int) -> None:
         ranges = [each for each in self.segments.values() if each.is_expandable and each.stream == stream]
-        # A range belongs to the reservation that it lies in, and reservations lie far apart.
-        nearest = min(ranges, key=lambda each: abs(each.address - address), default=None)
-        if nearest is not None:
-            segment_type = nearest.segment_type
-        else:
-            segment_type = "large" if size_bytes % LARGE_SEGMENT_BYTES == 0 else "small"
+        segment_type = self._type_of_range(address, address + size_bytes)
         segment = Segment(address, size_bytes, stream, segment_type, True, ())
         for each in ranges:
             if each.segment_type != segment_type:
@@ -395,6 +390,13 @@ class _Past:
                 total_size_bytes = each.total_size_bytes + segment.total_size_bytes
                 segment = replace(segment, total_size_bytes=total_size_bytes)
         self._add_segment(segment)
+
+    def _type_of_range(self, start: int, end: int) -> str:
+        """The pool of an unmapped range: that of a block recorded inside, or else told by the chunk size."""
+        for event in self.device.events:
+            if event.action in ("alloc", "free_completed") and start <= event.address < end:
+                return "small" if self.round_size(event.size_bytes) <= SMALL_SIZE_BYTES else "large"
+        return "small" if (end - start) % self.large_chunk_bytes else "large"
 
     def tiled_segments(self) -> tuple[tuple[Segment, ...], int]:
         """The segments with their blocks, and how many block sizes are assumed."""
