@@ -632,7 +632,9 @@ class CachingAllocator:
         PyTorch asks the GPU at each malloc; here the caller says when, for it alone knows the GPU's time.
         """
         for address in list(self._awaiting) if addresses is None else addresses:
-            block = self._awaiting.pop(address)
+            block = self._awaiting.pop(address, None)
+            if block is None:
+                continue  # empty_cache has already waited for it
             block.pending_streams = None
             block.pool.statistics.take_back_held(block.size_bytes, block.requested_bytes)
             self._total.take_back_held(block.size_bytes, block.requested_bytes)

@@ -159,6 +159,9 @@ class _Run:
             on_segment_event=self.modelled.append,
         )
         self.model.restore(start)
+        # Freed blocks whose memory another stream may still use; those of the start are restored as such.
+        blocks = [block for segment in start for block in segment.blocks]
+        self.waiting = {block.address for block in blocks if block.state == "active_awaiting_free"}
         self.allocations = 0
         self.addresses_mismatched = 0
         self.segments_matched = 0
@@ -202,12 +205,14 @@ class _Run:
                     freed = index + 1
                 else:
                     model.record_stream(placed, _OTHER_STREAM)
+                    self.waiting.add(placed)
                 model.free(placed)
                 allocated_bytes = model.allocated_bytes
             elif action == "free_completed":
                 placed = at.pop(address, address) if at else address
                 if index != freed:
-                    model.process_events([placed])
+                    self._complete_free(placed)
+                    allocated_bytes = model.allocated_bytes
             elif action in _SEGMENT_ACTIONS:
                 self._segment_event(index, event, following)
                 reserved_bytes = model.reserved_bytes
@@ -216,6 +221,13 @@ class _Run:
         self.allocations = allocations
         if recorded:
             self._compare_segments(len(events) - 1)
+
+    def _complete_free(self, address: int) -> None:
+        if address in self.waiting:
+            self.waiting.discard(address)
+            self.model.process_events([address])
+        else:  # the request to free it was not recorded
+            self.model.free(address)
 
     def _segment_event(self, index: int, event: TraceEvent, following: TraceEvent | None) -> None:
         self.recorded.append((event.action, event.address, event.size_bytes))
@@ -300,16 +312,21 @@ class _Past:
     def undo(self, event: TraceEvent) -> None:
         action, address, size_bytes, stream, _, _ = event
         if action == "alloc":
-            if size_bytes == 0 or self.in_use.pop(address, None) is None:
+            if self.in_use.pop(address, None) is None or size_bytes == 0:
                 raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
             del self.order[bisect_left(self.order, address)]
             self.inferred.discard(address)
+            self.awaiting.discard(address)
         elif action == "free_completed":
             self._undo_free(address, size_bytes)
         elif action == "free_requested":
-            if address not in self.in_use:
-                raise TraceContradiction(f"the block freed at {address:#x} is not there before")
+            if address not in self.awaiting:
+                raise TraceContradiction(
+                    f"the block freed at {address:#x} is not waiting to be free after it"
+                )
             self.awaiting.discard(address)
+        elif action in _SEGMENT_ACTIONS and size_bytes == 0:
+            raise TraceContradiction(f"the {action} at {address:#x} is empty")
         elif action == "segment_alloc":
             segment = self.segments.pop(address, None)
             if segment is None or segment.total_size_bytes != size_bytes:
@@ -400,9 +417,12 @@ class _Past:
 
     def tiled_segments(self) -> tuple[tuple[Segment, ...], int]:
         """The segments with their blocks, and how many block sizes are assumed."""
-        result, ambiguous_blocks, position = [], 0, 0
+        result: list[Segment] = []
+        ambiguous_blocks = position = 0
         for start in self.starts:
             segment = self.segments[start]
+            if result and start < result[-1].address + result[-1].total_size_bytes:
+                raise TraceContradiction(f"the segment at {start:#x} overlaps another before the first event")
             keeps_rests = segment.segment_type == "large" and not segment.is_expandable
             blocks: list[Block] = []
             at, end = start, start + segment.total_size_bytes
