@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -710,11 +710,16 @@ class CachingAllocator:
                 block = following
         return tuple(sorted(result, key=lambda segment: segment.address))
 
-    def restore(self, segments: Iterable[Segment]) -> None:
+    def restore(
+        self,
+        segments: Iterable[Segment],
+        reservation_starts: Mapping[tuple[int, str], int] | None = None,
+    ) -> None:
         """Start from recorded segments (an empty allocator only); the inverse of `segments`.
 
         Their bytes count as current and peak, but not as events: the device counters stay at 0.
-        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest.
+        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest, or
+        at `reservation_starts[stream, segment_type]` where that is known to be lower still.
         Raises ValueError if the allocator is in use or the blocks of a segment do not tile it.
         """
         if self._heads:
@@ -725,10 +730,15 @@ class CachingAllocator:
                 reservations.setdefault((segment.stream, segment.segment_type), []).append(segment)
             else:
                 self._restore_blocks(segment, None, None)
-        for ranges in reservations.values():
+        for key, ranges in reservations.items():
             pool = self._small if ranges[0].segment_type == "small" else self._large
-            expandable = self._reserve(pool, ranges[0].address)
+            first = ranges[0].address
+            start = min((reservation_starts or {}).get(key, first), first)
+            expandable = self._reserve(pool, start)
             last: _Block | None = None
+            if start < first:
+                last = self._heads[start] = _Block(start, first - start, key[0], pool, expandable)
+                pool.insert_unmapped(last)
             for segment in ranges:
                 if last is not None and segment.address > last.address + last.size_bytes:
                     end = last.address + last.size_bytes

@@ -158,7 +158,7 @@ class _Run:
             segment_address=self._segment_address,
             on_segment_event=self.modelled.append,
         )
-        self.model.restore(start)
+        self.model.restore(start, _reservation_starts(device, settings, start))
         # Freed blocks whose memory another stream may still use; those of the start are restored as such.
         blocks = [block for segment in start for block in segment.blocks]
         self.waiting = {block.address for block in blocks if block.state == "active_awaiting_free"}
@@ -299,7 +299,7 @@ class _Past:
 
     def __init__(self, device: DeviceSnapshot, settings: AllocatorSettings) -> None:
         self.round_size = CachingAllocator(settings=settings).round_size
-        self.large_chunk_bytes = settings.large_segment_size_bytes
+        self.settings = settings
         self.device = device
         self.segments = {each.address: each for each in device.segments}  # their blocks play no part
         self.starts = sorted(self.segments)
@@ -393,7 +393,7 @@ class _Past:
 
     def _add_range(self, address: int, size_bytes: int, stream: int) -> None:
         ranges = [each for each in self.segments.values() if each.is_expandable and each.stream == stream]
-        segment_type = self._type_of_range(address, address + size_bytes)
+        segment_type = _type_of_range(self.device, self.settings, address, address + size_bytes)
         segment = Segment(address, size_bytes, stream, segment_type, True, ())
         for each in ranges:
             if each.segment_type != segment_type:
@@ -407,13 +407,6 @@ class _Past:
                 total_size_bytes = each.total_size_bytes + segment.total_size_bytes
                 segment = replace(segment, total_size_bytes=total_size_bytes)
         self._add_segment(segment)
-
-    def _type_of_range(self, start: int, end: int) -> str:
-        """The pool of an unmapped range: that of a block recorded inside, or else told by the chunk size."""
-        for event in self.device.events:
-            if event.action in ("alloc", "free_completed") and start <= event.address < end:
-                return "small" if self.round_size(event.size_bytes) <= SMALL_SIZE_BYTES else "large"
-        return "small" if (end - start) % self.large_chunk_bytes else "large"
 
     def tiled_segments(self) -> tuple[tuple[Segment, ...], int]:
         """The segments with their blocks, and how many block sizes are assumed."""
@@ -447,6 +440,32 @@ class _Past:
         if position < len(self.order):
             raise TraceContradiction(f"the block at {self.order[position]:#x} is in no segment")
         return tuple(result), ambiguous_blocks
+
+
+def _type_of_range(device: DeviceSnapshot, settings: AllocatorSettings, start: int, end: int) -> str:
+    """The pool of an expandable range: that of a block recorded inside, or else told by the chunk size."""
+    for event in device.events:
+        if event.action in ("alloc", "free_completed") and start <= event.address < end:
+            return "small" if event.size_bytes <= SMALL_SIZE_BYTES else "large"
+    return "small" if (end - start) % settings.large_segment_size_bytes else "large"
+
+
+def _reservation_starts(
+    device: DeviceSnapshot, settings: AllocatorSettings, start: Sequence[Segment]
+) -> dict[tuple[int, str], int]:
+    """Where expandable reservations begin below their first range, told by memory mapped there later."""
+    first = {(each.stream, each.segment_type): each.address for each in reversed(start) if each.is_expandable}
+    starts = dict(first)
+    for event in device.events if first else ():
+        if event.action != "segment_map":
+            continue
+        end = event.address + event.size_bytes
+        key = (event.stream, _type_of_range(device, settings, event.address, end))
+        chunk_bytes = settings.large_segment_size_bytes if key[1] == "large" else SMALL_SEGMENT_BYTES
+        # Chunks of one reservation are aligned to each other.
+        if key in first and (first[key] - event.address) % chunk_bytes == 0:
+            starts[key] = min(starts[key], event.address)
+    return starts
 
 
 def initial_segments(device: DeviceSnapshot, settings: AllocatorSettings) -> tuple[tuple[Segment, ...], int]:

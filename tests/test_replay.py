@@ -553,6 +553,22 @@ def test_the_summary_is_readable() -> None:
     assert (differs["first mismatch"], differs["blocks of unrecorded size"]) == ("event 1", "2")
 
 
+def expandable(address: int, *blocks: tuple[int, int, str]) -> Segment:
+    return replace(large(address, *blocks), is_expandable=True)
+
+
+def test_memory_mapped_below_the_first_range_tells_where_the_reservation_begins() -> None:
+    # Earlier, the first 40 MiB were returned to the driver; a new request maps there, not at the end.
+    settings = AllocatorSettings(expandable_segments=True)
+    end = [
+        expandable(BASE, (30 * MIB, 30 * MIB, "active_allocated"), (10 * MIB, 0, "inactive")),
+        expandable(BASE + 60 * MIB, (20 * MIB, 20 * MIB, "active_allocated")),
+    ]
+    events = (event("segment_map", BASE, 40 * MIB), event("alloc", BASE, 30 * MIB))
+    result = replay_device(DeviceSnapshot(0, tuple(end), events, False), settings)
+    assert (result.verdict, result.first_mismatch) == ("exact", None)
+
+
 # ---------------------------------------------------------------------- recordings cut at any point
 
 
