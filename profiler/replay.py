@@ -16,13 +16,13 @@ from profiler.allocator import (
     MIB,
     SMALL_SEGMENT_BYTES,
     SMALL_SIZE_BYTES,
-    AllocatorSettings,
     Block,
     CachingAllocator,
     Segment,
     SegmentEvent,
     rising_addresses,
 )
+from profiler.allocator_settings import AllocatorSettings
 from profiler.snapshot import DeviceSnapshot, Snapshot, TraceEvent
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from profiler.allocator import AllocatorSettings, Block, Segment
+from profiler.allocator import Block, Segment
+from profiler.allocator_settings import AllocatorSettings
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from profiler.allocator import (
-    AllocatorSettings,
     CachingAllocator,
     DeviceOutOfMemory,
     SegmentEvent,
     rising_addresses,
 )
+from profiler.allocator_settings import AllocatorSettings
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BASE = 0x1000_0000

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory, rising_addresses
+from profiler.allocator import CachingAllocator, DeviceOutOfMemory, rising_addresses
+from profiler.allocator_settings import AllocatorSettings
 
 MIB = 1024**2
 BASE = 0x1000_0000

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 import profiler.allocator
 from profiler.allocator import (
-    AllocatorSettings,
     Block,
     CachingAllocator,
     DeviceOutOfMemory,
@@ -24,6 +23,7 @@ from profiler.allocator import (
     SegmentEvent,
     rising_addresses,
 )
+from profiler.allocator_settings import AllocatorSettings
 from profiler.replay import ReplayResult, initial_segments, replay, replay_device, summary
 from profiler.snapshot import DeviceSnapshot, Snapshot, TraceEvent, load_snapshot
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.allocator import AllocatorSettings, Block, Segment
+from profiler.allocator import Block, Segment
+from profiler.allocator_settings import AllocatorSettings
 from profiler.snapshot import Frame, SnapshotError, TraceEvent, _unpickle, load_snapshot, parse_snapshot
 
 MIB = 1024**2
