@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from profiler.runner import process_context
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ QUESTION = (
     "What does measuring cost: how much slower is a recorded run, and how much more memory does it take?"
 )
 
-_WORKLOADS = [Workload("mlp", 64), Workload("gpt2-tiny", 8, 128), Workload("resnet50", 2, 96)]
-_REPEATS = {"small": 2, "full": 5}
+_WORKLOADS = [Workload("mlp", 64), Workload("gpt2-tiny", 8, 128), Workload("resnet-tiny", 8, 64)]
+_REPEATS = {"small": 1, "full": 5}
 
 
 class _Bare:
@@ -69,7 +69,7 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
 
 
 def _run(workload: Workload, recorded: bool, device: str) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
+    context = process_context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(sender, workload, recorded, device))
     process.start()

@@ -1,4 +1,3 @@
-# ruff: noqa: PLR1730 - max() takes longer than a comparison, and the replay spends its time here
 """A model of PyTorch's CUDA caching allocator in pure Python: the same addresses, sizes and statistics.
 
 The rules are those of c10/cuda/CUDACachingAllocator.cpp and c10/core/AllocatorConfig.h (PyTorch 2.11 to
@@ -12,9 +11,11 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from profiler.allocator_settings import MIN_LARGE_ALLOCATION_BYTES, ROUNDUP_INTERVALS, AllocatorSettings
+from profiler.allocator_statistics import COUNTERS, STATISTICS, Stat, Statistics
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -22,168 +23,12 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 MIN_BLOCK_SIZE_BYTES = 512
 SMALL_SIZE_BYTES = 1 * MIB  # the largest request of the small pool
 SMALL_SEGMENT_BYTES = 2 * MIB
-MIN_LARGE_ALLOCATION_BYTES = 10 * MIB  # from here on a segment is as large as its request
 ROUND_LARGE_BYTES = 2 * MIB
-LARGE_SEGMENT_BYTES = 20 * MIB
-ROUNDUP_INTERVALS = 16  # powers of two from 1 MiB to 64 GiB
 
 # Address space of an expandable segment where the device's capacity is unknown.
 _DEFAULT_RESERVATION_BYTES = 1024 * GIB
 _UNLIMITED = sys.maxsize
 _FIRST_ADDRESS = 0x7000_0000_0000
-
-
-@dataclass(frozen=True)
-class AllocatorSettings:
-    """The options of PYTORCH_CUDA_ALLOC_CONF that change addresses or sizes.
-
-    `max_split_size_bytes` None means unlimited. `max_non_split_rounding_bytes` None means
-    `large_segment_size_bytes`, as PyTorch sets it. `roundup_power2_divisions` is empty (off) or holds one
-    number for each power of two from 1 MiB to 64 GiB. `memory_fraction` is that of
-    `torch.cuda.set_per_process_memory_fraction`.
-    """
-
-    max_split_size_bytes: int | None = None
-    garbage_collection_threshold: float = 0.0
-    roundup_power2_divisions: tuple[int, ...] = ()
-    large_segment_size_bytes: int = LARGE_SEGMENT_BYTES
-    max_non_split_rounding_bytes: int | None = None
-    expandable_segments: bool = False
-    memory_fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        large_segment_bytes = self.large_segment_size_bytes
-        if large_segment_bytes <= MIN_LARGE_ALLOCATION_BYTES:
-            raise ValueError(f"the large segment size must be > 10 MiB, got {large_segment_bytes} bytes")
-        for name in ("max_split_size_bytes", "max_non_split_rounding_bytes"):
-            value = getattr(self, name)
-            if value is not None and value < large_segment_bytes:
-                raise ValueError(
-                    f"{name} must be >= the large segment size {large_segment_bytes}, got {value}"
-                )
-        if not 0.0 <= self.garbage_collection_threshold < 1.0:
-            raise ValueError(
-                f"garbage_collection_threshold must lie in (0, 1), got {self.garbage_collection_threshold}"
-            )
-        if not 0.0 <= self.memory_fraction <= 1.0:
-            raise ValueError(f"the memory fraction must lie in [0, 1], got {self.memory_fraction}")
-        if len(self.roundup_power2_divisions) not in (0, ROUNDUP_INTERVALS):
-            raise ValueError(f"roundup_power2_divisions needs {ROUNDUP_INTERVALS} entries, or none")
-
-    @classmethod
-    def parse(cls, text: str) -> AllocatorSettings:
-        """Read a string such as "expandable_segments:True,max_split_size_mb:128".
-
-        Limits are those of AcceleratorAllocatorConfig::parseArgs (c10/core/AllocatorConfig.cpp). Raises
-        ValueError for an unknown option or a value that PyTorch would refuse.
-        """
-        values = {}
-        for key, value in _split_options(text):
-            if key in _READERS:
-                name, read = _READERS[key]
-                values[name] = read(key, value)
-            elif key == "backend" and value != "native":
-                raise ValueError(f"backend:{value} is not modelled, only backend:native")
-            elif key not in _OPTIONS_WITHOUT_EFFECT:
-                raise ValueError(f"unknown allocator option {key!r}")
-        return cls(**values)
-
-
-# They concern pinned host memory, locking, or CUDA graphs: no device address depends on them.
-_OPTIONS_WITHOUT_EFFECT = frozenset(
-    {
-        "backend",
-        "graph_capture_record_stream_reuse",
-        "pinned_free_catch_all",
-        "pinned_max_cached_size_mb",
-        "pinned_max_round_threshold_mb",
-        "pinned_num_register_threads",
-        "pinned_reserve_segment_size_mb",
-        "pinned_use_background_threads",
-        "pinned_use_cuda_host_register",
-        "release_lock_on_cudamalloc",
-        "throw_on_cudamalloc_oom",
-    }
-)
-
-
-def _split_options(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (key, value) of "key:value,key:[a:1,b:2]"; white space means nothing."""
-    depth, start = 0, 0
-    compact = "".join(text.split())
-    for position, character in enumerate(compact + ","):
-        depth += (character == "[") - (character == "]")
-        if character == "," and depth <= 0:
-            if option := compact[start:position]:
-                key, colon, value = option.partition(":")
-                if not colon or not value:
-                    raise ValueError(f"expected key:value in the allocator settings, got {option!r}")
-                yield key, value
-            start = position + 1
-    if depth != 0:
-        raise ValueError(f"unbalanced brackets in the allocator settings {text!r}")
-
-
-def _mebibytes(key: str, value: str) -> int:
-    if not value.isdecimal():
-        raise ValueError(f"{key} must be a whole number of MiB, got {value!r}")
-    return int(value) * MIB
-
-
-def _fraction(key: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"{key} must be a number, got {value!r}") from None
-
-
-def _threshold(key: str, value: str) -> float:
-    if (threshold := _fraction(key, value)) == 0.0:
-        raise ValueError(f"{key} must be > 0; leave it out to collect no garbage")
-    return threshold
-
-
-def _boolean(key: str, value: str) -> bool:
-    if value not in ("True", "False"):
-        raise ValueError(f"{key} must be True or False, got {value!r}")
-    return value == "True"
-
-
-def _divisions(key: str, value: str) -> tuple[int, ...]:
-    """One number of divisions per power of two, from "4" or "[256:1,512:2,>:8]" (sizes in MiB)."""
-
-    def power_of_two(text: str, *, or_zero: bool = False) -> int:
-        number = int(text) if text.isdecimal() else -1
-        if number < 0 or number & (number - 1) or (number == 0 and not or_zero):
-            raise ValueError(f"{key} takes powers of two, got {text!r} in {value!r}")
-        return number
-
-    if not value.startswith("["):
-        return (power_of_two(value),) * ROUNDUP_INTERVALS
-    divisions, last = [0] * ROUNDUP_INTERVALS, -1
-    for entry in value.strip("[]").split(","):
-        boundary, _, text = entry.partition(":")
-        number = power_of_two(text, or_zero=True)
-        if boundary == ">":
-            divisions[max(last, 0) + 1 :] = [number] * (ROUNDUP_INTERVALS - max(last, 0) - 1)
-            continue
-        index = min(power_of_two(boundary).bit_length() - 1, ROUNDUP_INTERVALS - 1)
-        if last < 0:  # the first one holds for all smaller sizes too
-            divisions[:index] = [number] * index
-        divisions[index] = number
-        last = index
-    return tuple(divisions)
-
-
-_READERS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
-    "expandable_segments": ("expandable_segments", _boolean),
-    "garbage_collection_threshold": ("garbage_collection_threshold", _threshold),
-    "large_segment_size_mb": ("large_segment_size_bytes", _mebibytes),
-    "max_non_split_rounding_mb": ("max_non_split_rounding_bytes", _mebibytes),
-    "max_split_size_mb": ("max_split_size_bytes", _mebibytes),
-    "per_process_memory_fraction": ("memory_fraction", _fraction),
-    "roundup_power2_divisions": ("roundup_power2_divisions", _divisions),
-}
 
 
 class DeviceOutOfMemory(RuntimeError):
@@ -243,154 +88,6 @@ _ALLOCATED, _AWAITING, _FREE, _UNMAPPED = range(4)
 _STATE_NAMES = {_ALLOCATED: "active_allocated", _AWAITING: "active_awaiting_free", _FREE: "inactive"}
 
 
-_STATISTICS = (
-    "allocation",
-    "segment",
-    "active",
-    "inactive_split",
-    "allocated_bytes",
-    "reserved_bytes",
-    "active_bytes",
-    "inactive_split_bytes",
-    "requested_bytes",
-)
-_COUNTERS = (
-    "num_alloc_retries",
-    "num_device_alloc",
-    "num_device_free",
-    "num_oom_rejections",
-    "num_ooms",
-    "num_sync_all_streams",
-)
-
-
-class _Stat:
-    """current, peak and historical increase of one statistic (c10/core/CachingDeviceAllocator.h)."""
-
-    __slots__ = ("current", "increased", "peak")
-
-    def __init__(self, current: int = 0, peak: int = 0, increased: int = 0) -> None:
-        self.current = current
-        self.peak = peak
-        self.increased = increased
-
-    def change(self, amount: int) -> None:
-        self.current += amount
-        if amount > 0:
-            self.increased += amount
-            self.peak = max(self.peak, self.current)
-
-
-class _Statistics:
-    """The nine statistics of one pool, or of both together.
-
-    Those that change at every malloc and free are plain integers, for speed. Active blocks are those handed
-    out and those that await another stream, which are few: `active_peak` and `active_bytes_peak` only note
-    peaks reached while some wait.
-    """
-
-    __slots__ = (
-        "active_bytes_peak",
-        "active_peak",
-        "allocated_bytes",
-        "allocated_bytes_increased",
-        "allocated_bytes_peak",
-        "allocation",
-        "allocation_increased",
-        "allocation_peak",
-        "awaiting",
-        "awaiting_bytes",
-        "inactive_split",
-        "inactive_split_bytes",
-        "inactive_split_bytes_increased",
-        "inactive_split_bytes_peak",
-        "inactive_split_increased",
-        "inactive_split_peak",
-        "requested_bytes",
-        "requested_bytes_increased",
-        "requested_bytes_peak",
-        "reserved_bytes",
-        "segment",
-    )
-
-    def __init__(self) -> None:
-        self.allocation = self.allocation_peak = self.allocation_increased = 0
-        self.allocated_bytes = self.allocated_bytes_peak = self.allocated_bytes_increased = 0
-        self.requested_bytes = self.requested_bytes_peak = self.requested_bytes_increased = 0
-        self.awaiting = self.awaiting_bytes = self.active_peak = self.active_bytes_peak = 0
-        self.inactive_split = self.inactive_split_peak = self.inactive_split_increased = 0
-        self.inactive_split_bytes = self.inactive_split_bytes_peak = 0
-        self.inactive_split_bytes_increased = 0
-        self.segment = _Stat()
-        self.reserved_bytes = _Stat()
-
-    def hand_out(self, size_bytes: int, requested_bytes: int) -> None:
-        self.allocation_increased += 1
-        self.allocated_bytes_increased += size_bytes
-        self.requested_bytes_increased += requested_bytes
-        self.allocation = current = self.allocation + 1
-        if current > self.allocation_peak:
-            self.allocation_peak = current
-        self.allocated_bytes = current = self.allocated_bytes + size_bytes
-        if current > self.allocated_bytes_peak:
-            self.allocated_bytes_peak = current
-        self.requested_bytes = current = self.requested_bytes + requested_bytes
-        if current > self.requested_bytes_peak:
-            self.requested_bytes_peak = current
-        if self.awaiting:
-            self.active_peak = max(self.active_peak, self.allocation + self.awaiting)
-            self.active_bytes_peak = max(self.active_bytes_peak, self.allocated_bytes + self.awaiting_bytes)
-
-    def take_back(self, size_bytes: int, requested_bytes: int) -> None:
-        self.allocation -= 1
-        self.allocated_bytes -= size_bytes
-        self.requested_bytes -= requested_bytes
-
-    def hold(self, size_bytes: int) -> None:
-        """A block was freed, but stays active: another stream may still use it."""
-        self.allocation -= 1
-        self.allocated_bytes -= size_bytes
-        self.awaiting += 1
-        self.awaiting_bytes += size_bytes
-
-    def take_back_held(self, size_bytes: int, requested_bytes: int) -> None:
-        self.awaiting -= 1
-        self.awaiting_bytes -= size_bytes
-        self.requested_bytes -= requested_bytes
-
-    def change_inactive_split(self, blocks: int, size_bytes: int) -> None:
-        self.inactive_split_bytes = current = self.inactive_split_bytes + size_bytes
-        if size_bytes > 0:
-            self.inactive_split_bytes_increased += size_bytes
-            if current > self.inactive_split_bytes_peak:
-                self.inactive_split_bytes_peak = current
-        self.inactive_split = current = self.inactive_split + blocks
-        if blocks > 0:
-            self.inactive_split_increased += blocks
-            if current > self.inactive_split_peak:
-                self.inactive_split_peak = current
-
-    def stat(self, name: str) -> _Stat:
-        """The statistic of this name, as it is now."""
-        if name in ("segment", "reserved_bytes"):
-            stat: _Stat = getattr(self, name)
-            return stat
-        if name in ("active", "active_bytes"):
-            handed_out = self.stat("allocation" if name == "active" else "allocated_bytes")
-            held = self.awaiting if name == "active" else self.awaiting_bytes
-            peak = max(handed_out.peak, getattr(self, f"{name}_peak"))
-            return _Stat(handed_out.current + held, peak, handed_out.increased)
-        return _Stat(getattr(self, name), getattr(self, f"{name}_peak"), getattr(self, f"{name}_increased"))
-
-    def reset_peaks(self) -> None:
-        for name in _STATISTICS:
-            current = self.stat(name).current
-            if name in ("segment", "reserved_bytes"):
-                getattr(self, name).peak = current
-            else:
-                setattr(self, f"{name}_peak", current)
-
-
 class _ExpandableSegment:
     """A reservation of address space; physical memory is mapped into it in chunks."""
 
@@ -430,7 +127,7 @@ class _Block:
         self.next: _Block | None = None
         self.expandable = expandable
         self.pending_streams: set[int] | None = None  # other streams that use it (record_stream)
-        self.searches_before = 0  # of the pool when the block became free; its age, for garbage collection
+        self.searches_before: int  # of the pool when the block became free; its age, for garbage collection
 
 
 class _Pool:
@@ -442,7 +139,7 @@ class _Pool:
         self.is_small = is_small
         self.free: dict[int, list[tuple[int, int, _Block]]] = {}  # stream -> sorted (size, address, block)
         self.unmapped: dict[int, list[tuple[int, _Block]]] = {}  # stream -> sorted (address, block)
-        self.statistics = _Statistics()
+        self.statistics = Statistics()
         self.searches = 0
 
     def insert(self, block: _Block) -> None:
@@ -522,16 +219,17 @@ class CachingAllocator:
         )
         self._max_split = settings.max_split_size_bytes or _UNLIMITED
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
+        self._divisions = settings.roundup_power2_divisions
         self._expandable = settings.expandable_segments
         self._small = _Pool(is_small=True)
         self._large = _Pool(is_small=False)
-        self._total = _Statistics()
-        self._oversize_allocations = _Stat()
-        self._oversize_segments = _Stat()
+        self._total = Statistics()
+        self._oversize_allocations = Stat()
+        self._oversize_segments = Stat()
         self._in_use: dict[int, _Block] = {}  # address -> allocated block
         self._awaiting: dict[int, _Block] = {}  # freed, but another stream may still use them
         self._heads: dict[int, _Block] = {}  # address -> first block of each segment
-        self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._counters = dict.fromkeys(COUNTERS, 0)
 
     # ------------------------------------------------------------------ the interface
 
@@ -565,10 +263,11 @@ class CachingAllocator:
                 raise ValueError(f"cannot allocate {size_bytes} bytes")
             return 0
         size = self.round_size(size_bytes)
-        pool = self._pool_of(size)
+        pool = self._small if size <= SMALL_SIZE_BYTES else self._large
         block = self._find_free_block(pool, size, stream) or self._new_block(pool, size, stream)
-        was_split = block.prev is not None or block.next is not None
-        inactive_blocks, inactive_bytes = (-1, -block.size_bytes) if was_split else (0, 0)
+        inactive_blocks = inactive_bytes = 0
+        if block.prev is not None or block.next is not None:
+            inactive_blocks, inactive_bytes = -1, -block.size_bytes
         if self._should_split(block, size):
             # The request takes the low addresses, the rest stays free.
             rest = _Block(block.address + size, block.size_bytes - size, stream, pool, block.expandable)
@@ -630,7 +329,9 @@ class CachingAllocator:
         PyTorch asks the GPU at each malloc; here the caller says when, for it alone knows the GPU's time.
         """
         for address in list(self._awaiting) if addresses is None else addresses:
-            block = self._awaiting.pop(address)
+            block = self._awaiting.pop(address, None)
+            if block is None:
+                continue  # empty_cache has already waited for it
             block.pending_streams = None
             block.pool.statistics.take_back_held(block.size_bytes, block.requested_bytes)
             self._total.take_back_held(block.size_bytes, block.requested_bytes)
@@ -664,7 +365,7 @@ class CachingAllocator:
         """The statistics under the names of torch.cuda.memory_stats()."""
         result: dict[str, int] = {}
 
-        def add(name: str, stat: _Stat) -> None:
+        def add(name: str, stat: Stat) -> None:
             result[f"{name}.current"] = stat.current
             result[f"{name}.peak"] = stat.peak
             result[f"{name}.allocated"] = stat.increased
@@ -675,7 +376,7 @@ class CachingAllocator:
             "small_pool": self._small.statistics,
             "large_pool": self._large.statistics,
         }
-        for name in _STATISTICS:
+        for name in STATISTICS:
             for pool_name, statistics in pools.items():
                 add(f"{name}.{pool_name}", statistics.stat(name))
         add("oversize_allocations", self._oversize_allocations)
@@ -706,11 +407,16 @@ class CachingAllocator:
                 block = following
         return tuple(sorted(result, key=lambda segment: segment.address))
 
-    def restore(self, segments: Iterable[Segment]) -> None:
+    def restore(
+        self,
+        segments: Iterable[Segment],
+        reservation_starts: Mapping[tuple[int, str], int] | None = None,
+    ) -> None:
         """Start from recorded segments (an empty allocator only); the inverse of `segments`.
 
         Their bytes count as current and peak, but not as events: the device counters stay at 0.
-        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest.
+        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest, or
+        at `reservation_starts[stream, segment_type]` where that is known to be lower still.
         Raises ValueError if the allocator is in use or the blocks of a segment do not tile it.
         """
         if self._heads:
@@ -721,10 +427,15 @@ class CachingAllocator:
                 reservations.setdefault((segment.stream, segment.segment_type), []).append(segment)
             else:
                 self._restore_blocks(segment, None, None)
-        for ranges in reservations.values():
+        for key, ranges in reservations.items():
             pool = self._small if ranges[0].segment_type == "small" else self._large
-            expandable = self._reserve(pool, ranges[0].address)
+            first = ranges[0].address
+            start = min((reservation_starts or {}).get(key, first), first)
+            expandable = self._reserve(pool, start)
             last: _Block | None = None
+            if start < first:
+                last = self._heads[start] = _Block(start, first - start, key[0], pool, expandable)
+                pool.insert_unmapped(last)
             for segment in ranges:
                 if last is not None and segment.address > last.address + last.size_bytes:
                     end = last.address + last.size_bytes
@@ -747,16 +458,12 @@ class CachingAllocator:
         """Bytes that a request is rounded up to (its block may still be larger, see `_should_split`)."""
         if size_bytes < MIN_BLOCK_SIZE_BYTES:
             return MIN_BLOCK_SIZE_BYTES
-        if self.settings.roundup_power2_divisions:
-            interval = min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)
-            divisions = self.settings.roundup_power2_divisions[interval]
+        if self._divisions:
+            divisions = self._divisions[min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)]
             if divisions > 1 and size_bytes > MIN_BLOCK_SIZE_BYTES * divisions:
                 power_of_two = 1 << (size_bytes.bit_length() - 1)
                 return _round_up(size_bytes, power_of_two // divisions)
         return (size_bytes + 511) & ~511
-
-    def _pool_of(self, size: int) -> _Pool:
-        return self._small if size <= SMALL_SIZE_BYTES else self._large
 
     def _segment_size(self, size: int) -> int:
         if size <= SMALL_SIZE_BYTES:

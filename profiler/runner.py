@@ -89,7 +89,7 @@ def _by_category(prefix: str, terms: Iterable[formula.Term]) -> Row:
 
 
 def _measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int], None]) -> list[Row]:
-    context = _process_context()
+    context = process_context()
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
         process = context.Process(
@@ -107,7 +107,7 @@ def _measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int
         raise ProfilerError(f"{workload} failed: {_last_line(Path(log.name))}")
 
 
-def _process_context() -> Any:
+def process_context() -> Any:
     """Fresh processes that start fast: forked from a server that has the libraries but no CUDA context."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
