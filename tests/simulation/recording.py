@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Ledger:
-    """Every event in order: bytes requested, negative for a free. Scratch of kernels is in `ops` by its name."""
+    """Every event in order: bytes requested, negative for a free. Scratch of kernels is in `ops`
+    by its name.
+    """
 
     events: list[int] = field(default_factory=list)
     ops: list[str] = field(default_factory=list)

@@ -1,4 +1,6 @@
-"""The simulated step against traces of real CUDA runs: every request and every free, in order, to the byte."""
+"""The simulated step against traces of real CUDA runs: every request and every free, in order, to
+the byte.
+"""
 
 import os
 from pathlib import Path
@@ -11,11 +13,14 @@ from profiler.gpus import GPUS
 from profiler.simulation import simulated_gpu
 from profiler.snapshot import load_snapshot
 
-GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth"))
+GROUNDTRUTH = Path(
+    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth")
+)
 FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
 needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
 
-# 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded after warm-up.
+# 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded
+# after warm-up.
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, BATCH = 10_000, 1024, 24, 16, 4096, 4
 HALF_PRECISION = {512: True, 1024: True}  # the traces of longer contexts hold casts to 2-byte types
 
