@@ -72,6 +72,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
         and value.is_leaf
         and not value._is_view()
         and torch.is_autocast_cache_enabled()
+        and not torch.is_inference_mode_enabled()
     )
     if not can_cache:
         return value.to(dtype)
@@ -90,9 +91,23 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 
 def _run_in(target: Callable[[tuple[Any, ...]], torch.dtype], op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Cast and run. The compiled kernels (GCC) cast their arguments from the last to the first, and drop the
+    casts from the first to the last; the elements of a list are cast and dropped in its order.
+    """
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST), torch._C.DisableTorchFunction():
         dtype = target((*args, *kwargs.values()))
-        return op(*[_cast(a, dtype) for a in args], **{name: _cast(a, dtype) for name, a in kwargs.items()})
+        keywords = {name: _cast(kwargs[name], dtype) for name in reversed(kwargs)}
+        cast = [_cast(argument, dtype) for argument in reversed(args)][::-1]
+        result = op(*cast, **keywords)
+        _drop(cast)
+        return result
+
+
+def _drop(values: list[Any]) -> None:
+    for position, value in enumerate(values):
+        values[position] = None
+        if isinstance(value, list):
+            _drop(value)
 
 
 def _run_with_float32_output(position: int, op: Any, *args: Any, **kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from profiler.gpus import GPU, GPUS
 from profiler.simulation import hidden, kernels
 from profiler.simulation.cuda_alias import cuda_names
 from profiler.simulation.dispatch import machine
+from profiler.simulation.host_values import HostValues
 from profiler.simulation.outputs import DEVICE_TYPE
 from profiler.simulation.storage import Allocator, DeviceMemory, Observer
 
@@ -112,7 +113,8 @@ class _Silence:
 def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None]:
     if machine.memory is not None:
         raise RuntimeError("a simulated GPU is already open in this process")
-    memory = machine.memory = DeviceMemory(allocator, observer, machine.values.forget)
+    values = machine.values = HostValues()
+    memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
     machine.capability = gpu.capability
     machine.scratch_of = hidden.HiddenAllocations(gpu).of
     try:

@@ -82,8 +82,8 @@ def _reduction(kind: str) -> Rule:
             # ReduceOpsUtils.h, `make_reduction`: other inputs are first converted to the output's type.
             element_bytes, strides, offset = output_type.itemsize, None, 0
             copy = (Scratch("converted input", tensor.numel() * element_bytes),)
-        if tensor.numel() == 0:
-            return ()
+        if tensor.numel() <= 1:
+            return ()  # nothing to reduce
         dims = [dim % max(tensor.dim(), 1) for dim in dims] if dims else None
         return copy + kernels.reduction(
             tuple(tensor.shape),

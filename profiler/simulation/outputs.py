@@ -152,3 +152,10 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     except NotImplementedError as error:
         reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
         raise UnsupportedOperation(op._schema.name, reason) from error
+    except RuntimeError as error:
+        if "not on the expected device meta" not in str(error):
+            raise
+        found = "but found at least two devices, cuda:0 and cpu"
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, {found} ({op._schema.name})"
+        ) from error

@@ -114,7 +114,8 @@ class Transformer(nn.Module):
         self.norm, self.head = RMSNorm(width), Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding[ids, :]
+        embedded = self.embedding[ids, :]
+        x = embedded
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)

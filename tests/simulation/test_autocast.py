@@ -1,6 +1,8 @@
 """Autocast: which operations cast, and the cache of cast weights."""
 
+import pytest
 import torch
+from recording import cpu_events
 from torch import nn
 
 from profiler.simulation import autocast
@@ -66,3 +68,28 @@ def test_types_follow_the_lists(cuda):
             assert (x @ x).dtype == torch.float32
     assert (x @ x).dtype == torch.float32
     assert not torch.is_autocast_enabled("cuda")
+
+
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.inference_mode])
+@pytest.mark.parametrize("operation", ["addmm", "mm"])
+def test_casts_come_and_go_in_the_order_of_the_compiled_kernels(operation, grad, cuda, ledger):
+    """The CPU's autocast kernels are the same templates, built by the same compiler: a real run tells."""
+
+    def step(device):
+        bias, x = torch.zeros(16, device=device), torch.zeros(4, 32, device=device)
+        weight = torch.zeros(32, 16, device=device, requires_grad=True)
+        operands = (bias, x, weight) if operation == "addmm" else (x, weight)
+
+        def run():
+            with grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
+                getattr(torch, operation)(*operands)
+
+        return run
+
+    on_cpu, on_device = step("cpu"), step("cuda")
+    on_device()  # the cuBLAS workspace
+    ledger.clear()
+    on_device()
+    casts_and_result = {"addmm": 4, "mm": 3}[operation]
+    assert len(ledger.events) == 2 * casts_and_result
+    assert ledger.events == cpu_events(on_cpu)

@@ -128,3 +128,24 @@ def test_integers_and_masks_keep_their_values(cuda):
     unknown = torch.empty(6, device=cuda) > 0
     with pytest.raises(UnsupportedOperation):
         unknown.any().item()
+
+
+def test_mistakes_are_reported_as_on_cuda(cuda):
+    x = torch.empty(8, 16, device=cuda)
+    with pytest.raises(RuntimeError, match="found at least two devices, cuda:0 and cpu"):
+        x + torch.zeros(8, 16)
+    with pytest.raises(RuntimeError, match="reduction dim"):
+        x @ x
+    with pytest.raises(UnsupportedOperation, match="_to_sparse"):
+        x.to_sparse()
+
+
+def test_blocks_of_an_earlier_device_do_not_disturb_a_later_one(ledger):
+    with simulated_gpu(GPUS["A100-40GB"]) as device:
+        old = torch.ones(4, dtype=torch.long, device=device)
+    with simulated_gpu(GPUS["A100-40GB"], observer=ledger) as device:
+        new = torch.full((4,), 7, device=device)
+        assert new.data_ptr() == old.data_ptr()
+        del old
+        assert new.tolist() == [7, 7, 7, 7]
+        assert ledger.live == {new.data_ptr(): 32}
