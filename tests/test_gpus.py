@@ -2,7 +2,7 @@
 
 import pytest
 
-from profiler.gpus import GIB, GPUS, GPU, gpu_by_name
+from profiler.gpus import GIB, GPU, GPUS, gpu_by_name
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_ambiguous_name_lists_the_candidates() -> None:
 
 
 def test_unknown_name_lists_close_and_all_names() -> None:
-    with pytest.raises(ValueError, match="close: .*RTX-4090") as error:
+    with pytest.raises(ValueError, match=r"close: .*RTX-4090") as error:
         gpu_by_name("RTX-4080")
     assert all(name in str(error.value) for name in GPUS)
 

@@ -88,6 +88,7 @@ def test_accumulators() -> None:
     base = reduction(shape, dims, 2, H100)[0].size_bytes
     assert base == 4 * 768 * 128 * 128
     assert reduction(shape, dims, 2, H100, kind="mean")[0].size_bytes == base
+    assert reduction(shape, dims, 2, H100, kind="prod")[0].size_bytes == base
     assert reduction(shape, dims, 2, H100, kind="var")[0].size_bytes == 4 * base
     assert reduction(shape, dims, 2, H100, kind="max")[0].size_bytes == 4 * base
     assert reduction(shape, dims, 2, H100, kind="amax")[0].size_bytes == base // 2
@@ -127,6 +128,11 @@ def test_pieces_take_their_scratch_in_turn() -> None:
         (4 * 768 * 512 * 128, 1),
         (24, 1),
     ]
+
+
+def test_cast_input() -> None:
+    """A sum of a bool mask first copies it to int64; its rows of 100 need nothing else."""
+    assert reduction((64, 100), (1,), 8, H100, cast_input=True) == (Scratch("cast input", 51200),)
 
 
 def test_strided_last_dimension() -> None:

@@ -41,7 +41,7 @@ def accumulator(
 ) -> Accumulator:
     """The accumulator of reduction `kind` over elements of `element_bytes`.
 
-    kind: "sum" (also prod), "mean", "norm", "var" (also std, var_mean), "max" (also min, argmax:
+    kind: "sum", "prod", "mean", "norm", "var" (also std, var_mean), "max" (also min, argmax:
     value with index), "amax" (also amin), "aminmax", "any" (also all).
     Sources: ReduceSumProdKernel.cu, ReduceMomentKernel.cu (Welford: mean, m2, n, nf),
     ReduceNormKernel.cu, ReduceMaxValuesKernel.cu, ReduceArgMaxKernel.cu, ReduceLogicKernel.cu.
@@ -51,6 +51,7 @@ def accumulator(
     opmath_bytes = max(element_bytes, 4)
     sizes_bytes = {
         "sum": opmath_bytes,
+        "prod": opmath_bytes,
         "mean": opmath_bytes,
         "norm": opmath_bytes,
         "var": 32 if element_bytes == 8 else 16,
@@ -302,22 +303,24 @@ def reduction(
     output_element_bytes: int | None = None,
     strides: Sequence[int] | None = None,
     storage_offset: int = 0,
+    cast_input: bool = False,
     torch_version: tuple[int, int] = (2, 13),
 ) -> tuple[Scratch, ...]:
     """Scratch of reducing `dims` (None or empty: all) of a CUDA tensor of this shape.
 
-    element_bytes: of the input after type promotion (a sum of int32 first becomes int64).
-    output_element_bytes: of the output; element_bytes if not given. strides, storage_offset: in
-    elements; contiguous and aligned to 512 bytes if not given. kind: see `accumulator`.
+    element_bytes: of the input after type promotion. output_element_bytes: of the output;
+    element_bytes if not given. kind: see `accumulator`. strides, storage_offset: in elements;
+    contiguous and aligned to 512 bytes if not given. cast_input: the input has another dtype than
+    the output and is copied first, as a sum of bool or int32 in int64 (16-bit to float32 is not).
 
-    Returns (buffer, semaphores) of each launch that splits an output over several blocks, after
-    the accumulation buffer of an input beyond 31-bit offsets whose accumulator is wider than its
-    output; () for most row reductions. Allocated after the output.
+    Returns, in this order: the cast input; the accumulation buffer of an input beyond 31-bit offsets
+    whose accumulator is wider than its output; (buffer, semaphores) of each launch that splits an
+    output over several blocks. () for most row reductions. Allocated after the output.
 
-    Evidence: 1,122 recorded allocations in 13 traces, Hopper with torch 2.6, RTX PRO 6000 and an Ada
-    or Ampere card with torch 2.11 (float32 sums over leading dimensions, sums and max over a
-    strided last dimension), all to the byte. Derived, not measured: 16-bit loads, var, norm,
-    inputs beyond 31-bit offsets.
+    Evidence: 1,224 recorded allocations in 10 traces (Hopper with torch 2.6; RTX PRO 6000 and
+    another card with torch 2.11): float32 sums over leading dimensions, and sums and max over a
+    strided last dimension, all to the byte; no allocation where none is predicted. Derived, not
+    measured: 16-bit inputs, mean, var, norm, casts, inputs beyond 31-bit offsets.
     """
     if prod(shape) == 0:
         return ()
@@ -327,7 +330,7 @@ def reduction(
         shape, dims, element_bytes, output_bytes, strides=strides, storage_offset=storage_offset
     )
     pieces = split_for_32bit(iterator)
-    found: list[Scratch] = []
+    found = [Scratch("cast input", prod(shape) * element_bytes if cast_input else 0)]
     if len(pieces) > 1 and not acc.in_output and acc.size_bytes > output_bytes:
         found.append(Scratch("accumulation buffer", iterator.outputs * acc.size_bytes))
     for stage, piece in enumerate(pieces):
