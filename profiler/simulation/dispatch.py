@@ -116,7 +116,7 @@ def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, An
     if (
         op is torch.ops.aten._local_scalar_dense.default
         and args[0].is_floating_point()
-        and machine.float_reads
+        and machine.float_reads is not None
     ):
         return machine.float_reads
     try:

@@ -47,9 +47,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         host_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ratio = seconds / limit_seconds
-        print(
-            f"{name}: {seconds:.2f} s, {ratio:.2f} of {limit_seconds:.0f} s; peak {peak_gib:.2f} GiB simulated"
-        )
+        print(f"{name}: {seconds:.2f} s, {ratio:.2f} of {limit_seconds:.0f} s; peak {peak_gib:.2f} GiB")
         print(f"  host memory so far: {host_mib:.0f} MiB")
 
 

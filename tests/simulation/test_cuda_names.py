@@ -1,5 +1,7 @@
 """A program written for CUDA finds its device, its memory statistics and its tools."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -149,3 +151,15 @@ def test_blocks_of_an_earlier_device_do_not_disturb_a_later_one(ledger):
         del old
         assert new.tolist() == [7, 7, 7, 7]
         assert ledger.live == {new.data_ptr(): 32}
+
+
+def test_running_full_in_backward_raises_and_frees_the_graph(ledger):
+    small = GPU("small", 64 * MIB, 108, 2048, (8, 0), "test")
+    with simulated_gpu(small, observer=ledger):
+        x = torch.zeros(3 * MIB, device="cuda", requires_grad=True)  # 12 MiB
+        y = x.sigmoid().sigmoid().sigmoid()  # 48 MiB in all
+        with pytest.raises(DeviceOutOfMemory):
+            y.sum().backward()
+        del y
+        gc.collect()  # the traceback refers to itself
+        assert list(ledger.live.values()) == [12 * MIB]
