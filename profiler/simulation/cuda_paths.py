@@ -77,7 +77,8 @@ def recurrent(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
         f"{op._schema.name}: cuDNN's recurrent kernels are not modelled; simulated cell by cell",
         stacklevel=2,
     )
-    return op.decompose(*args, **kwargs)
+    # The compiled composite, with its fused cells; `op.decompose` would run the decomposition in Python.
+    return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
 def _convolution_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:

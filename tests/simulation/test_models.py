@@ -176,3 +176,12 @@ def test_each_thread_has_its_own_blas_workspace_for_ever(cuda, ledger):
     weight.grad = None
     torch.cuda.empty_cache()
     assert list(ledger.live.values()).count(8_519_680) == 2
+
+
+def test_recurrent_layers_warn_that_cudnn_is_not_modelled(cuda, ledger):
+    layer = nn.LSTM(16, 32, batch_first=True).to(cuda)
+    x = torch.zeros(4, 10, 16, device=cuda)
+    ledger.clear()
+    with pytest.warns(UserWarning, match="cuDNN's recurrent kernels are not modelled"):
+        layer(x)[0].sum().backward()
+    assert ledger.ops.count("aten::_thnn_fused_lstm_cell") == 3 * 10  # hidden, cell, gates, per time step
