@@ -1,9 +1,9 @@
 """Plain tensors whose storage is a number: the address that the allocator model gave.
 
-A storage is imported through DLPack, the one public door by which pure Python hands PyTorch a pointer together
-with a deleter (ATen/DLConvertor.cpp, `fromDLPack`). PyTorch calls the deleter when the last owner of the storage
-lets go, in C++ too (a saved variable of the autograd graph), so a death is known at the very moment it happens.
-The pointer is never read: every operation on the device is answered from metadata.
+A storage is imported through DLPack, the one public door by which pure Python hands PyTorch a pointer
+together with a deleter (ATen/DLConvertor.cpp, `fromDLPack`). PyTorch calls the deleter when the last owner
+of the storage lets go, in C++ too (a saved variable of the autograd graph), so a death is known at the very
+moment it happens. The pointer is never read: every operation on the device is answered from metadata.
 """
 
 import ctypes
@@ -72,10 +72,12 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _one_byte = bytearray(1)
 
 
-class _Owner(np.ndarray):  # type: ignore[type-arg]
-    """Dies with the storage: NumPy's DLPack deleter drops it, under the interpreter lock and with errors set aside.
+class _Owner(np.ndarray):
+    """Dies with the storage: NumPy's DLPack deleter drops it, under the interpreter lock and with errors
+    set aside.
 
-    It is the deleter, not a Python callback through ctypes, because storages also die while an exception unwinds.
+    It is the deleter, not a Python callback through ctypes, because storages also die while an exception
+    unwinds.
     """
 
     address: int
@@ -93,7 +95,8 @@ def tensor_at(
     dtype: torch.dtype,
     died: Callable[[int], None],
 ) -> torch.Tensor:
-    """A plain tensor of the PrivateUse1 device over `address`; `died(address)` is called when its storage dies.
+    """A plain tensor of the PrivateUse1 device over `address`; `died(address)` is called when its storage
+    dies.
 
     Address 0 means an empty storage, whose death is not reported.
     """
@@ -109,7 +112,7 @@ def tensor_at(
     inner.dtype.code, inner.dtype.bits = _DLPACK_TYPES.get(dtype) or (_UINT, dtype.itemsize * 8)
     if rank:
         inner.strides = inner.shape + 8 * rank
-        (ctypes.c_int64 * rank).from_address(inner.strides)[:] = strides
+        (ctypes.c_int64 * rank).from_address(inner.strides)[:] = list(strides)
     tensor = torch._C._from_dlpack(capsule)
     return tensor if dtype in _DLPACK_TYPES else tensor.view(dtype)
 
@@ -152,7 +155,8 @@ class DeviceMemory:
         self._observer = observer
         self._forget = forget
         self._open = True
-        # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for its turn.
+        # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for
+        # its turn.
         self._deaths: deque[int] = deque()
         self._lock = threading.Lock()
 
