@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from profiler.model_facts import ModelFacts, Segment
 from profiler.optimizer_temporaries import step_temporaries
-from profiler.optimizers import master_terms, state_terms
+from profiler.optimizers import initial_terms, state_terms
 from profiler.terms import Term, total_bytes
 from profiler.training_step import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
 from profiler.workload import Workload
@@ -65,7 +65,7 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
     in host memory, and which kernels need temporaries.
     """
     weights = (_parameters(facts), *_buffers(facts))
-    masters = tuple(master_terms(workload, facts.parameters))
+    initial = tuple(initial_terms(workload, facts.parameters, device_type))
     states = (*state_terms(workload, facts.parameters, device_type), *_loss_scale(workload, _AFTER_SCALING))
     gradients = (_gradients(facts),)
     inputs, activations, loss = (_inputs(facts),), tuple(_activations(facts, device_type)), (_loss(facts),)
@@ -73,11 +73,11 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
     def terms(phase: Phase) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """What is alive at the end and at the peak of a phase."""
         scaled = _loss_scale(workload, phase)
-        resting = weights + masters + (states if phase.step > 1 else scaled)
+        resting = weights + initial + (states if phase.step > 1 else scaled)
         accumulated = gradients if phase.micro_batch > 1 else ()
         kept = resting + accumulated + inputs + activations
         backpropagated = resting + gradients + inputs + loss
-        stepped = weights + masters + states + gradients + inputs + loss
+        stepped = weights + initial + states + gradients + inputs + loss
         match phase.name:
             case "model_loaded":
                 return weights, weights
@@ -95,7 +95,7 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
                     step_temporaries(workload, facts.parameters, device_type, first_step)
                 )
             case _:
-                return weights + masters + states, stepped
+                return weights + initial + states, stepped
 
     return [Prediction(phase, *terms(phase)) for phase in phases(workload)]
 

@@ -92,11 +92,12 @@ def count(workload: Workload) -> ModelFacts:
         for segment in segments:
             segment.recompute = False
         plain = _run(workload, model, batch, segments) if segments else kept
+        numbers_bytes = _storage_bytes(_wrapped_numbers(plain.graph))
         return ModelFacts(
             parameters=tuple(_parameters(model)),
             buffer_bytes=_storage_bytes(model.buffers()),
             input_bytes=_storage_bytes(batch.values()),
-            saved_bytes=kept.saved_bytes(),
+            saved_bytes=kept.saved_bytes() + numbers_bytes,
             loss_bytes=kept.loss_bytes,
             weight_copy_bytes=kept.weight_copy_bytes(),
             random_state_bytes=len(segments) * torch.get_rng_state().nbytes,
@@ -115,7 +116,8 @@ def _as_in_a_real_run() -> Iterator[None]:
 
     with (
         patch("transformers.PreTrainedModel.initialize_weights"),
-        patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None),
+        # Not `return_value`: a mock remembers its arguments, and they would seem to stay alive.
+        patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
     ):
         yield
 
@@ -145,7 +147,7 @@ class _Forward:
     """What a forward pass left: the births that are still alive, and where its segments began and ended.
 
     `last_uses` gives for each parameter the position of the last op that read it, and its bytes. Positions
-    count ops.
+    count ops. `graph` is the autograd node of the loss.
     """
 
     survivors: dict[int, _Birth]
@@ -155,6 +157,7 @@ class _Forward:
     outputs: list[int]
     output_bytes: list[int]
     last_uses: list[tuple[int, int]]
+    graph: Any
 
     def saved_bytes(self) -> int:
         return sum(birth.size_bytes for birth in self.survivors.values() if not birth.weight_copy)
@@ -166,7 +169,7 @@ class _Forward:
 def _run(
     workload: Workload, model: torch.nn.Module, batch: Any, segments: list[torch.nn.Module]
 ) -> _Forward:
-    watch = _watch(list(model.parameters()))
+    watch = _watch(model, batch)
     starts, ends, outputs, output_bytes = [], [], [], []
 
     def leave(module: object, arguments: object, output: torch.Tensor) -> None:
@@ -191,17 +194,21 @@ def _run(
         outputs,
         output_bytes,
         list(watch.last_uses.values()),
+        loss.grad_fn,
     )
 
 
-def _watch(parameters: list[torch.Tensor]) -> Any:
+def _watch(model: torch.nn.Module, batch: Any) -> Any:
     """A dispatch mode that notes each storage's birth and each parameter's last use."""
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    sizes = {_storage(parameter): parameter.untyped_storage().nbytes() for parameter in parameters}
+    aten = torch.ops.aten
+    sizes = {_storage(parameter): parameter.untyped_storage().nbytes() for parameter in model.parameters()}
+    held = sizes.keys() | {_storage(tensor) for tensor in (*model.buffers(), *batch.values())}
+    normalizations = (aten.native_layer_norm.default, aten.native_batch_norm.default)
 
     class Watch(TorchDispatchMode):
         def __init__(self) -> None:
@@ -212,22 +219,27 @@ def _watch(parameters: list[torch.Tensor]) -> Any:
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             self.position += 1
-            inputs = {_storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
-            used = inputs & sizes.keys()
+            used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & sizes.keys()
             for address in used:
                 self.last_uses[address] = (self.position, sizes[address])
             result = func(*args, **(kwargs or {}))
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, torch.Tensor) and _storage(tensor) not in inputs:
-                    copied = bool(used) and func is torch.ops.aten._to_copy.default
-                    self._note(tensor, copied)
+            # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
+            # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
+            wider = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
+            for index, tensor in enumerate(_tensors(result)):
+                factor = 2 if wider and index else 1
+                self._note(tensor, factor, bool(used) and func is aten._to_copy.default)
             return result
 
-        def _note(self, tensor: torch.Tensor, weight_copy: bool) -> None:
+        def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
             address, storage = _storage(tensor), tensor.untyped_storage()
-            if address not in self.births or self.births[address][1].expired():
-                birth = _Birth(self.position, storage.nbytes(), weight_copy)
-                self.births[address] = (birth, StorageWeakRef(storage))
+            if address in held or (address in self.births and not self.births[address][1].expired()):
+                return
+            birth = _Birth(self.position, factor * storage.nbytes(), weight_copy)
+            self.births[address] = (birth, StorageWeakRef(storage))
+
+    def _tensors(values: Any) -> list[torch.Tensor]:
+        return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
     return Watch()
 
@@ -247,6 +259,30 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segmen
             output_gradient_bytes=plain.output_bytes[index],
             gradient_bytes=sum(size for position, size in kept.last_uses if position > kept.ends[index]),
         )
+
+
+def _wrapped_numbers(graph: Any) -> Iterator[torch.Tensor]:
+    """Python numbers that autograd's nodes have saved as 8-byte tensors.
+
+    No op makes them, so a dispatch mode does not see them, and no saved-tensor hook is called for them, so
+    checkpoints keep them too (torch/csrc/autograd/saved_variable.cpp, is_wrapped_number). The graph must be
+    one without hooks: reading a saved tensor calls them.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    pending, visited = [graph], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                value = getattr(node, name)
+                if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
+                    yield value
+        pending.extend(next_node for next_node, _ in node.next_functions)
 
 
 def _storage_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -48,6 +48,12 @@ def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Op
     return _eight_bit(workload, model)
 
 
+def import_library(workload: Workload) -> None:
+    """Import what the optimizer comes from; bitsandbytes makes a few tensors of its own as it is imported."""
+    if workload.optimizer in EIGHT_BIT_OPTIMIZERS:
+        import bitsandbytes  # noqa: F401
+
+
 def resolved_implementation(workload: Workload, device_type: str) -> str:
     """The implementation that runs: "forloop", "foreach" or "fused".
 
@@ -104,7 +110,7 @@ def keeps_8_bit_states(parameter: Parameter) -> bool:
 def state_terms(workload: Workload, parameters: Sequence[Parameter], device_type: str) -> Iterator[Term]:
     """All that the optimizer keeps on the device from its first step on, as named terms.
 
-    A master copy, which is there before the first step, is `master_terms`.
+    What is there before the first step is in `initial_terms`.
     """
     optimizer = workload.optimizer
     stepped = stepped_parameters(workload, parameters)
@@ -121,8 +127,12 @@ def state_terms(workload: Workload, parameters: Sequence[Parameter], device_type
     yield from _step_counter_terms(workload, len(stepped), device_type)
 
 
-def master_terms(workload: Workload, parameters: Sequence[Parameter]) -> Iterator[Term]:
-    """The fp32 copy of the weights, where the precision has one; there from the first forward pass on."""
+def initial_terms(workload: Workload, parameters: Sequence[Parameter], device_type: str) -> Iterator[Term]:
+    """What the optimizer keeps on the device from its construction on, before its first step.
+
+    An fp32 copy of the weights, where the precision has one; and on the CPU bitsandbytes' quantization maps,
+    which it makes on the host and moves at the first step.
+    """
     if workload.precision == "fp16_master":
         elements = sum(parameter.elements for parameter in parameters)
         yield _term(
@@ -130,6 +140,8 @@ def master_terms(workload: Workload, parameters: Sequence[Parameter]) -> Iterato
             f"4 B × {elements:,} master weights",
             "Micikevicius et al. 2017, section 3.1 (profiler/precision.py)",
         )
+    if workload.optimizer in EIGHT_BIT_OPTIMIZERS and device_type == "cpu":
+        yield _quantization_maps()
 
 
 # --- the states as terms ------------------------------------------------------------------------------
@@ -181,10 +193,15 @@ def _eight_bit_terms(optimizer: str, parameters: list[Parameter], device_type: s
         yield _term(2 * elements, f"2 × 1 B × {elements:,} 8-bit states", _EIGHT_BIT)
         blocks = sum(ceil(p.elements / BLOCK_ELEMENTS) for p in eight)
         yield _term(8 * blocks, f"2 × 4 B × {blocks:,} blocks of {BLOCK_ELEMENTS}", _EIGHT_BIT + ", absmax")
-        yield _term(QUANTIZATION_MAPS_BYTES, "2 × 1 KiB quantization maps", _EIGHT_BIT + ", qmap")
+        if device_type != "cpu":
+            yield _quantization_maps()
     if others:
         elements = in_allocator(others)
         yield _term(8 * elements, f"2 × 4 B × {elements:,} 32-bit states", _EIGHT_BIT + ", min_8bit_size")
+
+
+def _quantization_maps() -> Term:
+    return _term(QUANTIZATION_MAPS_BYTES, "2 × 1 KiB quantization maps", _EIGHT_BIT + ", qmap")
 
 
 def _step_counter_terms(workload: Workload, tensors: int, device_type: str) -> Iterator[Term]:
