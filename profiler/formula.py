@@ -164,7 +164,7 @@ def _activations(facts: ModelFacts, device_type: str) -> Iterator[Term]:
         "activations",
         facts.saved_bytes + facts.loss_bytes,
         f"{facts.saved_bytes:,} B saved + {facts.loss_bytes:,} B loss",
-        "tensors saved by the autograd graph's nodes (torch/csrc/autograd/saved_variable.h), or by checkpoints "
+        "saved by the autograd graph's nodes (torch/csrc/autograd/saved_variable.h), or by checkpoints "
         "(torch/utils/checkpoint.py)",
     )
     if facts.weight_copy_bytes:

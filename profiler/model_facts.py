@@ -90,7 +90,7 @@ def count(workload: Workload) -> ModelFacts:
         segments = checkpointing.segments(model)
         kept = _run(workload, model, batch, segments)
         for segment in segments:
-            segment.recompute = False
+            segment.recompute = False  # type: ignore[assignment]
         plain = _run(workload, model, batch, segments) if segments else kept
         numbers_bytes = _storage_bytes(_wrapped_numbers(plain.graph))
         return ModelFacts(
@@ -166,9 +166,7 @@ class _Forward:
         return sum(birth.size_bytes for birth in self.survivors.values() if birth.weight_copy)
 
 
-def _run(
-    workload: Workload, model: torch.nn.Module, batch: Any, segments: list[torch.nn.Module]
-) -> _Forward:
+def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[torch.nn.Module]) -> _Forward:
     watch = _watch(model, batch)
     starts, ends, outputs, output_bytes = [], [], [], []
 

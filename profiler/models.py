@@ -60,7 +60,7 @@ def _build_mlp(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
                 torch.nn.Sequential(torch.nn.Linear(width_in, width_out), torch.nn.ReLU())
                 for width_in, width_out in pairwise(widths[:-1])
             ]
-            self.layers = torch.nn.Sequential(*hidden, torch.nn.Linear(*widths[-2:]))
+            self.layers = torch.nn.Sequential(*hidden, torch.nn.Linear(widths[-2], widths[-1]))
 
         def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.cross_entropy(self.layers(inputs), targets)

@@ -76,26 +76,17 @@ def stepped_parameters(workload: Workload, parameters: Sequence[Parameter]) -> l
 
 def state_bytes(optimizer: str, parameter: Parameter) -> int:
     """Bytes of one parameter's state tensors, step counters and shared maps left out."""
-    size_bytes = parameter.size_bytes
-    factored_bytes = _factored_elements(parameter) * parameter.element_bytes
-    match optimizer:
-        case "sgd":
-            return 0
-        case "momentum":
-            return size_bytes
-        case "adam" | "adamw":
-            return 2 * size_bytes
-        case "adafactor":
-            return factored_bytes
-        case "adafactor_transformers":
-            # 16-bit gradients are cast to fp32 first, and the states take their dtype. Plus `RMS`, a scalar.
-            return _factored_elements(parameter) * 4 + _SCALAR_BYTES
-        case "adafactor_transformers_momentum":
-            return (_factored_elements(parameter) + parameter.elements) * 4 + _SCALAR_BYTES
-        case _:
-            if not keeps_8_bit_states(parameter):
-                return 2 * 4 * parameter.elements
-            return 2 * parameter.elements + 2 * 4 * ceil(parameter.elements / BLOCK_ELEMENTS)
+    if optimizer in EIGHT_BIT_OPTIMIZERS:
+        if not keeps_8_bit_states(parameter):
+            return 2 * 4 * parameter.elements
+        return 2 * parameter.elements + 2 * 4 * ceil(parameter.elements / BLOCK_ELEMENTS)
+    if optimizer in TRANSFORMERS_OPTIMIZERS:
+        # 16-bit gradients are cast to fp32 first, and the states take their dtype. `RMS` is a scalar.
+        first_moments = parameter.elements if optimizer.endswith("momentum") else 0
+        return 4 * (_factored_elements(parameter) + first_moments) + _SCALAR_BYTES
+    if optimizer == "adafactor":
+        return _factored_elements(parameter) * parameter.element_bytes
+    return {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}[optimizer] * parameter.size_bytes
 
 
 def keeps_8_bit_states(parameter: Parameter) -> bool:

@@ -71,8 +71,8 @@ def master_weights(
 ) -> torch.optim.Optimizer:
     """An optimizer of 16-bit parameters that updates its own fp32 copy and rounds it into them.
 
-    The step makes an fp32 copy of all gradients, unscales it, lets `make_inner`'s optimizer step on the master
-    copy, and writes the result back (Micikevicius et al. 2017, figure 1).
+    The step makes an fp32 copy of all gradients, unscales it, lets `make_inner`'s optimizer step on the
+    master copy, and writes the result back (Micikevicius et al. 2017, figure 1).
     """
     import torch
 
@@ -94,9 +94,10 @@ def master_weights(
             return [p for group in self.param_groups for p in group["params"]]
 
         @torch.no_grad()
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
             """One update, unless a gradient overflowed."""
-            if getattr(self, "found_inf", None) is not None and self.found_inf.item():
+            found_inf = getattr(self, "found_inf", None)
+            if found_inf is not None and found_inf.item():
                 return
             scale = getattr(self, "grad_scale", None)
             for parameter, master in zip(self._parameters(), self.masters, strict=True):

@@ -87,8 +87,7 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
     # Column by column, so that no integer passes through a float on its way.
     arrays = {
-        name: pd.array([row.get(name) for row in filled], dtype=dtype)
-        for name, (dtype, _) in COLUMNS.items()
+        name: pd.array([row.get(name) for row in filled], dtype=dtype) for name, (dtype, _) in COLUMNS.items()
     }
     return pd.DataFrame(arrays)
 

@@ -68,7 +68,8 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
     """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
 
     The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
-    accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the next batch.
+    accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
+    next batch.
     Raises whatever the device raises, out of memory included.
     """
     import torch
@@ -95,9 +96,7 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
             state.optimizer.zero_grad()
 
 
-def compute_loss(
-    model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str
-) -> torch.Tensor:
+def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str) -> torch.Tensor:
     """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
     with precision.autocast(workload, device_type):
         output = model(**batch)
