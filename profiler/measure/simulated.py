@@ -89,8 +89,6 @@ class SimulatedRecorder:
     def _phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
         import torch
 
-        from profiler.simulation.outputs import DEVICE_TYPE
-
         self._on_phase(phase)
         torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
@@ -99,7 +97,7 @@ class SimulatedRecorder:
         finally:
             ended = time.perf_counter()
             gc.collect()
-            mark = Mark(phase, labels(state, torch.device(DEVICE_TYPE)))
+            mark = Mark(phase, labels(state, self.device))
             self._listener.entries.append(mark)
             statistics = dict(torch.cuda.memory_stats())
             reading_seconds = time.perf_counter() - ended
