@@ -162,13 +162,16 @@ def _owner(code: CodeType) -> int:
     filename = code.co_filename
     if filename.startswith(_TORCH_FOLDER):
         return _ENGINE if code.co_name == "_engine_run_backward" else _TORCH
+    return _USER if is_user_code(filename) else _OTHER
+
+
+def is_user_code(filename: str) -> bool:
+    """Whether the file is neither torch's, nor Python's own, nor this package's (its models count as a user's)."""
     if filename == _MODELS:
-        return _USER
-    if filename.startswith(("<", _OWN_FOLDER)):
-        return _OTHER
-    if filename.startswith(_STANDARD_FOLDERS) and not filename.startswith(_PACKAGE_FOLDERS):
-        return _OTHER
-    return _USER
+        return True
+    if filename.startswith(("<", _OWN_FOLDER, _TORCH_FOLDER)):
+        return False
+    return not filename.startswith(_STANDARD_FOLDERS) or filename.startswith(_PACKAGE_FOLDERS)
 
 
 def _said(code: CodeType, number: int) -> str:

@@ -230,7 +230,9 @@ def _weights_untouched(model: Model) -> Iterator[None]:
     with ExitStack() as patches:
         for name in vars(torch.nn.init):
             if name.endswith("_") and not name.startswith("_"):
-                patches.enter_context(patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor))
+                patches.enter_context(
+                    patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor)
+                )
         if model.family is not MLP:
             patches.enter_context(patch("transformers.PreTrainedModel.initialize_weights"))
         yield

@@ -34,12 +34,25 @@ class _Boundary:
     memory_stats: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request that the GPU had no room for. Bytes are those of the moment before."""
+
+    requested_bytes: int
+    op: str
+    where: Place | None
+    allocated_bytes: int
+    reserved_bytes: int
+
+
 class _Listener:
     """Writes what the device reports into the ledger's terms, with the bytes reserved after each entry."""
 
     def __init__(self) -> None:
         self.entries: list[Allocation | Free | Mark] = []
         self.reserved_bytes = array("q")
+        self.refusals: list[Refusal] = []
+        self.allocated_bytes = 0
         self._alive: dict[int, int] = {}  # address -> position of its allocation
         self._here: Callable[[], Place | None] = lambda: None
         self._free_and_total: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -51,11 +64,21 @@ class _Listener:
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
         category = "workspaces" if op.endswith("workspace") else ""
         self._alive[address] = len(self.entries)
+        self.allocated_bytes += size_bytes
         self._note(Allocation(address, size_bytes, requested_bytes, op, category, self._here()))
 
     def freed(self, address: int) -> None:
-        self._alive.pop(address, None)
+        position = self._alive.pop(address, None)
+        entry = self.entries[position] if position is not None else None
+        if isinstance(entry, Allocation):
+            self.allocated_bytes -= entry.size_bytes
         self._note(Free(address))
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        free_bytes, total_bytes = self._free_and_total()
+        reserved_bytes = total_bytes - free_bytes
+        where = self._here()
+        self.refusals.append(Refusal(requested_bytes, op, where, self.allocated_bytes, reserved_bytes))
 
     def mark(self, mark: Mark, modules: Mapping[int, str]) -> None:
         """The end of a phase. `modules` says to which module an address belongs that was born outside of any."""
@@ -146,6 +169,11 @@ class SimulatedRecorder:
     def reserved_bytes(self) -> Sequence[int]:
         """What the allocator held from the driver after each entry."""
         return self._listener.reserved_bytes
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """The requests that the GPU had no room for, in order; each raised torch.OutOfMemoryError."""
+        return self._listener.refusals
 
     def measurements(self) -> list[PhaseMeasurement]:
         """One measurement a phase, in order; call it after the `with` block."""

@@ -77,8 +77,12 @@ def _start_autograd_thread() -> None:
         except RuntimeError as error:
             if "device_ready_queues_" not in str(error):
                 raise
-            message = "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
-            raise RuntimeError(f"{message}: open the simulated GPU earlier, or run in a fresh process") from error
+            message = (
+                "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
+            )
+            raise RuntimeError(
+                f"{message}: open the simulated GPU earlier, or run in a fresh process"
+            ) from error
 
 
 class _EmptyAllocator:
@@ -99,6 +103,9 @@ class _Silence:
         pass
 
     def freed(self, address: int) -> None:
+        pass
+
+    def refused(self, requested_bytes: int, op: str) -> None:
         pass
 
 
@@ -131,8 +138,8 @@ def simulated_gpu(
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
 
     Inside the context `"cuda"` means the simulated device, which is also yielded, and `torch.cuda` answers for it.
-    `observer` hears of each allocation and free in order. Raises DeviceOutOfMemory where the GPU would be full, and
-    UnsupportedOperation where the program needs values from the device.
+    `observer` hears of each allocation and free in order. Raises torch.OutOfMemoryError where the GPU would be full,
+    and UnsupportedOperation where the program needs values from the device.
     """
     register()
     allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from profiler.allocator import DeviceOutOfMemory
 from profiler.kernels.scratch import Scratch
 
 _EXTENSION_DEVICE = 12  # kDLExtDev, which ATen maps to PrivateUse1
@@ -131,6 +132,9 @@ class Observer(Protocol):
 
     def freed(self, address: int) -> None: ...
 
+    def refused(self, requested_bytes: int, op: str) -> None:
+        """There is no room for a request: the device is about to raise."""
+
 
 class Allocator(Protocol):
     """What the device needs of a model of the caching allocator."""
@@ -159,7 +163,7 @@ class DeviceMemory:
     def tensor(
         self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, op: str
     ) -> torch.Tensor:
-        """A new tensor in a block of its own. Raises DeviceOutOfMemory as the allocator does."""
+        """A new tensor in a block of its own. Raises torch.OutOfMemoryError, as the real device does."""
         requested_bytes = span_bytes(shape, strides, dtype.itemsize)
         address = self.malloc(requested_bytes, op) if requested_bytes else 0
         return tensor_at(address, shape, strides, dtype, self.free)
@@ -167,7 +171,11 @@ class DeviceMemory:
     def malloc(self, requested_bytes: int, op: str) -> int:
         """A block without a tensor: the temporary of a kernel. The caller frees it."""
         with self._lock:
-            address = self._allocator.malloc(requested_bytes, 0)
+            try:
+                address = self._allocator.malloc(requested_bytes, 0)
+            except DeviceOutOfMemory as error:
+                self._observer.refused(requested_bytes, op)
+                raise torch.OutOfMemoryError(str(error)) from error
             self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)
         self._settle_deaths()
         return address
