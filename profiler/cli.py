@@ -187,9 +187,12 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
+    from profiler.models import MODELS
     from profiler.verbs.explain import explain
 
-    return explain(Path(options.snapshot), options.model, lambda: _target(options), options)
+    path = Path(options.model)
+    against = path if options.model not in MODELS and path.is_file() else _target(options)
+    return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def timeline(simulation: Simulation, name: str) -> Figure:
     import numpy as np
 
     figure, axes = plt.subplots(figsize=(13, 6.6))
-    positions, by_category = levels(simulation.entries)
+    end = max(i for i, entry in enumerate(simulation.entries) if isinstance(entry, Mark)) + 1
+    positions, by_category = levels(simulation.entries[:end])
     reserved = np.array(simulation.reserved_bytes)[positions]
     top = int(reserved.max())
     factor, unit = style.byte_unit(top)
@@ -64,7 +65,7 @@ def timeline(simulation: Simulation, name: str) -> Figure:
             va="bottom",
         )
         top = max(top, capacity)
-    axes.set_xlim(0, len(simulation.entries))
+    axes.set_xlim(0, end)
     axes.set_ylim(0, 1.14 * top / factor)
     _mark_phases(axes, simulation)
     _mark_peak(axes, simulation, factor)
@@ -87,12 +88,11 @@ def _finding(simulation: Simulation) -> str:
 
 def _mark_phases(axes: Axes, simulation: Simulation) -> None:
     """A line where each phase ends, and its name above where it is wide enough."""
-    start, width = 0, len(simulation.entries)
+    start, width = 0, axes.get_xlim()[1]
     for position, entry in enumerate(simulation.entries):
         if not isinstance(entry, Mark):
             continue
-        axes.axvline(position, color="#ffffff", linewidth=0.8)
-        axes.axvline(position, color=style.MUTED, linewidth=0.6, alpha=0.6)
+        axes.axvline(position, color=style.MUTED, linewidth=0.7, alpha=0.5)
         if position - start >= _NARROWEST * width:
             step = f"\nstep {entry.phase.step}" if entry.phase.step else ""
             axes.text(

@@ -161,14 +161,7 @@ def scaled_dot_product_attention(
         if attn_mask is not None:
             attn_mask = _aligned(attn_mask).expand(*query.shape[:3], key.shape[2])
         return aten._scaled_dot_product_efficient_attention(
-            query,
-            key,
-            value,
-            attn_mask,
-            requires_grad or mask_requires_grad,
-            dropout_p,
-            is_causal,
-            scale=scale,
+            query, key, value, attn_mask, requires_grad or mask_requires_grad, dropout_p, is_causal, scale=scale
         )[0]
     return aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa

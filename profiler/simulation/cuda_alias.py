@@ -44,12 +44,8 @@ def _device_of(value: Any) -> Any:
     return _to_simulated(f"cuda:{value}" if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
-def _to_cuda(
-    tensor: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any
-) -> torch.Tensor:
-    return tensor.to(
-        _SIMULATED if device is None else _device_of(device), non_blocking=non_blocking, **options
-    )
+def _to_cuda(tensor: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any) -> torch.Tensor:
+    return tensor.to(_SIMULATED if device is None else _device_of(device), non_blocking=non_blocking, **options)
 
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -242,11 +238,7 @@ def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
     patches += [
         (torch, "clear_autocast_cache", _clear_autocast_cache),
         (torch.amp.GradScaler, "_maybe_opt_step", _step_without_overflow),
-        (
-            torch.amp.GradScaler,
-            "get_scale",
-            lambda scaler: scaler._init_scale if scaler.is_enabled() else 1.0,
-        ),
+        (torch.amp.GradScaler, "get_scale", lambda scaler: scaler._init_scale if scaler.is_enabled() else 1.0),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     torch.set_autocast_dtype(DEVICE_TYPE, torch.float16)  # CUDA's default

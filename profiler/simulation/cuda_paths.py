@@ -55,19 +55,10 @@ def batch_norm_impl_index(
             assert bias is not None
             dense = input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input))
             parts = aten.cudnn_batch_norm(
-                dense,
-                weight.contiguous(),
-                bias.contiguous(),
-                running_mean,
-                running_var,
-                training,
-                momentum,
-                eps,
+                dense, weight.contiguous(), bias.contiguous(), running_mean, running_var, training, momentum, eps
             )
             return (*parts, 1)
-        parts = aten.native_batch_norm(
-            input, weight, bias, running_mean, running_var, training, momentum, eps
-        )
+        parts = aten.native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
         return (*parts, input.new_empty((0,), dtype=torch.uint8), 0)
 
 
@@ -113,9 +104,7 @@ def convolution(
         dense_input = input.contiguous(memory_format=layout)
         dense_weight = weight.contiguous(memory_format=layout)
         output = new_tensor(
-            _convolved(
-                dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups
-            ),
+            _convolved(dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups),
             "aten::cudnn_convolution",
         )
         if bias is not None:
@@ -132,9 +121,7 @@ def _convolved(input: torch.Tensor, weight: torch.Tensor, *options: Any) -> Meta
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
     shape = aten.convolution.default(meta(input), meta(weight), None, *options).shape
-    like = torch.empty(
-        shape, dtype=input.dtype, device="meta", memory_format=_convolution_format(input, weight)
-    )
+    like = torch.empty(shape, dtype=input.dtype, device="meta", memory_format=_convolution_format(input, weight))
     return (tuple(shape), like.stride(), input.dtype)
 
 

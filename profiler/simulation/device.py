@@ -77,12 +77,8 @@ def _start_autograd_thread() -> None:
         except RuntimeError as error:
             if "device_ready_queues_" not in str(error):
                 raise
-            message = (
-                "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
-            )
-            raise RuntimeError(
-                f"{message}: open the simulated GPU earlier, or run in a fresh process"
-            ) from error
+            message = "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
+            raise RuntimeError(f"{message}: open the simulated GPU earlier, or run in a fresh process") from error
 
 
 class _EmptyAllocator:

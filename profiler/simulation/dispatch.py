@@ -43,9 +43,7 @@ machine = Machine()
 def memory_for(op: str) -> DeviceMemory:
     """The memory of the open device."""
     if machine.memory is None:
-        raise UnsupportedOperation(
-            op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`"
-        )
+        raise UnsupportedOperation(op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`")
     return machine.memory
 
 
@@ -115,14 +113,10 @@ def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, An
     try:
         return machine.values.compute(op, args, kwargs)
     except KeyError:
-        raise UnsupportedOperation(
-            plan.name, "it needs values of the device; a simulated GPU holds none"
-        ) from None
+        raise UnsupportedOperation(plan.name, "it needs values of the device; a simulated GPU holds none") from None
 
 
-def _allocate(
-    op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
+def _allocate(op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The outputs of one kernel, with the blocks that it takes for itself around them."""
     scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
     if not scratch:

@@ -114,9 +114,7 @@ def _operand_copies(names: Sequence[str]) -> Rule:
         if any(operand.numel() == 0 for operand in operands):
             return ()
         return tuple(
-            Scratch("contiguous operand", _bytes(operand))
-            for operand in operands
-            if not _is_blas_matrix(operand)
+            Scratch("contiguous operand", _bytes(operand)) for operand in operands if not _is_blas_matrix(operand)
         )
 
     return rule
@@ -131,9 +129,7 @@ def _contiguous_before(*tensors: torch.Tensor | None) -> tuple[Scratch, ...]:
     )
 
 
-def _layer_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _layer_norm(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     return _contiguous_before(arguments["input"])
 
 
@@ -153,9 +149,7 @@ def _layer_norm_backward(
     )
 
 
-def _group_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _group_norm(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     affine = arguments["weight"] is not None or arguments["bias"] is not None
     return kernels.group_norm_forward(
         arguments["N"], arguments["C"], arguments["HxW"], arguments["input"].element_size(), affine
@@ -207,9 +201,7 @@ def _embedding_backward(
     )
 
 
-def _index_put(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _index_put(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     if not arguments["accumulate"] and not torch.are_deterministic_algorithms_enabled():
         return ()
     tensor, values = arguments["self"], arguments["values"]
@@ -233,9 +225,7 @@ def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int,
     return kernels.nonzero(arguments["self"].numel(), gpu)
 
 
-def _cumulative(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _cumulative(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     shape, _, dtype = _first(described)
     return kernels.cumsum(shape or (1,), arguments["dim"], dtype.itemsize)
 
@@ -305,9 +295,7 @@ def _flash_backward(
     )
 
 
-def _efficient(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _efficient(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     query, value = arguments["query"], arguments["value"]
     return kernels.efficient_attention_forward(
         batch=query.shape[0],
@@ -322,9 +310,7 @@ def _efficient_backward(
     arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
 ) -> tuple[Scratch, ...]:
     if gpu.capability < (8, 0):
-        warnings.warn(
-            f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2
-        )
+        warnings.warn(f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2)
         return ()
     return kernels.efficient_attention_backward(
         **_attention_sizes(arguments),

@@ -55,9 +55,7 @@ class HostValues:
     def follow(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """Give the integer outputs of `op` their values, or mark them unknown."""
         outputs = result if isinstance(result, tuple | list) else (result,)
-        followed = [
-            out for out in outputs if isinstance(out, torch.Tensor) and out.device.type == DEVICE_TYPE
-        ]
+        followed = [out for out in outputs if isinstance(out, torch.Tensor) and out.device.type == DEVICE_TYPE]
         if not followed or any(not _is_integral(out.dtype) for out in followed):
             return
         if any("Generator" in str(argument.type) for argument in op._schema.arguments):
@@ -70,9 +68,7 @@ class HostValues:
             return
         if any(result.alias_info is not None for result in op._schema.returns):
             return  # written in place, through the views
-        for out, value in zip(
-            outputs, values if isinstance(values, tuple | list) else (values,), strict=True
-        ):
+        for out, value in zip(outputs, values if isinstance(values, tuple | list) else (values,), strict=True):
             self.write(out, value)
 
     def write(self, tensor: torch.Tensor, values: torch.Tensor | None) -> None:

@@ -169,9 +169,7 @@ def _single_kernels() -> list[str]:
             continue
         dump = torch._C._dispatch_dump(full_name)
         structured = "\nCompositeExplicitAutogradNonFunctional[alias]:" in dump
-        composite = (
-            "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
-        )
+        composite = "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
         if structured or (composite and "\nCPU:" in dump) or full_name.startswith("aten::_foreach_"):
             names.append(full_name.removeprefix("aten::"))
     return names

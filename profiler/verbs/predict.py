@@ -26,7 +26,7 @@ _MODULES_SHOWN = 12
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What the command line may say: see `profiler predict --help`. `target` is a workload or script.py:function."""
+    """What the command line may say; `target` is a workload, or a script.py:function."""
 
     target: Workload | str
     gpu: str
@@ -40,7 +40,7 @@ def predict(options: PredictOptions) -> int:
 
     Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be simulated.
     """
-    gpu, settings = _gpu(options.gpu), _settings(options.allocator_settings)
+    gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
     target = options.target
     if isinstance(target, Workload):
         simulation = simulate(target, gpu, settings)
@@ -56,14 +56,16 @@ def predict(options: PredictOptions) -> int:
     return DOES_NOT_FIT if simulation.out_of_memory else 0
 
 
-def _gpu(name: str) -> GPU:
+def find_gpu(name: str) -> GPU:
+    """The GPU of that name or size; raises ProfilerError naming the known ones."""
     try:
         return gpu_by_name(name)
     except ValueError as error:
         raise ProfilerError(str(error)) from error
 
 
-def _settings(text: str) -> AllocatorSettings:
+def allocator_settings(text: str) -> AllocatorSettings:
+    """The settings as PYTORCH_ALLOC_CONF has them; raises ProfilerError for what PyTorch would refuse."""
     try:
         return AllocatorSettings.parse(text)
     except ValueError as error:
