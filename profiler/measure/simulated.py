@@ -126,13 +126,13 @@ class SimulatedRecorder:
         from profiler.attribution import Attribution
         from profiler.simulation import simulated_gpu
 
-        gc.collect()
-        gc.freeze()
-        self._open.callback(gc.unfreeze)
         gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
         self.device = self._open.enter_context(gpu)
         attribution = self._open.enter_context(Attribution())
         self._listener.attach(attribution.here, torch.cuda.mem_get_info)
+        gc.collect()
+        gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
+        self._open.callback(gc.unfreeze)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -49,7 +49,8 @@ class Cost:
 
 def simulated(model: str, batch: int, length: int, layers: int | None = None) -> Cost:
     """Two steps on a simulated A100 without a limit of memory."""
-    import transformers  # noqa: F401  imported before the clock starts
+    import torch  # noqa: F401  imported before the clock starts
+    import transformers  # noqa: F401
 
     if layers is not None:
         known = models.MODELS[model]
