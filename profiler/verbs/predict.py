@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,11 @@ def predict(options: PredictOptions) -> int:
     """
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
     target = options.target
-    if isinstance(target, Workload):
-        simulation = simulate(target, gpu, settings)
-    else:
-        simulation = simulate_function(target, gpu, settings)
+    with redirect_stdout(sys.stderr) if options.as_json else nullcontext():  # what a user's program prints
+        if isinstance(target, Workload):
+            simulation = simulate(target, gpu, settings)
+        else:
+            simulation = simulate_function(target, gpu, settings)
     formula = _formula_rows(target) if isinstance(target, Workload) else []
     report = _report(simulation, options, formula)
     written = _write(simulation, options, formula) if options.output else []
