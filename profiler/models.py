@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from profiler import checkpointing, precision
 from profiler.errors import ProfilerError
@@ -214,6 +216,47 @@ MODELS: dict[str, Model] = {
         },
         "tokens",
     ),
+    # The shape of Llama 2 7B (Touvron et al. 2023).
+    "llama-7b": Model(
+        LLAMA,
+        {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
+    # The shapes of Llama 3.1 70B and 405B (Dubey et al. 2024, table 3).
+    "llama-70b": Model(
+        LLAMA,
+        {
+            "vocab_size": 128256,
+            "hidden_size": 8192,
+            "intermediate_size": 28672,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
+    "llama-405b": Model(
+        LLAMA,
+        {
+            "vocab_size": 128256,
+            "hidden_size": 16384,
+            "intermediate_size": 53248,
+            "num_hidden_layers": 126,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 8,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
     "llama-tiny": Model(
         LLAMA,
         {
@@ -238,8 +281,11 @@ def find_model(name: str) -> Model:
     return MODELS[name]
 
 
-def build_model(workload: Workload) -> torch.nn.Module:
+def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     """The workload's model in training mode, in its precision, on torch's current default device.
+
+    With `initialize=False` the weights hold whatever their memory holds and none of it is touched: a model
+    larger than the machine's memory can be built, to be simulated. Buffers have their real values.
 
     Raises ProfilerError for a depth that the model cannot have.
     """
@@ -249,9 +295,25 @@ def build_model(workload: Workload) -> torch.nn.Module:
         if not model.family.depth:
             raise ProfilerError(f"the depth of {workload.model} is fixed; leave layers at 0")
         settings[model.family.depth] = workload.layers
-    with precision.default_dtype(workload.precision):
+    untouched = nullcontext() if initialize else _weights_untouched(model)
+    with untouched, precision.default_dtype(workload.precision):
         module = model.family.build(workload, settings)
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
+
+
+@contextmanager
+def _weights_untouched(model: Model) -> Iterator[None]:
+    import torch
+
+    with ExitStack() as patches:
+        for name in vars(torch.nn.init):
+            if name.endswith("_") and not name.startswith("_"):
+                patches.enter_context(
+                    patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor)
+                )
+        if model.family is not MLP:
+            patches.enter_context(patch("transformers.PreTrainedModel.initialize_weights"))
+        yield
 
 
 def make_batch(workload: Workload, device: torch.device) -> Batch:

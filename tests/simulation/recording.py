@@ -28,6 +28,9 @@ class Ledger:
     def freed(self, address: int) -> None:
         self.events.append(-self.live.pop(address))
 
+    def refused(self, requested_bytes: int, op: str) -> None:
+        pass
+
     @property
     def live_bytes(self) -> int:
         return sum(self.live.values())
