@@ -42,5 +42,7 @@ def figures(records: pd.DataFrame) -> dict[str, Figure]:
     tokens = records["batch"] * records["length"]
     return {
         "states": state_bars(records[tokens == tokens.min()]),
-        "peak_phase": peak_phases(records[records["optimizer"].isin(_COMPARED)]),
+        "peak_phase": peak_phases(
+            records[records["optimizer"].isin(_COMPARED) & (records["optimizer_implementation"] == "default")]
+        ),
     }

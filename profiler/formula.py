@@ -82,9 +82,9 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
             case "model_loaded":
                 return weights, weights
             case "forward":
-                return kept, kept
+                return kept, kept + max(_cached_casts(facts), _logits(facts), key=total_bytes)
             case "backward":
-                moments = [kept, backpropagated + (_incoming(facts) if accumulated else ())]
+                moments = [kept + _loss_gradient(facts), backpropagated + _incoming(facts, bool(accumulated))]
                 for segment in facts.segments:
                     held = gradients if accumulated else (_gradients(facts, segment.gradient_bytes),)
                     moments.append(resting + held + inputs + loss + _recomputed(segment))
@@ -198,17 +198,46 @@ def _gradients(facts: ModelFacts, size_bytes: int | None = None) -> Term:
     )
 
 
-def _incoming(facts: ModelFacts) -> tuple[Term, ...]:
-    """A later micro-batch's gradient of a parameter exists before it is added to what is there."""
-    largest = max((parameter.size_bytes for parameter in facts.parameters), default=0)
-    return (
-        Term(
-            "temporaries",
-            largest,
-            f"{largest:,} B gradient about to be added",
-            "torch/csrc/autograd/functions/accumulate_grad.h, in-place addition; the largest parameter's",
-        ),
+def _incoming(facts: ModelFacts, accumulated: bool) -> tuple[Term, ...]:
+    """Gradients of one parameter that exist at once, before they are added up.
+
+    Of a tied parameter two; in a later micro-batch one more, the sum so far.
+    """
+    extra = [p.size_bytes * (p.tied + accumulated) for p in facts.parameters]
+    return _temporary(
+        max(extra, default=0),
+        "gradients about to be added",
+        "torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h; the largest parameter's",
     )
+
+
+def _cached_casts(facts: ModelFacts) -> tuple[Term, ...]:
+    """Copies of weights that nothing saves (under checkpoints) still stay until autocast ends."""
+    return _temporary(
+        facts.cast_bytes - facts.weight_copy_bytes,
+        "cached copies of weights",
+        "aten/src/ATen/autocast_mode.cpp, cached_cast: kept until the outermost region ends",
+    )
+
+
+def _logits(facts: ModelFacts) -> tuple[Term, ...]:
+    return _temporary(
+        facts.loss_forward_bytes,
+        "logits beside their log-probabilities",
+        "torch/nn/functional.py, cross_entropy",
+    )
+
+
+def _loss_gradient(facts: ModelFacts) -> tuple[Term, ...]:
+    return _temporary(
+        facts.loss_backward_bytes,
+        "gradients of log-probabilities and logits",
+        "aten/src/ATen/native: nll_loss_backward, then _log_softmax_backward_data",
+    )
+
+
+def _temporary(size_bytes: int, words: str, source: str) -> tuple[Term, ...]:
+    return (Term("temporaries", size_bytes, f"{size_bytes:,} B {words}", source),) if size_bytes else ()
 
 
 def _recomputed(segment: Segment) -> tuple[Term, ...]:

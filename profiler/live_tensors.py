@@ -36,6 +36,8 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
     if state.optimizer is not None:
         for values in state.optimizer.state.values():
             yield from ((v, "optimizer_states") for v in values.values() if isinstance(v, torch.Tensor))
+        maps = getattr(state.optimizer, "name2qmap", {})  # bitsandbytes' quantization maps
+        yield from ((tensor, "optimizer_states") for tensor in maps.values())
     if state.scaler is not None and state.scaler.is_enabled():
         scale = (state.scaler._scale, state.scaler._growth_tracker)
         yield from ((tensor, "optimizer_states") for tensor in scale if tensor is not None)

@@ -10,6 +10,7 @@ place; asking the graph would make it recompute.
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ class ModelFacts:
         loss_bytes: the loss.
         weight_copy_bytes: autocast's 16-bit copies of weights, kept for the backward pass.
         random_state_bytes: states of the random generator that checkpoints keep, in host memory.
+        cast_bytes: all 16-bit copies of weights that autocast caches until the end of the forward pass.
+        loss_forward_bytes: what the forward pass holds beyond its end when the log-probabilities are made.
+        loss_backward_bytes: the same of the backward pass's start, when their gradient is turned into that
+            of the logits.
         segments: of the checkpointed model, in order; none without checkpointing.
     """
 
@@ -65,6 +70,9 @@ class ModelFacts:
     loss_bytes: int
     weight_copy_bytes: int = 0
     random_state_bytes: int = 0
+    cast_bytes: int = 0
+    loss_forward_bytes: int = 0
+    loss_backward_bytes: int = 0
     segments: tuple[Segment, ...] = ()
 
     @property
@@ -92,15 +100,19 @@ def count(workload: Workload) -> ModelFacts:
         for segment in segments:
             segment.recompute = False  # type: ignore[assignment]
         plain = _run(workload, model, batch, segments) if segments else kept
-        numbers_bytes = _storage_bytes(_wrapped_numbers(plain.graph))
+        nodes = _nodes(plain.graph)
+        numbers_bytes = _storage_bytes(_wrapped_numbers(nodes))
         return ModelFacts(
-            parameters=tuple(_parameters(model)),
+            parameters=tuple(_parameters(model, nodes)),
             buffer_bytes=_storage_bytes(model.buffers()),
             input_bytes=_storage_bytes(batch.values()),
             saved_bytes=kept.saved_bytes() + numbers_bytes,
             loss_bytes=kept.loss_bytes,
             weight_copy_bytes=kept.weight_copy_bytes(),
             random_state_bytes=len(segments) * torch.get_rng_state().nbytes,
+            cast_bytes=kept.cast_bytes,
+            loss_forward_bytes=kept.loss_forward_bytes,
+            loss_backward_bytes=kept.loss_backward_bytes,
             segments=tuple(_segments(kept, plain, len(segments))),
         )
 
@@ -122,12 +134,25 @@ def _as_in_a_real_run() -> Iterator[None]:
         yield
 
 
-def _parameters(model: torch.nn.Module) -> Iterator[Parameter]:
+def _parameters(model: torch.nn.Module, nodes: list[Any]) -> Iterator[Parameter]:
     import torch
+
+    # A parameter's gradients meet in its AccumulateGrad node, one edge a use.
+    edges = Counter(
+        id(to.variable)
+        for node in nodes
+        for to, _ in node.next_functions
+        if to is not None and to.name() == "torch::autograd::AccumulateGrad"
+    )
 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     for parameter in model.parameters():
-        yield Parameter(tuple(parameter.shape), parameter.element_size(), id(parameter) in embeddings)
+        yield Parameter(
+            shape=tuple(parameter.shape),
+            element_bytes=parameter.element_size(),
+            embedding=id(parameter) in embeddings,
+            tied=edges[id(parameter)] > 1,
+        )
 
 
 # --- one forward pass, watched ---------------------------------------------------------------------------
@@ -158,6 +183,9 @@ class _Forward:
     output_bytes: list[int]
     last_uses: list[tuple[int, int]]
     graph: Any
+    cast_bytes: int
+    loss_forward_bytes: int
+    loss_backward_bytes: int
 
     def saved_bytes(self) -> int:
         return sum(birth.size_bytes for birth in self.survivors.values() if not birth.weight_copy)
@@ -184,6 +212,11 @@ def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[
     gc.collect()
     survivors = {address: birth for address, (birth, gone) in watch.births.items() if not gone.expired()}
     survivors.pop(_storage(loss), None)
+    into_bytes, out_bytes, position, logits = watch.log_softmax
+    later_bytes = sum(b.size_bytes for b in survivors.values() if b.position > position) if out_bytes else 0
+    target = survivors.get(watch.loss_target)
+    released_bytes = later_bytes + (target.size_bytes if target else 0)
+    passing_bytes = into_bytes if logits not in survivors else 0
     return _Forward(
         survivors,
         loss.untyped_storage().nbytes(),
@@ -193,6 +226,11 @@ def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[
         output_bytes,
         list(watch.last_uses.values()),
         loss.grad_fn,
+        cast_bytes=sum(birth.size_bytes for birth, _ in watch.births.values() if birth.weight_copy),
+        # The logits exist beside the log-probabilities; two gradients of their size meet in the backward pass
+        # (torch/nn/functional.py, cross_entropy: log_softmax and nll_loss). What is made later is not there.
+        loss_forward_bytes=max(0, passing_bytes - later_bytes - loss.untyped_storage().nbytes()),
+        loss_backward_bytes=max(0, 2 * out_bytes - released_bytes),
     )
 
 
@@ -214,6 +252,9 @@ def _watch(model: torch.nn.Module, batch: Any) -> Any:
             self.position = 0
             self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
             self.last_uses: dict[int, tuple[int, int]] = {}
+            # Bytes of the input and of the output of the last log-softmax, its position, and its input.
+            self.log_softmax = (0, 0, 0, 0)
+            self.loss_target = 0  # shifted labels, say: let go as soon as the loss has been differentiated
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             self.position += 1
@@ -224,6 +265,11 @@ def _watch(model: torch.nn.Module, batch: Any) -> Any:
             # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
             # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
             wider = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
+            if func is aten._log_softmax.default:
+                into = args[0]
+                self.log_softmax = (into.nbytes, result.nbytes, self.position, _storage(into))
+            if func is aten.nll_loss_forward.default:
+                self.loss_target = _storage(args[1])
             for index, tensor in enumerate(_tensors(result)):
                 factor = 2 if wider and index else 1
                 self._note(tensor, factor, bool(used) and func is aten._to_copy.default)
@@ -259,7 +305,18 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segmen
         )
 
 
-def _wrapped_numbers(graph: Any) -> Iterator[torch.Tensor]:
+def _nodes(graph: Any) -> list[Any]:
+    """The nodes of an autograd graph, from that of the loss down."""
+    pending, found = [graph], {}
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            pending.extend(next_node for next_node, _ in node.next_functions)
+    return list(found)
+
+
+def _wrapped_numbers(nodes: list[Any]) -> Iterator[torch.Tensor]:
     """Python numbers that autograd's nodes have saved as 8-byte tensors.
 
     No op makes them, so a dispatch mode does not see them, and no saved-tensor hook is called for them, so
@@ -269,18 +326,12 @@ def _wrapped_numbers(graph: Any) -> Iterator[torch.Tensor]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensor
 
-    pending, visited = [graph], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in visited:
-            continue
-        visited.add(node)
+    for node in nodes:
         for name in dir(node):
             if name.startswith("_saved_"):
                 value = getattr(node, name)
                 if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
                     yield value
-        pending.extend(next_node for next_node, _ in node.next_functions)
 
 
 def _storage_bytes(tensors: Iterable[torch.Tensor]) -> int:

@@ -8,11 +8,19 @@ from math import prod
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter tensor: its shape, the bytes of an element, and whether it is an embedding's table."""
+    """One parameter tensor.
+
+    Attributes:
+        shape: of the tensor.
+        element_bytes: of one of its values.
+        embedding: whether it is an embedding's table.
+        tied: whether the forward pass uses it in two places, so that two gradients are added up.
+    """
 
     shape: tuple[int, ...]
     element_bytes: int = 4
     embedding: bool = False
+    tied: bool = False
 
     @property
     def elements(self) -> int:

@@ -30,7 +30,7 @@ def depth_sweep(records: pd.DataFrame) -> Figure:
     figure, (kept, peak, time) = plt.subplots(1, 3, figsize=(14, 6))
     forward, backward = records[records["phase"] == "forward"], records[records["phase"] == "backward"]
     _lines(kept, forward, forward["activations_bytes"].astype(float))
-    resting = (backward["parameters_bytes"] + backward["peak_gradients_bytes"]).astype(float)
+    resting = (backward["parameters_bytes"] + backward["peak_gradients_bytes"].fillna(0)).astype(float)
     _lines(peak, backward, backward["peak_allocated_bytes"].astype(float) - resting)
     timed = records[(records["source"] == "measured") & (records["step"] == records["step"].max())]
     seconds = timed.groupby(["checkpointing", "layers"])["seconds"].sum().astype(float)
@@ -45,6 +45,7 @@ def depth_sweep(records: pd.DataFrame) -> Figure:
         axes.set_xlabel("layers")
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
+        axes.set_xticks([float(depth) for depth in sorted(set(records["layers"]))])
     handles, labels = kept.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5)
     figure.suptitle(_finding(forward, seconds), x=0.01, ha="left", fontsize=17, fontweight="bold")

@@ -78,14 +78,15 @@ def peak_phases(records: pd.DataFrame) -> Figure:
     tokens = records["batch"] * records["length"]
     sizes = sorted(set(tokens))
     figure, panels = plt.subplots(1, len(sizes), figsize=(12, 6), squeeze=False)
+    savings = []
     for axes, size in zip(panels.flat, sizes, strict=True):
-        rows = records[tokens == size]
-        savings = _draw_phases(axes, rows)
-        axes.set_title(f"{size:,} tokens: {savings}", fontsize=14)
+        saved, phase = _draw_phases(axes, records[tokens == size])
+        savings.append(f"{saved:.0f} % at {size:,} tokens")
+        axes.set_title(f"{size:,} tokens: Adam's peak is in the {phase}", fontsize=14)
     handles, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     figure.suptitle(
-        "An optimizer's states count where the step is the peak, its swap saves less elsewhere",
+        f"Swapping Adam for 8-bit AdamW saves {' and '.join(savings)}",
         x=0.01,
         ha="left",
         fontsize=15,
@@ -94,8 +95,10 @@ def peak_phases(records: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_phases(axes: Axes, rows: pd.DataFrame) -> str:
-    """Two bars an optimizer; returns what swapping Adam for 8-bit AdamW does to the peak, in words."""
+def _draw_phases(axes: Axes, rows: pd.DataFrame) -> tuple[float, str]:
+    """Two bars an optimizer; returns the percentage that swapping Adam for 8-bit AdamW takes off the peak, and
+    the phase of Adam's peak.
+    """
     names = list(dict.fromkeys(_names(rows[rows["source"] == "measured"])))
     factor, unit = style.byte_unit(float(rows["peak_allocated_bytes"].max()))
     peaks: dict[str, dict[str, float]] = {}
@@ -127,7 +130,8 @@ def _draw_phases(axes: Axes, rows: pd.DataFrame) -> str:
     axes.set_ylabel(f"allocated ({unit})")
     axes.grid(axis="x", visible=False)
     before, after = (max(peaks[name].values()) for name in ("adam", "adamw8bit"))
-    return f"8 bits save {100 * (1 - after / before):.0f} % of Adam's peak"
+    phase = max(peaks["adam"], key=peaks["adam"].__getitem__)
+    return 100 * (1 - after / before), {"backward": "backward pass", "optimizer_step": "step"}[phase]
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:

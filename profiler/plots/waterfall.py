@@ -34,8 +34,8 @@ def waterfall(records: pd.DataFrame) -> Figure:
         words = f"in {PHASE_WORDS[phase]}"
         if place:
             words = f"{100 * (peak / peaks[base] - 1):+.0f} %\n{words}"
-            axes.hlines(peaks[base], base + 0.31, place + 0.31, color=style.MUTED, linewidth=1, linestyle=":")
-        axes.text(place, peak, words, ha="center", va="bottom", fontsize=12, linespacing=1.1)
+        above = max(peak, float(formula["peak_allocated_bytes"].iloc[place]) / factor) + 0.012 * max(peaks)
+        axes.text(place, above, words, ha="center", va="bottom", fontsize=12, linespacing=1.1)
         if _is_technique(measured, place):
             base = place
     axes.set_ylim(0, 1.17 * max(peaks))
