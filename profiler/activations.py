@@ -36,14 +36,34 @@ def bert_activation_bytes(
     their position numbers; the head's four tensors of hidden size; the log-probabilities over the
     vocabulary in 4 bytes; the loss's weight; and in each layer the scale of the scores, an 8-byte number.
     """
-    rows = batch * length
     in_layers = layers * transformer_layer_activation_bytes(
         batch, length, hidden, heads, element_bytes, mask_bytes
     )
+    layer_norms = 2 * layers * batch * length * 2 * 4
+    outside = _bert_outside_layers_bytes(batch, length, hidden, vocabulary, element_bytes, mask_bytes)
+    return in_layers + layer_norms + 8 * layers + outside
+
+
+def bert_checkpointed_activation_bytes(
+    batch: int, length: int, hidden: int, layers: int, vocabulary: int, segments: int
+) -> int:
+    """The same model in fp32 with its layers in checkpointed segments: exact, random states left out.
+
+    Each segment keeps its input, s·b·h·e (Chen et al. 2016, section 4.1): O(sqrt(layers)) with a segment every
+    sqrt(layers) layers. The scales of the scores are numbers that no checkpoint drops.
+    """
+    inputs = segments * batch * length * hidden * 4
+    return inputs + 8 * layers + _bert_outside_layers_bytes(batch, length, hidden, vocabulary, 4, 4)
+
+
+def _bert_outside_layers_bytes(
+    batch: int, length: int, hidden: int, vocabulary: int, element_bytes: int, mask_bytes: int
+) -> int:
+    """The embeddings and the head, a layer norm each, and the loss's weight."""
+    rows = batch * length
     embeddings = rows * hidden * (element_bytes + mask_bytes) + 8 * length
     head = rows * (4 * hidden * element_bytes + vocabulary * 4)
-    layer_norms = (2 * layers + 2) * rows * 2 * 4
-    return in_layers + embeddings + head + layer_norms + 8 * layers + 4
+    return embeddings + head + 2 * rows * 2 * 4 + 4
 
 
 def transformer_layer_activation_bytes(

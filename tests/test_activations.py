@@ -4,6 +4,7 @@ import pytest
 
 from profiler.activations import (
     bert_activation_bytes,
+    bert_checkpointed_activation_bytes,
     mlp_activation_bytes,
     transformer_layer_activation_bytes,
 )
@@ -43,3 +44,11 @@ def test_bert_closed_form_is_what_the_graph_saves(batch, length):
 def test_bert_large_closed_form_is_what_the_graph_saves():
     facts = count(Workload("bert-large", 2, 128, attention="eager"))
     assert facts.saved_bytes == bert_activation_bytes(2, 128, 1024, 16, 24, 30522)
+
+
+@pytest.mark.parametrize(
+    ("layers", "checkpointing", "segments"), [(5, "every_layer", 5), (9, "sqrt", 3), (7, "sqrt", 3)]
+)
+def test_checkpointed_bert_closed_form_is_what_the_checkpoints_keep(layers, checkpointing, segments):
+    facts = count(Workload("bert-tiny", 3, 64, attention="eager", checkpointing=checkpointing, layers=layers))
+    assert facts.saved_bytes == bert_checkpointed_activation_bytes(3, 64, 64, layers, 1000, segments)

@@ -17,9 +17,13 @@ def test_equal_workloads_share_a_key_and_any_difference_changes_it():
             {"optimizer": "sgd"},
             {"attention": "eager"},
             {"seed": 1},
+            {"optimizer_implementation": "foreach"},
+            {"precision": "bf16"},
+            {"checkpointing": "sqrt"},
+            {"layers": 3},
         )
     ]
-    assert len({workload.key for workload in [base, *others]}) == 6
+    assert len({workload.key for workload in [base, *others]}) == 10
 
 
 def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
@@ -36,6 +40,12 @@ def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
         ({"length": -1}, "length"),
         ({"optimizer": "adamm"}, "adamm"),
         ({"attention": "flash"}, "flash"),
+        ({"layers": -1}, "layers"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"checkpointing": "all"}, "all"),
+        ({"optimizer": "adamw8bit", "optimizer_implementation": "fused"}, "one implementation"),
+        ({"optimizer": "adafactor", "optimizer_implementation": "fused"}, "foreach or forloop"),
+        ({"optimizer": "adamw8bit", "precision": "fp16_master"}, "fp16_master"),
     ],
 )
 def test_impossible_values_are_refused_by_name(change, word):

@@ -96,8 +96,10 @@ def peak_phases(records: pd.DataFrame) -> Figure:
 
 
 def _draw_phases(axes: Axes, rows: pd.DataFrame) -> tuple[float, str]:
-    """Two bars an optimizer; returns the percentage that swapping Adam for 8-bit AdamW takes off the peak, and
-    the phase of Adam's peak.
+    """Draw two bars an optimizer.
+
+    Returns:
+        The percentage that swapping Adam for 8-bit AdamW takes off the peak, and the phase of Adam's peak.
     """
     names = list(dict.fromkeys(_names(rows[rows["source"] == "measured"])))
     factor, unit = style.byte_unit(float(rows["peak_allocated_bytes"].max()))
