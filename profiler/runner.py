@@ -13,7 +13,7 @@ from typing import Any
 
 from profiler import formula, worker
 from profiler.errors import ProfilerError
-from profiler.model_facts import count
+from profiler.model_facts import ModelFacts, count
 from profiler.provenance import device_class, provenance
 from profiler.records import Row
 from profiler.training_step import phases
@@ -57,13 +57,13 @@ def run(
         "device": device,
         **about,
     }
-    rows = [*formula_rows(workload, settings.device_type), *_measured(workload, settings, on_phase)]
+    predicted = formula_rows(workload, count(workload), settings.device_type)
+    rows = [*predicted, *_measured(workload, settings, on_phase)]
     return [{**shared, **row} for row in rows]
 
 
-def formula_rows(workload: Workload, device_type: str) -> Iterator[Row]:
+def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
     """What both formulas say of each phase, as the columns of records that they fill in."""
-    facts = count(workload)
     sources = {
         "formula": formula.predict(workload, facts, device_type),
         "textbook": formula.predict_textbook(workload, facts),

@@ -120,7 +120,7 @@ def _cudnn_can_run(call: AttentionCall, capability: tuple[int, int]) -> bool:
     return call.key[2] != 1 and all(size % 8 == 0 and size <= largest for size in sizes)
 
 
-def scaled_dot_product_attention(  # noqa: PLR0917  the order of the schema
+def scaled_dot_product_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -176,7 +176,7 @@ def scaled_dot_product_attention(  # noqa: PLR0917  the order of the schema
     )[0]
 
 
-def _flash(  # noqa: PLR0917  the order of the schema
+def _flash(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -20,7 +20,7 @@ def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
         return attention.scaled_dot_product_attention(*args, **kwargs, capability=machine.capability)
 
 
-def batch_norm_impl_index(  # noqa: PLR0917  the order of the schema
+def batch_norm_impl_index(
     input: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -90,7 +90,7 @@ def _convolution_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memo
     return torch.contiguous_format
 
 
-def convolution(  # noqa: PLR0917  the order of the schema
+def convolution(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -148,7 +148,7 @@ def _convolved(input: torch.Tensor, weight: torch.Tensor, *options: Any) -> Meta
     return (tuple(shape), like.stride(), input.dtype)
 
 
-def convolution_backward(  # noqa: PLR0917  the order of the schema
+def convolution_backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
     weight: torch.Tensor,

@@ -18,7 +18,7 @@ aten = torch.ops.aten
 _libraries: list[torch.library.Library] = []  # a registration lives as long as its Library object
 
 
-def empty(  # noqa: PLR0917  the order of the schema
+def empty(
     size: list[int],
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
@@ -37,7 +37,7 @@ def empty(  # noqa: PLR0917  the order of the schema
     return new_tensor((tuple(size), like.stride(), dtype), "aten::empty")
 
 
-def empty_strided(  # noqa: PLR0917  the order of the schema
+def empty_strided(
     size: list[int],
     stride: list[int],
     dtype: torch.dtype | None = None,

@@ -61,7 +61,7 @@ def _fused_rms_norm(
     return [contiguous(input.shape, input.dtype), contiguous(rows, _accumulator(input.dtype))]
 
 
-def _fused_rms_norm_backward(  # noqa: PLR0917  the order of the schema
+def _fused_rms_norm_backward(
     grad_out: torch.Tensor,
     input: torch.Tensor,
     normalized_shape: Sequence[int],

@@ -49,7 +49,7 @@ def predict(options: PredictOptions) -> int:
             simulation = simulate(target, gpu, settings)
         else:
             simulation = simulate_function(target, gpu, settings)
-    formula = _formula_rows(target) if isinstance(target, Workload) else []
+    formula = _formula_rows(target, simulation.gpu) if isinstance(target, Workload) else []
     report = _report(simulation, options, formula)
     written = _write(simulation, options, formula) if options.output else []
     if options.as_json:
@@ -75,10 +75,11 @@ def allocator_settings(text: str) -> AllocatorSettings:
         raise ProfilerError(f"--allocator-settings: {error}") from error
 
 
-def _formula_rows(workload: Workload) -> list[Row]:
+def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
+    from profiler.gpu_facts import count_on_gpu
     from profiler.runner import formula_rows
 
-    return list(formula_rows(workload, "cuda"))
+    return list(formula_rows(workload, count_on_gpu(workload, gpu), "cuda"))
 
 
 # --- what was found, as plain data ---------------------------------------------------------------------
