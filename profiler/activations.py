@@ -49,8 +49,8 @@ def bert_checkpointed_activation_bytes(
 ) -> int:
     """The same model in fp32 with its layers in checkpointed segments: exact, random states left out.
 
-    Each segment keeps its input, s·b·h·e (Chen et al. 2016, section 4.1): O(sqrt(layers)) with a segment every
-    sqrt(layers) layers. The scales of the scores are numbers that no checkpoint drops.
+    Each segment keeps its input, s·b·h·e (Chen et al. 2016, section 4.1): O(sqrt(layers)) with a segment
+    every sqrt(layers) layers. The scales of the scores are numbers that no checkpoint drops.
     """
     inputs = segments * batch * length * hidden * 4
     return inputs + 8 * layers + _bert_outside_layers_bytes(batch, length, hidden, vocabulary, 4, 4)

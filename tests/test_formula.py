@@ -81,8 +81,8 @@ def test_the_equation_shows_its_numbers():
 
 
 def test_moments_of_the_backward_pass():
-    # At the loss 500 more; or a segment with 120 kept below it, 700 recomputed, 90 of its output's gradient and
-    # 40 of gradients that are there: 1048 + 40 + 100 + 4 + 120 + 700 + 90.
+    # At the loss 900 more; or a segment with 120 kept below it, 700 recomputed, 90 of its output's gradient
+    # and 40 of gradients that are there: 1048 + 40 + 100 + 4 + 120 + 700 + 90 = 2102.
     at_loss = replace(FACTS, loss_backward_bytes=900)
     segment = replace(FACTS, segments=(Segment(120, 700, 90, 40),))
     tied = replace(FACTS, parameters=(Parameter((250,), tied=True), Parameter((10,))))
@@ -98,7 +98,7 @@ def test_moments_of_the_backward_pass():
 
 
 def test_a_later_micro_batch_adds_the_largest_incoming_gradient():
-    second = [p for p in predict(Workload("mlp", 1, optimizer="sgd", micro_batches=2), FACTS, "cpu")][4]
+    second = predict(Workload("mlp", 1, optimizer="sgd", micro_batches=2), FACTS, "cpu")[4]
     assert (second.phase.name, second.phase.micro_batch) == ("backward", 2)
     assert second.peak_bytes == 2192 + 1000
 
