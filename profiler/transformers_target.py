@@ -44,6 +44,10 @@ def load_config(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     config = config_class(**{**values, **settings})
     if hasattr(config, "use_cache"):
         config.use_cache = False
+    if getattr(config, "is_encoder_decoder", False):  # checkpoints of T5 state it, its class does not
+        for token in ("pad_token_id", "decoder_start_token_id"):
+            if getattr(config, token, None) is None:
+                setattr(config, token, 0)
     return config, _model_class(config, values.get("architectures"))
 
 
