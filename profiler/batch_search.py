@@ -128,18 +128,18 @@ class _Search:
         return max(1, meets)
 
     def settle(self) -> None:
-        """Close in on the limit with limited runs, until one fits and the next does not."""
-        guess, step = self.extrapolate(with_reserved=True), 1
+        """Close in on the limit with limited runs, until one fits and the next does not.
+
+        Steps away from the guess double until the limit is between two known batches, which are then halved.
+        """
+        guess = self.extrapolate(with_reserved=True)
         hopeless = max(guess, self.extrapolate(with_reserved=False)) + 1
+        step = max(1, guess // 64)
         while self.left > 0 and self.too_large - self.fits > 1:
             guess = min(max(guess, self.fits + 1), self.too_large - 1)
-            first = step == 1
             if self.probe_limited(guess):
-                bound = min(self.too_large, hopeless) if hopeless > self.fits else self.too_large
-                middle = (self.fits + bound) // 2
-                guess = self.fits + 1 if first else middle
-                if bound - self.fits <= 1:  # the lines were too pessimistic: go on upward
-                    guess = min(self.fits + step, (self.fits + self.too_large) // 2)
+                bound = min(self.too_large, hopeless) if self.fits + 1 < hopeless else self.too_large
+                guess = min(self.fits + step, (self.fits + bound) // 2)
             else:
                 guess = max(self.too_large - step, (self.fits + self.too_large) // 2)
             step *= 2
