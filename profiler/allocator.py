@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -430,7 +430,7 @@ class _Block:
         self.next: _Block | None = None
         self.expandable = expandable
         self.pending_streams: set[int] | None = None  # other streams that use it (record_stream)
-        self.searches_before = 0  # of the pool when the block became free; its age, for garbage collection
+        self.searches_before: int  # of the pool when the block became free; its age, for garbage collection
 
 
 class _Pool:
@@ -522,6 +522,7 @@ class CachingAllocator:
         )
         self._max_split = settings.max_split_size_bytes or _UNLIMITED
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
+        self._divisions = settings.roundup_power2_divisions
         self._expandable = settings.expandable_segments
         self._small = _Pool(is_small=True)
         self._large = _Pool(is_small=False)
@@ -565,10 +566,11 @@ class CachingAllocator:
                 raise ValueError(f"cannot allocate {size_bytes} bytes")
             return 0
         size = self.round_size(size_bytes)
-        pool = self._pool_of(size)
+        pool = self._small if size <= SMALL_SIZE_BYTES else self._large
         block = self._find_free_block(pool, size, stream) or self._new_block(pool, size, stream)
-        was_split = block.prev is not None or block.next is not None
-        inactive_blocks, inactive_bytes = (-1, -block.size_bytes) if was_split else (0, 0)
+        inactive_blocks = inactive_bytes = 0
+        if block.prev is not None or block.next is not None:
+            inactive_blocks, inactive_bytes = -1, -block.size_bytes
         if self._should_split(block, size):
             # The request takes the low addresses, the rest stays free.
             rest = _Block(block.address + size, block.size_bytes - size, stream, pool, block.expandable)
@@ -630,7 +632,9 @@ class CachingAllocator:
         PyTorch asks the GPU at each malloc; here the caller says when, for it alone knows the GPU's time.
         """
         for address in list(self._awaiting) if addresses is None else addresses:
-            block = self._awaiting.pop(address)
+            block = self._awaiting.pop(address, None)
+            if block is None:
+                continue  # empty_cache has already waited for it
             block.pending_streams = None
             block.pool.statistics.take_back_held(block.size_bytes, block.requested_bytes)
             self._total.take_back_held(block.size_bytes, block.requested_bytes)
@@ -706,11 +710,16 @@ class CachingAllocator:
                 block = following
         return tuple(sorted(result, key=lambda segment: segment.address))
 
-    def restore(self, segments: Iterable[Segment]) -> None:
+    def restore(
+        self,
+        segments: Iterable[Segment],
+        reservation_starts: Mapping[tuple[int, str], int] | None = None,
+    ) -> None:
         """Start from recorded segments (an empty allocator only); the inverse of `segments`.
 
         Their bytes count as current and peak, but not as events: the device counters stay at 0.
-        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest.
+        The expandable ranges of a stream and pool are taken as one reservation that begins at the lowest, or
+        at `reservation_starts[stream, segment_type]` where that is known to be lower still.
         Raises ValueError if the allocator is in use or the blocks of a segment do not tile it.
         """
         if self._heads:
@@ -721,10 +730,15 @@ class CachingAllocator:
                 reservations.setdefault((segment.stream, segment.segment_type), []).append(segment)
             else:
                 self._restore_blocks(segment, None, None)
-        for ranges in reservations.values():
+        for key, ranges in reservations.items():
             pool = self._small if ranges[0].segment_type == "small" else self._large
-            expandable = self._reserve(pool, ranges[0].address)
+            first = ranges[0].address
+            start = min((reservation_starts or {}).get(key, first), first)
+            expandable = self._reserve(pool, start)
             last: _Block | None = None
+            if start < first:
+                last = self._heads[start] = _Block(start, first - start, key[0], pool, expandable)
+                pool.insert_unmapped(last)
             for segment in ranges:
                 if last is not None and segment.address > last.address + last.size_bytes:
                     end = last.address + last.size_bytes
@@ -747,16 +761,12 @@ class CachingAllocator:
         """Bytes that a request is rounded up to (its block may still be larger, see `_should_split`)."""
         if size_bytes < MIN_BLOCK_SIZE_BYTES:
             return MIN_BLOCK_SIZE_BYTES
-        if self.settings.roundup_power2_divisions:
-            interval = min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)
-            divisions = self.settings.roundup_power2_divisions[interval]
+        if self._divisions:
+            divisions = self._divisions[min(max(size_bytes.bit_length() - 21, 0), ROUNDUP_INTERVALS - 1)]
             if divisions > 1 and size_bytes > MIN_BLOCK_SIZE_BYTES * divisions:
                 power_of_two = 1 << (size_bytes.bit_length() - 1)
                 return _round_up(size_bytes, power_of_two // divisions)
         return (size_bytes + 511) & ~511
-
-    def _pool_of(self, size: int) -> _Pool:
-        return self._small if size <= SMALL_SIZE_BYTES else self._large
 
     def _segment_size(self, size: int) -> int:
         if size <= SMALL_SIZE_BYTES:

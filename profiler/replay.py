@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from profiler.allocator import (
-    LARGE_SEGMENT_BYTES,
     MIB,
     SMALL_SEGMENT_BYTES,
     SMALL_SIZE_BYTES,
@@ -159,7 +158,10 @@ class _Run:
             segment_address=self._segment_address,
             on_segment_event=self.modelled.append,
         )
-        self.model.restore(start)
+        self.model.restore(start, _reservation_starts(device, settings, start))
+        # Freed blocks whose memory another stream may still use; those of the start are restored as such.
+        blocks = [block for segment in start for block in segment.blocks]
+        self.waiting = {block.address for block in blocks if block.state == "active_awaiting_free"}
         self.allocations = 0
         self.addresses_mismatched = 0
         self.segments_matched = 0
@@ -203,12 +205,14 @@ class _Run:
                     freed = index + 1
                 else:
                     model.record_stream(placed, _OTHER_STREAM)
+                    self.waiting.add(placed)
                 model.free(placed)
                 allocated_bytes = model.allocated_bytes
             elif action == "free_completed":
                 placed = at.pop(address, address) if at else address
                 if index != freed:
-                    model.process_events([placed])
+                    self._complete_free(placed)
+                    allocated_bytes = model.allocated_bytes
             elif action in _SEGMENT_ACTIONS:
                 self._segment_event(index, event, following)
                 reserved_bytes = model.reserved_bytes
@@ -217,6 +221,13 @@ class _Run:
         self.allocations = allocations
         if recorded:
             self._compare_segments(len(events) - 1)
+
+    def _complete_free(self, address: int) -> None:
+        if address in self.waiting:
+            self.waiting.discard(address)
+            self.model.process_events([address])
+        else:  # the request to free it was not recorded
+            self.model.free(address)
 
     def _segment_event(self, index: int, event: TraceEvent, following: TraceEvent | None) -> None:
         self.recorded.append((event.action, event.address, event.size_bytes))
@@ -288,8 +299,9 @@ class _Past:
 
     def __init__(self, device: DeviceSnapshot, settings: AllocatorSettings) -> None:
         self.round_size = CachingAllocator(settings=settings).round_size
+        self.settings = settings
         self.device = device
-        self.segments = {each.address: replace(each, blocks=()) for each in device.segments}
+        self.segments = {each.address: each for each in device.segments}  # their blocks play no part
         self.starts = sorted(self.segments)
         blocks = [block for each in device.segments for block in each.blocks if block.state != "inactive"]
         self.in_use = {block.address: (block.size_bytes, block.requested_bytes) for block in blocks}
@@ -300,16 +312,21 @@ class _Past:
     def undo(self, event: TraceEvent) -> None:
         action, address, size_bytes, stream, _, _ = event
         if action == "alloc":
-            if self.in_use.pop(address, None) is None:
+            if self.in_use.pop(address, None) is None or size_bytes == 0:
                 raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
             del self.order[bisect_left(self.order, address)]
             self.inferred.discard(address)
+            self.awaiting.discard(address)
         elif action == "free_completed":
             self._undo_free(address, size_bytes)
         elif action == "free_requested":
-            if address not in self.in_use:
-                raise TraceContradiction(f"the block freed at {address:#x} is not there before")
+            if address not in self.awaiting:
+                raise TraceContradiction(
+                    f"the block freed at {address:#x} is not waiting to be free after it"
+                )
             self.awaiting.discard(address)
+        elif action in _SEGMENT_ACTIONS and size_bytes == 0:
+            raise TraceContradiction(f"the {action} at {address:#x} is empty")
         elif action == "segment_alloc":
             segment = self.segments.pop(address, None)
             if segment is None or segment.total_size_bytes != size_bytes:
@@ -376,12 +393,7 @@ class _Past:
 
     def _add_range(self, address: int, size_bytes: int, stream: int) -> None:
         ranges = [each for each in self.segments.values() if each.is_expandable and each.stream == stream]
-        # A range belongs to the reservation that it lies in, and reservations lie far apart.
-        nearest = min(ranges, key=lambda each: abs(each.address - address), default=None)
-        if nearest is not None:
-            segment_type = nearest.segment_type
-        else:
-            segment_type = "large" if size_bytes % LARGE_SEGMENT_BYTES == 0 else "small"
+        segment_type = _type_of_range(self.device, self.settings, address, address + size_bytes)
         segment = Segment(address, size_bytes, stream, segment_type, True, ())
         for each in ranges:
             if each.segment_type != segment_type:
@@ -398,9 +410,12 @@ class _Past:
 
     def tiled_segments(self) -> tuple[tuple[Segment, ...], int]:
         """The segments with their blocks, and how many block sizes are assumed."""
-        result, ambiguous_blocks, position = [], 0, 0
+        result: list[Segment] = []
+        ambiguous_blocks = position = 0
         for start in self.starts:
             segment = self.segments[start]
+            if result and start < result[-1].address + result[-1].total_size_bytes:
+                raise TraceContradiction(f"the segment at {start:#x} overlaps another before the first event")
             keeps_rests = segment.segment_type == "large" and not segment.is_expandable
             blocks: list[Block] = []
             at, end = start, start + segment.total_size_bytes
@@ -425,6 +440,32 @@ class _Past:
         if position < len(self.order):
             raise TraceContradiction(f"the block at {self.order[position]:#x} is in no segment")
         return tuple(result), ambiguous_blocks
+
+
+def _type_of_range(device: DeviceSnapshot, settings: AllocatorSettings, start: int, end: int) -> str:
+    """The pool of an expandable range: that of a block recorded inside, or else told by the chunk size."""
+    for event in device.events:
+        if event.action in ("alloc", "free_completed") and start <= event.address < end:
+            return "small" if event.size_bytes <= SMALL_SIZE_BYTES else "large"
+    return "small" if (end - start) % settings.large_segment_size_bytes else "large"
+
+
+def _reservation_starts(
+    device: DeviceSnapshot, settings: AllocatorSettings, start: Sequence[Segment]
+) -> dict[tuple[int, str], int]:
+    """Where expandable reservations begin below their first range, told by memory mapped there later."""
+    first = {(each.stream, each.segment_type): each.address for each in reversed(start) if each.is_expandable}
+    starts = dict(first)
+    for event in device.events if first else ():
+        if event.action != "segment_map":
+            continue
+        end = event.address + event.size_bytes
+        key = (event.stream, _type_of_range(device, settings, event.address, end))
+        chunk_bytes = settings.large_segment_size_bytes if key[1] == "large" else SMALL_SEGMENT_BYTES
+        # Chunks of one reservation are aligned to each other.
+        if key in first and (first[key] - event.address) % chunk_bytes == 0:
+            starts[key] = min(starts[key], event.address)
+    return starts
 
 
 def initial_segments(device: DeviceSnapshot, settings: AllocatorSettings) -> tuple[tuple[Segment, ...], int]:

@@ -17,6 +17,7 @@ _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.
 _RENAMED_STATES = {"active_pending_free": "active_awaiting_free"}
 _DEFAULT_POOL = (0, 0)
+_MAX_DEVICES = 1024
 
 
 class SnapshotError(ValueError):
@@ -114,12 +115,15 @@ def parse_snapshot(data: object) -> Snapshot:
     raw_traces = _list(data, "device_traces")
     by_device: dict[int, list[tuple[Segment, bool]]] = {}
     for raw in raw_segments:
-        by_device.setdefault(_integer(raw, "device", 0), []).append(_segment(raw))
+        device = _integer(raw, "device", 0)
+        if device >= _MAX_DEVICES:
+            raise SnapshotError(f"not a memory snapshot: device {device} is too many")
+        by_device.setdefault(device, []).append(_segment(raw))
     stacks: dict[tuple[int, ...], tuple[Frame, ...]] = {}
     devices = []
     for device in range(max(len(raw_traces), max(by_device, default=-1) + 1)):
         raw_events = raw_traces[device] if device < len(raw_traces) else []
-        if not isinstance(raw_events, Sequence):
+        if not isinstance(raw_events, list | tuple):
             raise SnapshotError(f"device_traces[{device}] is not a list")
         segments = by_device.get(device, [])
         pools = {_pool_id(raw) for raw in raw_events}
@@ -209,15 +213,15 @@ def _frame(raw: object) -> Frame:
 
 def _settings(data: Mapping[str, Any]) -> AllocatorSettings:
     raw = data.get("allocator_settings")
-    text = raw.get("PYTORCH_CUDA_ALLOC_CONF") if isinstance(raw, Mapping) else None
+    text = _text(raw, "PYTORCH_CUDA_ALLOC_CONF", "") if isinstance(raw, Mapping) else ""
     try:
-        return AllocatorSettings.parse(text or "")
+        return AllocatorSettings.parse(text)
     except ValueError as error:
         raise SnapshotError(f"recorded with allocator settings that cannot be read: {error}") from None
 
 
 def _pool_id(raw: object, key: str = "pool_id") -> tuple[int, ...]:
-    return tuple(_field(raw, key, None) or _DEFAULT_POOL)
+    return tuple(_list(raw, key)) or _DEFAULT_POOL
 
 
 _REQUIRED: Any = object()
@@ -238,6 +242,8 @@ def _integer(raw: object, key: str, default: int | None = None) -> int:
     value = _field(raw, key, _REQUIRED if default is None else default)
     if type(value) is not int:
         raise SnapshotError(f"not a memory snapshot: {key!r} is not an integer but {type(value).__name__}")
+    if value < 0:
+        raise SnapshotError(f"not a memory snapshot: {key!r} is negative")
     return value
 
 

@@ -61,8 +61,10 @@ class Recorder(Protocol):
         """Entered before the phase's first allocation, left after its last."""
 
 
-def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
+def train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool = True) -> None:
     """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
+
+    With `initialize=False` the weights keep arbitrary values, for a device that computes nothing.
 
     The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the next batch.
     Raises whatever the device raises, out of memory included.
@@ -72,7 +74,7 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
     torch.manual_seed(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
-        state.model = build_model(workload).to(device)
+        state.model = build_model(workload, initialize).to(device)
     state.optimizer = make_optimizer(workload, state.model)
     for step in range(1, workload.steps + 1):
         for micro_batch in range(1, workload.micro_batches + 1):

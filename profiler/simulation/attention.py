@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend
 aten = torch.ops.aten
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
-# cuDNN attention comes first on Hopper and data-centre Blackwell (`check_prefer_cudnn_attention`: cuDNN > 9.15).
+# cuDNN attention comes first on Hopper and data-centre Blackwell, with cuDNN after 9.15
+# (`check_prefer_cudnn_attention`).
 _CUDNN_FIRST_MAJORS = (9, 10)
 
 
@@ -119,7 +120,7 @@ def _cudnn_can_run(call: AttentionCall, capability: tuple[int, int]) -> bool:
     return call.key[2] != 1 and all(size % 8 == 0 and size <= largest for size in sizes)
 
 
-def scaled_dot_product_attention(
+def scaled_dot_product_attention(  # noqa: PLR0917  the order of the schema
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -161,14 +162,21 @@ def scaled_dot_product_attention(
         if attn_mask is not None:
             attn_mask = _aligned(attn_mask).expand(*query.shape[:3], key.shape[2])
         return aten._scaled_dot_product_efficient_attention(
-            query, key, value, attn_mask, requires_grad or mask_requires_grad, dropout_p, is_causal, scale=scale
+            query,
+            key,
+            value,
+            attn_mask,
+            requires_grad or mask_requires_grad,
+            dropout_p,
+            is_causal,
+            scale=scale,
         )[0]
     return aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
     )[0]
 
 
-def _flash(
+def _flash(  # noqa: PLR0917  the order of the schema
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -8,37 +8,43 @@ import torch
 
 from profiler.simulation.outputs import DEVICE_TYPE
 
-LOWER_PRECISION = """
-_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input
-conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm baddbmm
-bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell
-rnn_relu_cell _scaled_dot_product_flash_attention scaled_dot_product_attention cudnn_convolution
-cudnn_convolution_transpose
-""".split()
 
-FLOAT32 = """
-acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar pow.Tensor_Tensor
-pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim nuclear_norm
-nuclear_norm.dim cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss
-kl_div l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss
-triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp
-upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+LOWER_PRECISION = _names("""
+_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input
+conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm mv linalg_vecdot linear addbmm
+baddbmm bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell
+rnn_tanh_cell rnn_relu_cell _scaled_dot_product_flash_attention scaled_dot_product_attention cudnn_convolution
+cudnn_convolution_transpose
+""")
+
+FLOAT32 = _names("""
+acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar
+pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm frobenius_norm.dim
+nuclear_norm nuclear_norm.dim cosine_similarity poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d
+hinge_embedding_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss
+multilabel_margin_loss soft_margin_loss triplet_margin_loss multi_margin_loss
+binary_cross_entropy_with_logits dist pdist cdist renorm logsumexp upsample_nearest1d
+_upsample_nearest_exact1d upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d
 _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d
 upsample_bicubic2d _upsample_bicubic2d_aa
-""".split()
+""")
 
 # The output type is an argument: set to float32 where the caller gave none.
-FLOAT32_OUTPUT = """
+FLOAT32_OUTPUT = _names("""
 prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
 linalg_matrix_norm.str_ord sum sum.dim_IntList
-""".split()
+""")
 
 # Redispatched to the overload that takes the output type as its last argument.
 FLOAT32_APPENDED = {"norm.Scalar": "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim": "norm.ScalarOpt_dim_dtype"}
 
-WIDEST = "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add".split()
+WIDEST = _names("addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add")
 
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
 
 # Cast weights by the id of their tensor, kept until the outermost autocast region ends (`cached_casts`).
 _cast_weights: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -66,6 +72,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
         and value.is_leaf
         and not value._is_view()
         and torch.is_autocast_cache_enabled()
+        and not torch.is_inference_mode_enabled()
     )
     if not can_cache:
         return value.to(dtype)
@@ -84,9 +91,23 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 
 def _run_in(target: Callable[[tuple[Any, ...]], torch.dtype], op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Cast and run. The compiled kernels (GCC) cast their arguments from the last to the first, and drop the
+    casts from the first to the last; the elements of a list are cast and dropped in its order.
+    """
     with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST), torch._C.DisableTorchFunction():
         dtype = target((*args, *kwargs.values()))
-        return op(*[_cast(a, dtype) for a in args], **{name: _cast(a, dtype) for name, a in kwargs.items()})
+        keywords = {name: _cast(kwargs[name], dtype) for name in reversed(kwargs)}
+        cast = [_cast(argument, dtype) for argument in reversed(args)][::-1]
+        result = op(*cast, **keywords)
+        _drop(cast)
+        return result
+
+
+def _drop(values: list[Any]) -> None:
+    for position, value in enumerate(values):
+        values[position] = None
+        if isinstance(value, list):
+            _drop(value)
 
 
 def _run_with_float32_output(position: int, op: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
 """Inside this context the simulated device answers to the name `cuda`, so that CUDA programs run unchanged.
 
-In C++ the device is `simgpu`. A TorchFunctionMode translates the names at the border of Python: devices that go in,
-devices that come out. It stands above autograd and, unlike a dispatch mode, does not change how gradients are
-accumulated (torch/csrc/utils TensorSubclassLike looks at dispatch modes only).
+In C++ the device is `simgpu`. A TorchFunctionMode translates the names at the border of Python: devices
+that go in, devices that come out. It stands above autograd and, unlike a dispatch mode, does not change
+how gradients are accumulated (torch/csrc/utils TensorSubclassLike looks at dispatch modes only).
 """
 
 from collections.abc import Callable, Iterator
@@ -44,8 +44,12 @@ def _device_of(value: Any) -> Any:
     return _to_simulated(f"cuda:{value}" if isinstance(value, int) and not isinstance(value, bool) else value)
 
 
-def _to_cuda(tensor: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any) -> torch.Tensor:
-    return tensor.to(_SIMULATED if device is None else _device_of(device), non_blocking=non_blocking, **options)
+def _to_cuda(
+    tensor: torch.Tensor, device: Any = None, non_blocking: bool = False, **options: Any
+) -> torch.Tensor:
+    return tensor.to(
+        _SIMULATED if device is None else _device_of(device), non_blocking=non_blocking, **options
+    )
 
 
 def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -54,31 +58,58 @@ def _to(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return tensor.to(*args, **kwargs)
 
 
+def _device(tensor: torch.Tensor) -> torch.device:
+    device = tensor.device
+    return _CUDA if device.type == DEVICE_TYPE else device
+
+
+def _is_cuda(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == DEVICE_TYPE
+
+
 def _repr(tensor: torch.Tensor, **options: Any) -> str:
     if tensor.device.type != DEVICE_TYPE:
         return repr(tensor)
     return f"tensor(<simulated>, size={tuple(tensor.shape)}, device='cuda:0', dtype={tensor.dtype})"
 
 
+def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
+    """`parameter.data = moved`, by which modules move: between host and device the tensors change places."""
+    if tensor.device.type == data.device.type:
+        tensor.data = data
+    else:
+        is_parameter = isinstance(tensor, torch.nn.Parameter)
+        moved = torch.nn.Parameter(data, tensor.requires_grad) if is_parameter else data
+        torch.utils.swap_tensors(tensor, moved)
+
+
+_compatible = torch._has_compatible_shallow_copy_type
+
+
+def _may_set_data(tensor: torch.Tensor, data: torch.Tensor) -> bool:
+    """Also between the host and CUDA: that is how the parameters of a moved module stay the same objects."""
+    return {tensor.device.type, data.device.type} == {"cpu", "cuda"} or _compatible(tensor, data)
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.cuda: _to_cuda,
     torch.Tensor.to: _to,
     torch.Tensor.__repr__: _repr,
-    torch.Tensor.is_cuda.__get__: lambda tensor: tensor.device.type == DEVICE_TYPE,
+    torch.Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: _device,
+    torch.Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]
     torch.Tensor.pin_memory: lambda tensor, device=None: tensor,  # host memory only
     torch.Tensor.is_pinned: lambda tensor, device=None: False,
     torch.Tensor.record_stream: lambda tensor, stream: None,  # one stream
 }
-_DEVICE_OUT = torch.Tensor.device.__get__
 
 
 class _CudaNames(TorchFunctionMode):
     """Names of devices, translated in both directions."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is _DEVICE_OUT:
-            device = func(*args)
-            return _CUDA if device.type == DEVICE_TYPE else device
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
         args = tuple(_to_simulated(a) if isinstance(a, torch.device | str) else a for a in args)
         if kwargs:
             kwargs = {
@@ -237,8 +268,13 @@ def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
         patches.append((torch, name, _for_cuda(getattr(torch, name))))
     patches += [
         (torch, "clear_autocast_cache", _clear_autocast_cache),
+        (torch, "_has_compatible_shallow_copy_type", _may_set_data),
         (torch.amp.GradScaler, "_maybe_opt_step", _step_without_overflow),
-        (torch.amp.GradScaler, "get_scale", lambda scaler: scaler._init_scale if scaler.is_enabled() else 1.0),
+        (
+            torch.amp.GradScaler,
+            "get_scale",
+            lambda scaler: scaler._init_scale if scaler.is_enabled() else 1.0,
+        ),
     ]
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     torch.set_autocast_dtype(DEVICE_TYPE, torch.float16)  # CUDA's default

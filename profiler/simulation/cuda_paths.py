@@ -1,10 +1,12 @@
 """Composites that choose a CUDA library: the same choice, made for the simulated device."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from profiler.simulation import attention
 from profiler.simulation.dispatch import machine, new_tensor
 from profiler.simulation.outputs import Metadata
 
@@ -13,13 +15,12 @@ _CUDNN_BATCH_NORM_EPSILON = 1e-5  # CUDNN_BN_MIN_EPSILON is 0 since cuDNN 7.5; P
 
 
 def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
-    from profiler.simulation import attention
-
+    """The composite with CUDA's choice of kernel."""
     with torch._C.DisableTorchFunction():
         return attention.scaled_dot_product_attention(*args, **kwargs, capability=machine.capability)
 
 
-def batch_norm_impl_index(
+def batch_norm_impl_index(  # noqa: PLR0917  the order of the schema
     input: torch.Tensor,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -41,8 +42,7 @@ def batch_norm_impl_index(
             and torch.backends.cudnn.enabled
             and weight is not None
             and bias is not None
-            and input.dtype != torch.bfloat16
-            and weight.dtype != torch.bfloat16
+            and torch.bfloat16 not in (input.dtype, weight.dtype)
             and (input.dtype != torch.float16 or weight.dtype == torch.float32)
             and (all(statistics) or (training and not any(statistics)))
             and input.dim() >= 3
@@ -55,11 +55,30 @@ def batch_norm_impl_index(
             assert bias is not None
             dense = input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input))
             parts = aten.cudnn_batch_norm(
-                dense, weight.contiguous(), bias.contiguous(), running_mean, running_var, training, momentum, eps
+                dense,
+                weight.contiguous(),
+                bias.contiguous(),
+                running_mean,
+                running_var,
+                training,
+                momentum,
+                eps,
             )
             return (*parts, 1)
-        parts = aten.native_batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps)
+        parts = aten.native_batch_norm(
+            input, weight, bias, running_mean, running_var, training, momentum, eps
+        )
         return (*parts, input.new_empty((0,), dtype=torch.uint8), 0)
+
+
+def recurrent(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """LSTM, GRU and RNN run on cuDNN, with a reserve and a workspace whose sizes only cuDNN knows."""
+    warnings.warn(
+        f"{op._schema.name}: cuDNN's recurrent kernels are not modelled; simulated cell by cell",
+        stacklevel=2,
+    )
+    # The compiled composite, with its fused cells; `op.decompose` would run the decomposition in Python.
+    return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
 
 
 def _convolution_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
@@ -71,7 +90,7 @@ def _convolution_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memo
     return torch.contiguous_format
 
 
-def convolution(
+def convolution(  # noqa: PLR0917  the order of the schema
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -104,7 +123,9 @@ def convolution(
         dense_input = input.contiguous(memory_format=layout)
         dense_weight = weight.contiguous(memory_format=layout)
         output = new_tensor(
-            _convolved(dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups),
+            _convolved(
+                dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups
+            ),
             "aten::cudnn_convolution",
         )
         if bias is not None:
@@ -121,11 +142,13 @@ def _convolved(input: torch.Tensor, weight: torch.Tensor, *options: Any) -> Meta
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
     shape = aten.convolution.default(meta(input), meta(weight), None, *options).shape
-    like = torch.empty(shape, dtype=input.dtype, device="meta", memory_format=_convolution_format(input, weight))
+    like = torch.empty(
+        shape, dtype=input.dtype, device="meta", memory_format=_convolution_format(input, weight)
+    )
     return (tuple(shape), like.stride(), input.dtype)
 
 
-def convolution_backward(
+def convolution_backward(  # noqa: PLR0917  the order of the schema
     grad_output: torch.Tensor,
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -138,7 +161,9 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, ...]:
-    """Convolution.cpp, `convolution_backward` on cuDNN: grad of the input, of the weight, then a sum for the bias."""
+    """Convolution.cpp, `convolution_backward` on cuDNN: grad of the input, of the weight, then a
+    sum for the bias.
+    """
     with torch._C.DisableTorchFunction():
         if input.dim() == 3:
             grads = convolution_backward(

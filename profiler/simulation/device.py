@@ -12,6 +12,7 @@ from profiler.gpus import GPU, GPUS
 from profiler.simulation import hidden, kernels
 from profiler.simulation.cuda_alias import cuda_names
 from profiler.simulation.dispatch import machine
+from profiler.simulation.host_values import HostValues
 from profiler.simulation.outputs import DEVICE_TYPE
 from profiler.simulation.storage import Allocator, DeviceMemory, Observer
 
@@ -53,8 +54,8 @@ _registered = False
 def register() -> None:
     """Take PyTorch's PrivateUse1 slot. Idempotent; must come before the first `backward()` of the process.
 
-    Raises RuntimeError if another backend has the slot, or the autograd engine has already started its threads
-    (it starts one per device, once).
+    Raises RuntimeError if another backend has the slot, or the autograd engine has already started its
+    threads (it starts one per device, once).
     """
     global _registered  # noqa: PLW0603  PyTorch's slot is global to the process too
     if _registered:
@@ -69,7 +70,9 @@ def register() -> None:
 
 
 def _start_autograd_thread() -> None:
-    """A first backward on the device: the engine starts its threads here, or shows that it has none for us."""
+    """A first backward on the device: the engine starts its threads here, or shows that it has
+    none for us.
+    """
     with _opened(_EmptyAllocator(), _Silence(), GPUS["A100-40GB"]):
         leaf = torch.empty((0,), device=DEVICE_TYPE, requires_grad=True)
         try:
@@ -77,8 +80,12 @@ def _start_autograd_thread() -> None:
         except RuntimeError as error:
             if "device_ready_queues_" not in str(error):
                 raise
-            message = "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
-            raise RuntimeError(f"{message}: open the simulated GPU earlier, or run in a fresh process") from error
+            message = (
+                "backward() ran before the simulated GPU existed, and autograd starts its threads only once"
+            )
+            raise RuntimeError(
+                f"{message}: open the simulated GPU earlier, or run in a fresh process"
+            ) from error
 
 
 class _EmptyAllocator:
@@ -101,24 +108,30 @@ class _Silence:
     def freed(self, address: int) -> None:
         pass
 
+    def refused(self, requested_bytes: int, op: str) -> None:
+        pass
+
 
 @contextmanager
 def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None]:
     if machine.memory is not None:
         raise RuntimeError("a simulated GPU is already open in this process")
-    memory = machine.memory = DeviceMemory(allocator, observer, machine.values.forget)
+    values = machine.values = HostValues()
+    memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
     machine.capability = gpu.capability
     machine.scratch_of = hidden.HiddenAllocations(gpu).of
     try:
         yield
     finally:
         memory.close()
-        machine.memory = None
+        machine.memory = machine.scratch_of = machine.float_reads = None
 
 
 @contextmanager
 def bare_device(gpu: GPU, allocator: Allocator, observer: Observer) -> Iterator[torch.device]:
-    """The device under its own name, `simgpu`, over any allocator: for tests and tools of the simulation itself."""
+    """The device under its own name, `simgpu`, over any allocator: for tests and tools of the
+    simulation itself.
+    """
     register()
     with _opened(allocator, observer, gpu):
         yield torch.device(DEVICE_TYPE, 0)
@@ -126,34 +139,25 @@ def bare_device(gpu: GPU, allocator: Allocator, observer: Observer) -> Iterator[
 
 @contextmanager
 def simulated_gpu(
-    gpu: GPU, settings: AllocatorSettings | None = None, observer: Observer | None = None
+    gpu: GPU,
+    settings: AllocatorSettings | None = None,
+    observer: Observer | None = None,
+    float_reads: float | None = None,
 ) -> Iterator[torch.device]:
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
 
-    Inside the context `"cuda"` means the simulated device, which is also yielded, and `torch.cuda` answers for it.
-    `observer` hears of each allocation and free in order. Raises DeviceOutOfMemory where the GPU would be full, and
-    UnsupportedOperation where the program needs values from the device.
+    Inside the context `"cuda"` means the simulated device, which is also yielded, and `torch.cuda` answers
+    for it. `observer` hears of each allocation and free in order.
+
+    Values of small integer and boolean tensors are known. `float_reads` is what `.item()` of a
+    floating-point scalar gives, for programs that log their loss and optimizers that scale by a norm
+    (torch.optim.Adafactor); without it such a read is unsupported.
+
+    Raises torch.OutOfMemoryError where the GPU would be full, UnsupportedOperation where the program needs
+    values that the simulation does not have.
     """
     register()
     allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())
-    with (
-        _opened(allocator, observer or _Silence(), gpu),
-        _parameters_keep_their_identity(),
-        cuda_names(gpu, allocator) as device,
-    ):
+    with _opened(allocator, observer or _Silence(), gpu), cuda_names(gpu, allocator) as device:
+        machine.float_reads = float_reads
         yield device
-
-
-@contextmanager
-def _parameters_keep_their_identity() -> Iterator[None]:
-    """Let `module.to(device)` change parameters in place, as it does from the CPU to CUDA: tied weights stay tied.
-
-    By default torch makes new parameters where the two devices' tensors differ in kind (nn/modules/module.py,
-    `_apply`), which the CPU's and CUDA's do not.
-    """
-    before = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(True)
-    try:
-        yield
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(before)

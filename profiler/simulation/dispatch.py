@@ -1,8 +1,8 @@
 """Every operation of the simulated device: output metadata, new blocks, nothing computed.
 
-Operations reach this module below autograd and autocast, through the boxed fallback of the PrivateUse1 dispatch key,
-on plain tensors. PyTorch's own C++ autograd runs above it unchanged: gradients are accumulated in place, stolen
-and freed exactly when they are on a real device.
+Operations reach this module below autograd and autocast, through the boxed fallback of the PrivateUse1
+dispatch key, on plain tensors. PyTorch's own C++ autograd runs above it unchanged: gradients are
+accumulated in place, stolen and freed exactly when they are on a real device.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ class Machine:
 
     memory: DeviceMemory | None = None
     values = HostValues()
+    float_reads: float | None = None
     capability: tuple[int, int] = (8, 0)
     scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
 
@@ -43,7 +44,9 @@ machine = Machine()
 def memory_for(op: str) -> DeviceMemory:
     """The memory of the open device."""
     if machine.memory is None:
-        raise UnsupportedOperation(op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`")
+        raise UnsupportedOperation(
+            op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`"
+        )
     return machine.memory
 
 
@@ -110,13 +113,23 @@ def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation whose outcome depends on values, where the host knows them."""
+    if (
+        op is torch.ops.aten._local_scalar_dense.default
+        and args[0].is_floating_point()
+        and machine.float_reads is not None
+    ):
+        return machine.float_reads
     try:
         return machine.values.compute(op, args, kwargs)
     except KeyError:
-        raise UnsupportedOperation(plan.name, "it needs values of the device; a simulated GPU holds none") from None
+        raise UnsupportedOperation(
+            plan.name, "it needs values of the device; a simulated GPU holds none"
+        ) from None
 
 
-def _allocate(op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _allocate(
+    op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
     """The outputs of one kernel, with the blocks that it takes for itself around them."""
     scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
     if not scratch:
@@ -163,7 +176,9 @@ def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwarg
 
 
 def resize(tensor: torch.Tensor, shape: Sequence[int], strides: Sequence[int], op: str) -> None:
-    """Give `tensor` a new storage of the given layout (cuda/Resize.cpp, `resize_bytes_cuda`: allocate, copy, free)."""
+    """Give `tensor` a new storage of the given layout (cuda/Resize.cpp, `resize_bytes_cuda`:
+    allocate, copy, free).
+    """
     fresh = memory_for(op).tensor(shape, strides, tensor.dtype, op)
     torch.ops.aten.set_.source_Storage_storage_offset.redispatch(
         CPU_KERNEL, tensor, fresh.untyped_storage(), 0, list(shape), list(strides)

@@ -9,7 +9,9 @@ _LIBRARY_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent)
 
 
 class UnsupportedOperation(RuntimeError):
-    """The simulated device cannot answer: the operation needs values, or its memory behaviour is not modelled."""
+    """The simulated device cannot answer: the operation needs values, or its memory behaviour is
+    not modelled.
+    """
 
     def __init__(self, op: str, reason: str) -> None:
         self.op = op

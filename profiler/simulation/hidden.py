@@ -74,15 +74,16 @@ def _reduction(kind: str) -> Rule:
         used, output_type = kind, _first(described)[2]
         if kind == "max" and dims is None and "dim" not in arguments:
             used = "amax"  # over everything only the value is wanted
-        element_bytes, strides, offset = tensor.element_size(), tensor.stride(), tensor.storage_offset()
+        element_bytes, offset = tensor.element_size(), int(tensor.storage_offset())
+        strides: tuple[int, ...] | None = tensor.stride()
         copy: tuple[Scratch, ...] = ()
         half_to_float = tensor.dtype in (torch.float16, torch.bfloat16) and output_type == torch.float32
         if kind in ("sum", "mean", "norm") and tensor.dtype != output_type and not half_to_float:
             # ReduceOpsUtils.h, `make_reduction`: other inputs are first converted to the output's type.
             element_bytes, strides, offset = output_type.itemsize, None, 0
             copy = (Scratch("converted input", tensor.numel() * element_bytes),)
-        if tensor.numel() == 0:
-            return ()
+        if tensor.numel() <= 1:
+            return ()  # nothing to reduce
         dims = [dim % max(tensor.dim(), 1) for dim in dims] if dims else None
         return copy + kernels.reduction(
             tuple(tensor.shape),
@@ -114,7 +115,9 @@ def _operand_copies(names: Sequence[str]) -> Rule:
         if any(operand.numel() == 0 for operand in operands):
             return ()
         return tuple(
-            Scratch("contiguous operand", _bytes(operand)) for operand in operands if not _is_blas_matrix(operand)
+            Scratch("contiguous operand", _bytes(operand))
+            for operand in operands
+            if not _is_blas_matrix(operand)
         )
 
     return rule
@@ -129,7 +132,9 @@ def _contiguous_before(*tensors: torch.Tensor | None) -> tuple[Scratch, ...]:
     )
 
 
-def _layer_norm(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _layer_norm(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
     return _contiguous_before(arguments["input"])
 
 
@@ -149,7 +154,9 @@ def _layer_norm_backward(
     )
 
 
-def _group_norm(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _group_norm(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
     affine = arguments["weight"] is not None or arguments["bias"] is not None
     return kernels.group_norm_forward(
         arguments["N"], arguments["C"], arguments["HxW"], arguments["input"].element_size(), affine
@@ -201,7 +208,9 @@ def _embedding_backward(
     )
 
 
-def _index_put(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _index_put(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
     if not arguments["accumulate"] and not torch.are_deterministic_algorithms_enabled():
         return ()
     tensor, values = arguments["self"], arguments["values"]
@@ -225,7 +234,9 @@ def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int,
     return kernels.nonzero(arguments["self"].numel(), gpu)
 
 
-def _cumulative(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _cumulative(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
     shape, _, dtype = _first(described)
     return kernels.cumsum(shape or (1,), arguments["dim"], dtype.itemsize)
 
@@ -295,7 +306,9 @@ def _flash_backward(
     )
 
 
-def _efficient(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _efficient(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
     query, value = arguments["query"], arguments["value"]
     return kernels.efficient_attention_forward(
         batch=query.shape[0],
@@ -310,7 +323,9 @@ def _efficient_backward(
     arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
 ) -> tuple[Scratch, ...]:
     if gpu.capability < (8, 0):
-        warnings.warn(f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2)
+        warnings.warn(
+            f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2
+        )
         return ()
     return kernels.efficient_attention_backward(
         **_attention_sizes(arguments),

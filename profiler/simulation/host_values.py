@@ -1,7 +1,8 @@
 """Values of small integer and boolean tensors, kept on the host.
 
-Masks, positions and labels decide shapes and branches ("is the padding mask all ones?"), so programs read them back.
-They are computed on the CPU beside the simulated operation; everything in floating point stays without values.
+Masks, positions and labels decide shapes and branches ("is the padding mask all ones?"), so programs read
+them back. They are computed on the CPU beside the simulated operation; everything in floating point stays
+without values.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from profiler.simulation.outputs import DEVICE_TYPE
+from profiler.simulation.outputs import DEVICE_TYPE, call
 
 # Beyond this a tensor is data, not control: its values are unknown.
 _LARGEST_STORAGE_BYTES = 4 << 20
@@ -21,7 +22,9 @@ def _is_integral(dtype: torch.dtype) -> bool:
 
 
 class HostValues:
-    """What is known of the device's storages: address -> bytes, or None where a value could not be followed."""
+    """What is known of the device's storages: address -> bytes, or None where a value could not be
+    followed.
+    """
 
     def __init__(self) -> None:
         self._bytes: dict[int, torch.Tensor | None] = {}
@@ -50,12 +53,16 @@ class HostValues:
 
     def compute(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The result of `op` on the CPU. Raises KeyError where a value is unknown."""
-        return op(*[self._on_host(a) for a in args], **{name: self._on_host(a) for name, a in kwargs.items()})
+        return call(
+            op, [self._on_host(a) for a in args], {name: self._on_host(a) for name, a in kwargs.items()}
+        )
 
     def follow(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """Give the integer outputs of `op` their values, or mark them unknown."""
         outputs = result if isinstance(result, tuple | list) else (result,)
-        followed = [out for out in outputs if isinstance(out, torch.Tensor) and out.device.type == DEVICE_TYPE]
+        followed = [
+            out for out in outputs if isinstance(out, torch.Tensor) and out.device.type == DEVICE_TYPE
+        ]
         if not followed or any(not _is_integral(out.dtype) for out in followed):
             return
         if any("Generator" in str(argument.type) for argument in op._schema.arguments):
@@ -68,7 +75,9 @@ class HostValues:
             return
         if any(result.alias_info is not None for result in op._schema.returns):
             return  # written in place, through the views
-        for out, value in zip(outputs, values if isinstance(values, tuple | list) else (values,), strict=True):
+        for out, value in zip(
+            outputs, values if isinstance(values, tuple | list) else (values,), strict=True
+        ):
             self.write(out, value)
 
     def write(self, tensor: torch.Tensor, values: torch.Tensor | None) -> None:

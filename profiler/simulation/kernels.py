@@ -1,4 +1,6 @@
-"""The dispatch table of the device: which function answers which operation, and the few that create or move data."""
+"""The dispatch table of the device: which function answers which operation, and the few that
+create or move data.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +18,7 @@ aten = torch.ops.aten
 _libraries: list[torch.library.Library] = []  # a registration lives as long as its Library object
 
 
-def empty(
+def empty(  # noqa: PLR0917  the order of the schema
     size: list[int],
     dtype: torch.dtype | None = None,
     layout: torch.layout | None = None,
@@ -35,7 +37,7 @@ def empty(
     return new_tensor((tuple(size), like.stride(), dtype), "aten::empty")
 
 
-def empty_strided(
+def empty_strided(  # noqa: PLR0917  the order of the schema
     size: list[int],
     stride: list[int],
     dtype: torch.dtype | None = None,
@@ -48,7 +50,9 @@ def empty_strided(
 
 
 def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-    """A copy computes nothing; from the host, a strided destination is staged (cuda/Copy.cu, `copy_kernel_cuda`)."""
+    """A copy computes nothing; from the host, a strided destination is staged (cuda/Copy.cu,
+    `copy_kernel_cuda`).
+    """
     with torch._C.DisableTorchFunction():
         if src.shape != self.shape:
             src = src.expand(self.shape)
@@ -85,7 +89,9 @@ def resize_(
 
 
 def _positions(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-    """Masks become the positions of their ones, host indices move to the device (TensorAdvancedIndexing.cpp)."""
+    """Masks become the positions of their ones, host indices move to the device
+    (TensorAdvancedIndexing.cpp).
+    """
     positions: list[torch.Tensor | None] = []
     for index in indices:
         if index is None:
@@ -139,6 +145,12 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
     "_batch_norm_impl_index": cuda_paths.batch_norm_impl_index,
 }
 
+# Composites that cuDNN takes over, simulated as they decompose.
+_RECURRENT = ("lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_relu.input")
+
+# In-place kernels of bitsandbytes, which has a composite of many steps for devices that it does not know.
+_BITSANDBYTES = ("optimizer_update_8bit_blockwise", "optimizer_update_32bit")
+
 # Pure bookkeeping on the TensorImpl: the CPU kernel serves.
 _CPU_KERNELS = (
     "set_.source_Storage_storage_offset",
@@ -157,11 +169,16 @@ def _borrowed(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
     return op.redispatch(CPU_KERNEL, *args, **kwargs)
 
 
-def _single_kernels() -> list[str]:
-    """Operations that decompose on third-party devices where CUDA has one kernel: they must not decompose here.
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """A kernel that writes in place and allocates nothing."""
 
-    They are the structured operations (codegen adds a composite for third-party backends), the operations with a
-    CPU kernel beside their composite, and foreach, which loops over tensors elsewhere.
+
+def _single_kernels() -> list[str]:
+    """Operations that decompose on third-party devices where CUDA has one kernel: they must not decompose
+    here.
+
+    They are the structured operations (codegen adds a composite for third-party backends), the operations
+    with a CPU kernel beside their composite, and foreach, which loops over tensors elsewhere.
     """
     names = [op._schema.name.removeprefix("aten::") for op in RULED_OPERATIONS]
     for full_name in torch._C._dispatch_get_all_op_names():
@@ -169,7 +186,9 @@ def _single_kernels() -> list[str]:
             continue
         dump = torch._C._dispatch_dump(full_name)
         structured = "\nCompositeExplicitAutogradNonFunctional[alias]:" in dump
-        composite = "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
+        composite = (
+            "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
+        )
         if structured or (composite and "\nCPU:" in dump) or full_name.startswith("aten::_foreach_"):
             names.append(full_name.removeprefix("aten::"))
     return names
@@ -190,4 +209,9 @@ def register() -> None:
     above_autograd = torch.library.Library("aten", "IMPL", "AutogradPrivateUse1")
     for name, kernel in _COMPOSITES.items():
         above_autograd.impl(name, kernel)
-    _libraries.extend((fallback, library, above_autograd, *autocast.register()))
+    for name in _RECURRENT:
+        above_autograd.impl(name, partial(cuda_paths.recurrent, _overload(name)))
+    bitsandbytes = torch.library.Library("bitsandbytes", "IMPL", "PrivateUse1")
+    for name in _BITSANDBYTES:
+        bitsandbytes.impl(name, _nothing)
+    _libraries.extend((fallback, library, above_autograd, bitsandbytes, *autocast.register()))

@@ -1,4 +1,6 @@
-"""What an operation returns on CUDA: shapes, strides, dtypes, and the order in which the kernel allocates them."""
+"""What an operation returns on CUDA: shapes, strides, dtypes, and the order in which the kernel
+allocates them.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,13 +53,15 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 def _fused_rms_norm(
     input: torch.Tensor, normalized_shape: Sequence[int], weight: Any, eps: Any
 ) -> list[Metadata]:
-    """cuda/layer_norm_kernel.cu, `_fused_rms_norm_cuda`: the result and 1/rms per row in the accumulator's type."""
+    """cuda/layer_norm_kernel.cu, `_fused_rms_norm_cuda`: the result and 1/rms per row in the
+    accumulator's type.
+    """
     kept = input.dim() - len(normalized_shape)
     rows = [*input.shape[:kept], *[1] * len(normalized_shape)]
     return [contiguous(input.shape, input.dtype), contiguous(rows, _accumulator(input.dtype))]
 
 
-def _fused_rms_norm_backward(
+def _fused_rms_norm_backward(  # noqa: PLR0917  the order of the schema
     grad_out: torch.Tensor,
     input: torch.Tensor,
     normalized_shape: Sequence[int],
@@ -123,12 +127,35 @@ def describe_outputs(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]
     return described
 
 
+def call(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call `op` with arguments as a Python kernel receives them: numbers stand where C++ had boxed them as
+    tensors.
+
+    Few overloads take numbers for tensors; of the others, the one for a Scalar is found by its argument
+    types.
+    """
+    boxed = any(
+        isinstance(value, int | float | complex) and isinstance(argument.type, torch.TensorType)
+        for argument, value in zip(op._schema.arguments, args, strict=False)
+    )
+    return (op.overloadpacket if boxed else op)(*args, **kwargs)
+
+
 def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     rule = _RULES.get(op)
     if rule is not None:
         return rule(*args, **kwargs)
     try:
-        return describe(op(*[_on_meta(a) for a in args], **{name: _on_meta(a) for name, a in kwargs.items()}))
+        return describe(
+            call(op, [_on_meta(a) for a in args], {name: _on_meta(a) for name, a in kwargs.items()})
+        )
     except NotImplementedError as error:
         reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
         raise UnsupportedOperation(op._schema.name, reason) from error
+    except RuntimeError as error:
+        if "not on the expected device meta" not in str(error):
+            raise
+        found = "but found at least two devices, cuda:0 and cpu"
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, {found} ({op._schema.name})"
+        ) from error

@@ -1,9 +1,9 @@
 """Plain tensors whose storage is a number: the address that the allocator model gave.
 
-A storage is imported through DLPack, the one public door by which pure Python hands PyTorch a pointer together
-with a deleter (ATen/DLConvertor.cpp, `fromDLPack`). PyTorch calls the deleter when the last owner of the storage
-lets go, in C++ too (a saved variable of the autograd graph), so a death is known at the very moment it happens.
-The pointer is never read: every operation on the device is answered from metadata.
+A storage is imported through DLPack, the one public door by which pure Python hands PyTorch a pointer
+together with a deleter (ATen/DLConvertor.cpp, `fromDLPack`). PyTorch calls the deleter when the last owner
+of the storage lets go, in C++ too (a saved variable of the autograd graph), so a death is known at the very
+moment it happens. The pointer is never read: every operation on the device is answered from metadata.
 """
 
 import ctypes
@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from profiler.allocator import DeviceOutOfMemory
 from profiler.kernels.scratch import Scratch
 
 _EXTENSION_DEVICE = 12  # kDLExtDev, which ATen maps to PrivateUse1
@@ -72,10 +73,12 @@ _capsule_pointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
 _one_byte = bytearray(1)
 
 
-class _Owner(np.ndarray):  # type: ignore[type-arg]
-    """Dies with the storage: NumPy's DLPack deleter drops it, under the interpreter lock and with errors set aside.
+class _Owner(np.ndarray):
+    """Dies with the storage: NumPy's DLPack deleter drops it, under the interpreter lock and with errors
+    set aside.
 
-    It is the deleter, not a Python callback through ctypes, because storages also die while an exception unwinds.
+    It is the deleter, not a Python callback through ctypes, because storages also die while an exception
+    unwinds.
     """
 
     address: int
@@ -93,7 +96,8 @@ def tensor_at(
     dtype: torch.dtype,
     died: Callable[[int], None],
 ) -> torch.Tensor:
-    """A plain tensor of the PrivateUse1 device over `address`; `died(address)` is called when its storage dies.
+    """A plain tensor of the PrivateUse1 device over `address`; `died(address)` is called when its storage
+    dies.
 
     Address 0 means an empty storage, whose death is not reported.
     """
@@ -109,7 +113,7 @@ def tensor_at(
     inner.dtype.code, inner.dtype.bits = _DLPACK_TYPES.get(dtype) or (_UINT, dtype.itemsize * 8)
     if rank:
         inner.strides = inner.shape + 8 * rank
-        (ctypes.c_int64 * rank).from_address(inner.strides)[:] = strides
+        (ctypes.c_int64 * rank).from_address(inner.strides)[:] = list(strides)
     tensor = torch._C._from_dlpack(capsule)
     return tensor if dtype in _DLPACK_TYPES else tensor.view(dtype)
 
@@ -124,12 +128,19 @@ def span_bytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> i
     return (last + 1) * itemsize
 
 
+class OutOfMemory(DeviceOutOfMemory, torch.OutOfMemoryError):
+    """The allocator's error under the name by which CUDA programs catch it."""
+
+
 class Observer(Protocol):
     """Hears of every block handed out and taken back, in the order of the device."""
 
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None: ...
 
     def freed(self, address: int) -> None: ...
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        """There is no room for a request: the device is about to raise."""
 
 
 class Allocator(Protocol):
@@ -152,14 +163,15 @@ class DeviceMemory:
         self._observer = observer
         self._forget = forget
         self._open = True
-        # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for its turn.
+        # A death can come in the middle of a malloc (the garbage collector runs anywhere): it waits for
+        # its turn.
         self._deaths: deque[int] = deque()
         self._lock = threading.Lock()
 
     def tensor(
         self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, op: str
     ) -> torch.Tensor:
-        """A new tensor in a block of its own. Raises DeviceOutOfMemory as the allocator does."""
+        """A new tensor in a block of its own. Raises OutOfMemory as the allocator does."""
         requested_bytes = span_bytes(shape, strides, dtype.itemsize)
         address = self.malloc(requested_bytes, op) if requested_bytes else 0
         return tensor_at(address, shape, strides, dtype, self.free)
@@ -167,7 +179,13 @@ class DeviceMemory:
     def malloc(self, requested_bytes: int, op: str) -> int:
         """A block without a tensor: the temporary of a kernel. The caller frees it."""
         with self._lock:
-            address = self._allocator.malloc(requested_bytes, 0)
+            try:
+                address = self._allocator.malloc(requested_bytes, 0)
+            except DeviceOutOfMemory as error:
+                self._observer.refused(requested_bytes, op)
+                raise OutOfMemory(
+                    error.requested_bytes, error.reserved_bytes, error.allocated_bytes, error.capacity_bytes
+                ) from None
             self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)
         self._settle_deaths()
         return address

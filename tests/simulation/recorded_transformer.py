@@ -1,4 +1,5 @@
-"""The training step of a recorded run: a transformer whose attention, norms, loss and AdamW are plain tensor code.
+"""The training step of a recorded run: a transformer whose attention, norms, loss and AdamW are plain
+tensor code.
 
 The traces name the operation and the user's line of each allocation; this is a program that performs the same
 operations and holds its variables as long. Nothing of the measured sizes is stated here.
@@ -103,7 +104,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int) -> None:
+    def __init__(  # noqa: PLR0917  the order of the schema
+        self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int
+    ) -> None:
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(vocabulary, width))
         rotary = Rotary(length, width // heads)
@@ -111,7 +114,8 @@ class Transformer(nn.Module):
         self.norm, self.head = RMSNorm(width), Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.embedding[ids, :]
+        embedded = self.embedding[ids, :]
+        x = embedded
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)

@@ -1,11 +1,17 @@
 """What the simulated device reports, kept in order; and the simplest allocator."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile
 
 
 @dataclass
 class Ledger:
-    """Every event in order: bytes requested, negative for a free. Scratch of kernels is in `ops` by its name."""
+    """Every event in order: bytes requested, negative for a free. Scratch of kernels is in `ops`
+    by its name.
+    """
 
     events: list[int] = field(default_factory=list)
     ops: list[str] = field(default_factory=list)
@@ -21,6 +27,9 @@ class Ledger:
 
     def freed(self, address: int) -> None:
         self.events.append(-self.live.pop(address))
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        raise AssertionError(f"no room for {requested_bytes} bytes of {op}")
 
     @property
     def live_bytes(self) -> int:
@@ -48,3 +57,19 @@ class BumpAllocator:
 
     def block_size(self, address: int) -> int:
         return self.sizes[address]
+
+
+def cpu_events(step: Callable[[], object]) -> list[int]:
+    """Bytes of each allocation (positive) and free (negative) of `step`, in order, from the CPU allocator."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    found = []
+
+    def walk(events):
+        for event in events:
+            if event.tag == _EventType.Allocation:
+                found.append((event.start_time_ns, event.extra_fields.alloc_size))
+            walk(event.children)
+
+    walk(profiler.profiler.kineto_results.experimental_event_tree())
+    return [size for _, size in sorted(found, key=lambda pair: pair[0])]

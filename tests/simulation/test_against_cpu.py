@@ -2,25 +2,8 @@
 
 import pytest
 import torch
+from recording import cpu_events
 from torch import nn
-from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile
-
-
-def cpu_events(step):
-    """Bytes of each allocation (positive) and free (negative) of `step`, in order, from the CPU allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    found = []
-
-    def walk(events):
-        for event in events:
-            if event.tag == _EventType.Allocation:
-                found.append((event.start_time_ns, event.extra_fields.alloc_size))
-            walk(event.children)
-
-    walk(profiler.profiler.kineto_results.experimental_event_tree())
-    return [size for _, size in sorted(found, key=lambda pair: pair[0])]
 
 
 class Residual(nn.Module):

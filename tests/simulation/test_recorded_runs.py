@@ -1,4 +1,6 @@
-"""The simulated step against traces of real CUDA runs: every request and every free, in order, to the byte."""
+"""The simulated step against traces of real CUDA runs: every request and every free, in order, to
+the byte.
+"""
 
 import os
 from pathlib import Path
@@ -11,13 +13,17 @@ from profiler.gpus import GPUS
 from profiler.simulation import simulated_gpu
 from profiler.snapshot import load_snapshot
 
-GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth"))
+GROUNDTRUTH = Path(
+    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth")
+)
 FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
 needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
 
-# 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded after warm-up.
+# 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded
+# after warm-up.
 VOCABULARY, WIDTH, LAYERS, HEADS, HIDDEN, BATCH = 10_000, 1024, 24, 16, 4096, 4
-HALF_PRECISION = {512: True, 1024: True}  # the traces of longer contexts hold casts to 2-byte types
+# The traces that hold casts to 2-byte types.
+HALF_PRECISION = {("training", 512), ("training", 1024), ("inference", 512)}
 
 
 def recorded_sizes(length: int, kind: str) -> list[int]:
@@ -38,7 +44,7 @@ def test_a_training_step_repeats_the_recorded_trace(length, ledger):
             optimizer.zero_grad()
             logits = loss = None
             ledger.clear()
-            with torch.autocast("cuda", torch.bfloat16, enabled=HALF_PRECISION.get(length, False)):
+            with torch.autocast("cuda", torch.bfloat16, enabled=("training", length) in HALF_PRECISION):
                 logits = model(ids)
                 loss = cross_entropy(logits, ids)
             loss.backward()
@@ -46,3 +52,19 @@ def test_a_training_step_repeats_the_recorded_trace(length, ledger):
         step = list(ledger.events)
     assert len(step) > 12_000
     assert step == recorded_sizes(length, "training")
+
+
+@needs_traces
+@pytest.mark.parametrize("length", [128, 256, 512, 1024])
+def test_an_inference_step_repeats_the_recorded_trace(length, ledger):
+    with simulated_gpu(GPUS["A100-80GB"], observer=ledger) as device:
+        model = Transformer(VOCABULARY, length, WIDTH, LAYERS, HEADS, HIDDEN).to(device)
+        ids = torch.zeros(BATCH, length, dtype=torch.long, device=device)
+        half = ("inference", length) in HALF_PRECISION
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+            model(ids)
+            ledger.clear()
+            model(ids)
+        step = list(ledger.events)
+    assert len(step) > 2_500
+    assert step == recorded_sizes(length, "inference")
