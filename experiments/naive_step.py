@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.workload import OPTIMIZERS, Workload
+from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,13 @@ _REAL = [
     ("gpt2", 4, 256),
     ("bert-large", 2, 128),
 ]
+_OPTIMIZERS = ("sgd", "momentum", "adam")
 _HERO = "gpt2, batch 4 × 256, adam"
 
 
 def workloads(size: str) -> list[Workload]:
     """Every tiny model with every optimizer, Adam with three seeds; in full also real models."""
-    tiny = [Workload(*shape, optimizer=optimizer) for shape in _TINY for optimizer in OPTIMIZERS]
+    tiny = [Workload(*shape, optimizer=optimizer) for shape in _TINY for optimizer in _OPTIMIZERS]
     tiny += [Workload(*shape, seed=seed) for shape in _TINY for seed in (1, 2)]
     if size == "small":
         return tiny

@@ -3,7 +3,7 @@
 A module has QUESTION, one line, and one of two pairs of functions:
 
 - `workloads(size)`, a list of Workload to measure and predict, and `figures(records)`, pictures of the
-  resulting rows;
+  resulting rows; `workloads(size, device_type)` where the device decides what is worth running;
 - `tables(size, device, progress)`, data frames by name, and `figures(tables)`, pictures of them; it tells
   `progress` in a few words what it is doing.
 """
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from profiler.errors import ProfilerError
+from profiler.workload import Workload
 
 
 def questions() -> dict[str, str]:
@@ -38,6 +40,13 @@ def load(name: str) -> ModuleType:
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known)}"
         raise ProfilerError(f"unknown experiment {name!r}{hint}")
     return importlib.import_module(f"experiments.{name}")
+
+
+def workloads(experiment: ModuleType, size: str, device_type: str) -> list[Workload]:
+    """What an experiment runs in a size ("small" or "full") on a device ("cpu" or "cuda")."""
+    asks_for_device = "device_type" in inspect.signature(experiment.workloads).parameters
+    chosen: list[Workload] = experiment.workloads(size, *([device_type] if asks_for_device else []))
+    return chosen
 
 
 def _folder() -> Path:

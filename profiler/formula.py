@@ -2,40 +2,36 @@
 
 Two formulas, both in bytes:
 
-- *textbook*: 4 × (k × parameters + activations) in fp32, k = 2 for SGD (weights and gradients), 3 with
-  momentum, 4 for Adam. Nothing is ever given back, so the level only rises and stays on the second step.
+- *textbook*: weights + gradients + activations + the optimizer's rule of thumb a parameter (0 for SGD, 4 with
+  momentum, 8 for Adam, so 4 × (k × parameters + activations) in fp32). Nothing is ever given back, so the
+  level only rises and stays on the second step.
 - *per phase*: what torch really keeps at each boundary. Activations die during the backward pass, so they
   and the full set of gradients never meet; the step adds the optimizer's temporaries.
 
-`predict` gives for each phase the level at its end and a lower bound of its peak. The gradients of
-activations, alive only inside the backward pass, are not in the formula: the simulation has them.
+`predict` gives for each phase the level at its end and a lower bound of its peak: the largest of a few
+moments (the start of the backward pass, each checkpointed segment when it has been recomputed, the end). The
+gradients of activations inside a layer are not in the formula: the simulation has them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
-from profiler.model_facts import ModelFacts
+from profiler.model_facts import ModelFacts, Segment
+from profiler.optimizer_temporaries import step_temporaries
+from profiler.optimizers import initial_terms, state_terms
+from profiler.terms import Term, total_bytes
 from profiler.training_step import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
 from profiler.workload import Workload
 
-# Tensors of a parameter's size that the optimizer keeps for it: torch/optim/{sgd,adam}.py; Kingma and Ba
-# 2014 (Adam's two moments).
-STATES_PER_PARAMETER = {"sgd": 0, "momentum": 1, "adam": 2}
+# The textbook's bytes of optimizer state a parameter; Adafactor's rows and columns count as nothing.
+_TEXTBOOK_STATE_BYTES = {"sgd": 0, "momentum": 4, "adam": 8, "adamw": 8, "adafactor": 0}
+_TEXTBOOK_STATE_BYTES |= {"adafactor_transformers": 0, "adafactor_transformers_momentum": 4}
+_TEXTBOOK_STATE_BYTES |= dict.fromkeys(("adam8bit", "adamw8bit", "paged_adamw8bit"), 2)
 
-SCALAR_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Term:
-    """One summand: `category` as in profiler.ledger, the bytes, how they come about, and who says so."""
-
-    category: str
-    size_bytes: int
-    expression: str
-    source: str
+_AFTER_SCALING = Phase(1, BACKWARD)
+_LOSS_SCALE_BYTES = 8  # torch/amp/grad_scaler.py: _scale (fp32) and _growth_tracker (int32)
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,12 @@ class Prediction:
     @property
     def end_bytes(self) -> int:
         """Allocated when the phase ends."""
-        return sum(term.size_bytes for term in self.end)
+        return total_bytes(self.end)
 
     @property
     def peak_bytes(self) -> int:
         """Allocated at the peak of the phase."""
-        return sum(term.size_bytes for term in self.peak)
+        return total_bytes(self.peak)
 
     def equation(self) -> str:
         """The level at the end of the phase, written out with its numbers."""
@@ -65,39 +61,48 @@ class Prediction:
 def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Prediction]:
     """The per-phase formula for each phase of the workload's steps.
 
-    `device_type` ("cpu" or "cuda") decides the optimizer implementation that torch picks by itself: the
-    for-loop on the CPU, foreach on CUDA (torch/optim/optimizer.py, _default_to_fused_or_foreach).
+    `device_type` ("cpu" or "cuda") decides the optimizer implementation that torch picks by itself, what is
+    in host memory, and which kernels need temporaries.
     """
     weights = (_parameters(facts), *_buffers(facts))
-    states = tuple(_states(workload, facts, device_type))
-    temporaries = tuple(_step_temporaries(workload, facts, device_type))
+    initial = tuple(initial_terms(workload, facts.parameters, device_type))
+    states = (*state_terms(workload, facts.parameters, device_type), *_loss_scale(workload, _AFTER_SCALING))
     gradients = (_gradients(facts),)
-    inputs, activations, loss = (_inputs(facts),), (_activations(facts),), (_loss(facts),)
+    inputs, activations, loss = (_inputs(facts),), tuple(_activations(facts, device_type)), (_loss(facts),)
 
     def terms(phase: Phase) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """What is alive at the end and at the peak of a phase."""
-        resting = weights + (states if phase.step > 1 else ())
-        kept = resting + (gradients if phase.micro_batch > 1 else ()) + inputs + activations
+        scaled = _loss_scale(workload, phase)
+        resting = weights + initial + (states if phase.step > 1 else scaled)
+        accumulated = gradients if phase.micro_batch > 1 else ()
+        kept = resting + accumulated + inputs + activations
         backpropagated = resting + gradients + inputs + loss
-        stepped = weights + states + gradients + inputs + loss
+        stepped = weights + initial + states + gradients + inputs + loss
         match phase.name:
             case "model_loaded":
                 return weights, weights
             case "forward":
                 return kept, kept
             case "backward":
-                return backpropagated, max(kept, backpropagated, key=_total)
+                moments = [kept, backpropagated + (_incoming(facts) if accumulated else ())]
+                for segment in facts.segments:
+                    held = gradients if accumulated else (_gradients(facts, segment.gradient_bytes),)
+                    moments.append(resting + held + inputs + loss + _recomputed(segment))
+                return backpropagated, max(moments, key=total_bytes)
             case "optimizer_step":
-                return stepped, stepped + temporaries
+                first_step = phase.step == 1
+                return stepped, stepped + tuple(
+                    step_temporaries(workload, facts.parameters, device_type, first_step)
+                )
             case _:
-                return weights + states, stepped
+                return weights + initial + states, stepped
 
     return [Prediction(phase, *terms(phase)) for phase in phases(workload)]
 
 
 def predict_textbook(workload: Workload, facts: ModelFacts) -> list[Prediction]:
-    """4 bytes × (k × parameters + activations): each phase adds its term and nothing is given back."""
-    weights = _parameters(facts)
+    """Weights, activations, gradients and states: each phase adds its term and nothing is given back."""
+    elements = sum(parameter.elements for parameter in facts.parameters)
     kept_bytes = facts.saved_bytes + facts.input_bytes
     activations = Term(
         "activations",
@@ -105,14 +110,15 @@ def predict_textbook(workload: Workload, facts: ModelFacts) -> list[Prediction]:
         f"4 B × {kept_bytes // 4:,} activations",
         "each layer's input, kept from its forward pass on",
     )
-    count = STATES_PER_PARAMETER[workload.optimizer]
+    width = _TEXTBOOK_STATE_BYTES[workload.optimizer]
+    master = 4 if workload.precision == "fp16_master" else 0
     states = Term(
         "optimizer_states",
-        count * facts.total_parameter_bytes,
-        f"{count} × 4 B × {facts.total_parameter_bytes // 4:,} parameters",
-        "the optimizer's statistics of each gradient",
+        (width + master) * elements,
+        f"{width + master} B × {elements:,} parameters",
+        "the optimizer's statistics of each gradient, and its copy of the weights if it has one",
     )
-    everything = (weights, activations, _gradients(facts), states)
+    everything = (_parameters(facts), activations, _gradients(facts), states)
     first_step = {MODEL_LOADED: everything[:1], FORWARD: everything[:2], BACKWARD: everything[:3]}
 
     def level(phase: Phase) -> tuple[Term, ...]:
@@ -121,15 +127,21 @@ def predict_textbook(workload: Workload, facts: ModelFacts) -> list[Prediction]:
     return [Prediction(phase, level(phase), level(phase)) for phase in phases(workload)]
 
 
-def _total(terms: tuple[Term, ...]) -> int:
-    return sum(term.size_bytes for term in terms)
+def peak(predictions: list[Prediction]) -> Prediction:
+    """The phase with the highest peak; the earliest of equals."""
+    return max(predictions, key=lambda prediction: prediction.peak_bytes)
+
+
+def _width(facts: ModelFacts) -> int:
+    return facts.parameters[0].element_bytes if facts.parameters else 4
 
 
 def _parameters(facts: ModelFacts) -> Term:
+    width = _width(facts)
     return Term(
         "parameters",
         facts.total_parameter_bytes,
-        f"4 B × {facts.total_parameter_bytes // 4:,} parameters",
+        f"{width} B × {facts.total_parameter_bytes // width:,} parameters",
         "torch.nn.Module.parameters, tied ones once",
     )
 
@@ -147,64 +159,83 @@ def _inputs(facts: ModelFacts) -> Term:
     )
 
 
-def _activations(facts: ModelFacts) -> Term:
-    total_bytes = facts.saved_bytes + facts.loss_bytes
-    return Term(
+def _activations(facts: ModelFacts, device_type: str) -> Iterator[Term]:
+    yield Term(
         "activations",
-        total_bytes,
+        facts.saved_bytes + facts.loss_bytes,
         f"{facts.saved_bytes:,} B saved + {facts.loss_bytes:,} B loss",
-        "tensors saved by the autograd graph's nodes (torch/csrc/autograd/saved_variable.h)",
+        "saved by the autograd graph's nodes (torch/csrc/autograd/saved_variable.h), or by checkpoints "
+        "(torch/utils/checkpoint.py)",
     )
+    if facts.weight_copy_bytes:
+        yield Term(
+            "activations",
+            facts.weight_copy_bytes,
+            f"{facts.weight_copy_bytes:,} B 16-bit copies of weights",
+            "aten/src/ATen/autocast_mode.cpp, cached_cast; saved by the matrix products",
+        )
+    if facts.random_state_bytes and device_type == "cpu":
+        yield Term(
+            "activations",
+            facts.random_state_bytes,
+            f"{facts.random_state_bytes:,} B random states",
+            "torch/utils/checkpoint.py, preserve_rng_state: one state a segment, in host memory",
+        )
 
 
 def _loss(facts: ModelFacts) -> Term:
     return Term("activations", facts.loss_bytes, f"{facts.loss_bytes:,} B loss", "held by the training loop")
 
 
-def _gradients(facts: ModelFacts) -> Term:
+def _gradients(facts: ModelFacts, size_bytes: int | None = None) -> Term:
+    """All gradients, or those of some parameters."""
+    size_bytes, width = facts.total_parameter_bytes if size_bytes is None else size_bytes, _width(facts)
     return Term(
         "gradients",
-        facts.total_parameter_bytes,
-        f"4 B × {facts.total_parameter_bytes // 4:,} gradients",
+        size_bytes,
+        f"{width} B × {size_bytes // width:,} gradients",
         "one .grad a parameter, of its shape and dtype (torch/csrc/autograd/functions/accumulate_grad.h)",
     )
 
 
-def _states(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Term]:
-    count = STATES_PER_PARAMETER[workload.optimizer]
-    if count:
-        yield Term(
-            "optimizer_states",
-            count * facts.total_parameter_bytes,
-            f"{count} × 4 B × {facts.total_parameter_bytes // 4:,} states",
-            "torch/optim/adam.py (exp_avg, exp_avg_sq), torch/optim/sgd.py (momentum_buffer)",
-        )
-    if workload.optimizer == "adam" and device_type == "cpu":
-        tensors = len(facts.parameter_bytes)
-        yield Term(
-            "optimizer_states",
-            SCALAR_BYTES * tensors,
-            f"{SCALAR_BYTES} B × {tensors:,} step counters",
-            "torch/optim/adam.py: `step`, in host memory unless fused or capturable",
-        )
-
-
-def _step_temporaries(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Term]:
-    if workload.optimizer != "adam":
-        return
-    if device_type == "cuda":
-        yield Term(
+def _incoming(facts: ModelFacts) -> tuple[Term, ...]:
+    """A later micro-batch's gradient of a parameter exists before it is added to what is there."""
+    largest = max((parameter.size_bytes for parameter in facts.parameters), default=0)
+    return (
+        Term(
             "temporaries",
-            facts.total_parameter_bytes,
-            f"4 B × {facts.total_parameter_bytes // 4:,} (foreach denominators)",
-            "torch/optim/adam.py, _multi_tensor_adam: exp_avg_sq_sqrt, all parameters at once",
-        )
-        return
-    # `denom` of the parameter before lives until it is rebound, while sqrt and its quotient are made.
-    largest = max(before + 2 * size for before, size in pairwise((0, *facts.parameter_bytes)))
-    yield Term(
-        "temporaries",
-        largest,
-        f"{largest:,} B (for-loop denominators)",
-        "torch/optim/adam.py, _single_tensor_adam: denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt)",
+            largest,
+            f"{largest:,} B gradient about to be added",
+            "torch/csrc/autograd/functions/accumulate_grad.h, in-place addition; the largest parameter's",
+        ),
     )
+
+
+def _recomputed(segment: Segment) -> tuple[Term, ...]:
+    source = "torch/utils/checkpoint.py; Chen et al. 2016, section 4.1"
+    return (
+        Term("activations", segment.kept_bytes, f"{segment.kept_bytes:,} B kept below", source),
+        Term("temporaries", segment.recomputed_bytes, f"{segment.recomputed_bytes:,} B recomputed", source),
+        Term(
+            "temporaries",
+            segment.output_gradient_bytes,
+            f"{segment.output_gradient_bytes:,} B gradient of the segment's output",
+            "the backward pass arrives with it",
+        ),
+    )
+
+
+def _loss_scale(workload: Workload, phase: Phase) -> tuple[Term, ...]:
+    """GradScaler's scale, made when the first loss is scaled."""
+    if workload.precision not in ("amp_fp16", "fp16_master"):
+        return ()
+    unscaled = phase.step <= 1 and phase.micro_batch <= 1 and phase.name in (MODEL_LOADED, FORWARD)
+    if unscaled:
+        return ()
+    term = Term(
+        "optimizer_states",
+        _LOSS_SCALE_BYTES,
+        f"{_LOSS_SCALE_BYTES} B loss scale",
+        "torch/amp/grad_scaler.py",
+    )
+    return (term,)

@@ -15,7 +15,8 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     """Category by storage address of what the training loop holds on `device`.
 
     A storage under two headings (a batch that is also saved for backward) keeps the first in the order
-    parameters, gradients, optimizer states, inputs (batch and buffers), activations (the loss).
+    parameters, gradients, optimizer states (and the loss scale), inputs (batch and buffers), activations (the
+    loss).
     Holds no tensor when it returns.
     """
     found: dict[int, str] = {}
@@ -35,6 +36,9 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
     if state.optimizer is not None:
         for values in state.optimizer.state.values():
             yield from ((v, "optimizer_states") for v in values.values() if isinstance(v, torch.Tensor))
+    if state.scaler is not None and state.scaler.is_enabled():
+        scale = (state.scaler._scale, state.scaler._growth_tracker)
+        yield from ((tensor, "optimizer_states") for tensor in scale if tensor is not None)
     if state.batch is not None:
         yield from ((tensor, "inputs") for tensor in state.batch.values())
     if state.model is not None:

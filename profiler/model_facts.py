@@ -1,19 +1,23 @@
 """What a formula needs to know of a model: counted on tensors that have shapes but no memory.
 
 The forward pass runs under torch's FakeTensorMode, so counting GPT-2 or a Llama takes a second and no
-memory, and nothing of it depends on a measured run. Activations are read off the autograd graph: the
-tensors that its nodes have saved for the backward pass, each storage once, parameters, buffers and inputs
-excluded.
+memory, and nothing of it depends on a measured run. Activations are the tensors that the forward pass makes
+and that are still alive when it ends, parameters, buffers and inputs excluded. Without checkpointing these
+are the tensors that the autograd graph has saved. With it, they are what the checkpoints hold in the graph's
+place; asking the graph would make it recompute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from profiler import checkpointing
 from profiler.models import build_model, make_batch
+from profiler.parameters import Parameter
 from profiler.training_step import compute_loss
 
 if TYPE_CHECKING:
@@ -23,34 +27,59 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Segment:
+    """The moment in the backward pass when a checkpointed segment has been computed again.
+
+    Attributes:
+        kept_bytes: activations that the forward pass made before the segment, still held for what is to come.
+        recomputed_bytes: activations of the segment itself, as they would be without checkpointing.
+        output_gradient_bytes: the gradient of the segment's output, from which its backward pass starts.
+        gradient_bytes: gradients of the parameters that are used after the segment only: they are there.
+    """
+
+    kept_bytes: int
+    recomputed_bytes: int
+    output_gradient_bytes: int
+    gradient_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """Sizes of one workload's tensors, for one micro-batch.
 
     Attributes:
-        parameter_bytes: of each parameter tensor, in the order of `model.parameters()` (tied ones once).
+        parameters: each parameter tensor, in the order of `model.parameters()` (tied ones once).
         buffer_bytes: all buffers together, not trained and not saved.
         input_bytes: one micro-batch.
-        saved_bytes: storages saved for backward at the end of the forward pass.
-        loss_bytes: the loss's own storage, unless it is among the saved.
+        saved_bytes: activations kept at the end of the forward pass, the loss and the next two excluded.
+        loss_bytes: the loss.
+        weight_copy_bytes: autocast's 16-bit copies of weights, kept for the backward pass.
+        random_state_bytes: states of the random generator that checkpoints keep, in host memory.
+        segments: of the checkpointed model, in order; none without checkpointing.
     """
 
-    parameter_bytes: tuple[int, ...]
+    parameters: tuple[Parameter, ...]
     buffer_bytes: int
     input_bytes: int
     saved_bytes: int
     loss_bytes: int
+    weight_copy_bytes: int = 0
+    random_state_bytes: int = 0
+    segments: tuple[Segment, ...] = ()
 
     @property
     def total_parameter_bytes(self) -> int:
-        """All parameters together."""
-        return sum(self.parameter_bytes)
+        """All parameters together; as much as all gradients."""
+        return sum(parameter.size_bytes for parameter in self.parameters)
 
 
 def count(workload: Workload) -> ModelFacts:
     """Build the workload's model without memory, run one forward pass, and count.
 
+    A checkpointed model runs a second time with its checkpoints off, to know what each would recompute.
+
     The kernels are those of the CPU; on a GPU some ops save other tensors (dropout its 1-byte mask, fused
-    attention its statistics).
+    attention its statistics) and autocast keeps more ops in fp32.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -58,16 +87,21 @@ def count(workload: Workload) -> ModelFacts:
     with FakeTensorMode(), _as_in_a_real_run():
         model = build_model(workload)
         batch = make_batch(workload, torch.device("cpu"))
-        loss = compute_loss(model, batch, workload)
-        held = [*model.parameters(), *model.buffers(), *batch.values()]
-        seen = {_storage(tensor) for tensor in held}
-        saved_bytes = _bytes_not_in(seen, saved_tensors(loss))
+        segments = checkpointing.segments(model)
+        kept = _run(workload, model, batch, segments)
+        for segment in segments:
+            segment.recompute = False  # type: ignore[assignment]
+        plain = _run(workload, model, batch, segments) if segments else kept
+        numbers_bytes = _storage_bytes(_wrapped_numbers(plain.graph))
         return ModelFacts(
-            parameter_bytes=tuple(p.untyped_storage().nbytes() for p in model.parameters()),
-            buffer_bytes=_bytes_not_in(set(), model.buffers()),
-            input_bytes=_bytes_not_in(set(), batch.values()),
-            saved_bytes=saved_bytes,
-            loss_bytes=_bytes_not_in(seen, [loss]),
+            parameters=tuple(_parameters(model)),
+            buffer_bytes=_storage_bytes(model.buffers()),
+            input_bytes=_storage_bytes(batch.values()),
+            saved_bytes=kept.saved_bytes() + numbers_bytes,
+            loss_bytes=kept.loss_bytes,
+            weight_copy_bytes=kept.weight_copy_bytes(),
+            random_state_bytes=len(segments) * torch.get_rng_state().nbytes,
+            segments=tuple(_segments(kept, plain, len(segments))),
         )
 
 
@@ -82,47 +116,176 @@ def _as_in_a_real_run() -> Iterator[None]:
 
     with (
         patch("transformers.PreTrainedModel.initialize_weights"),
-        patch("transformers.masking_utils.find_packed_sequence_indices", return_value=None),
+        # Not `return_value`: a mock remembers its arguments, and they would seem to stay alive.
+        patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
     ):
         yield
 
 
-def saved_tensors(root: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The tensors that the autograd graph above `root` keeps for its backward pass, repeats included.
+def _parameters(model: torch.nn.Module) -> Iterator[Parameter]:
+    import torch
 
-    Reads the nodes' `_saved_*` attributes (torch/csrc/autograd/saved_variable.h) and, for a custom
-    torch.autograd.Function, its `saved_tensors`.
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    for parameter in model.parameters():
+        yield Parameter(tuple(parameter.shape), parameter.element_size(), id(parameter) in embeddings)
+
+
+# --- one forward pass, watched ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Birth:
+    """A storage that an op made: when, how large, and whether it is a cast copy of a parameter."""
+
+    position: int
+    size_bytes: int
+    weight_copy: bool
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """What a forward pass left: the births that are still alive, and where its segments began and ended.
+
+    `last_uses` gives for each parameter the position of the last op that read it, and its bytes. Positions
+    count ops. `graph` is the autograd node of the loss.
     """
-    pending: list[Any] = [root.grad_fn]
-    visited = set()
+
+    survivors: dict[int, _Birth]
+    loss_bytes: int
+    starts: list[int]
+    ends: list[int]
+    outputs: list[int]
+    output_bytes: list[int]
+    last_uses: list[tuple[int, int]]
+    graph: Any
+
+    def saved_bytes(self) -> int:
+        return sum(birth.size_bytes for birth in self.survivors.values() if not birth.weight_copy)
+
+    def weight_copy_bytes(self) -> int:
+        return sum(birth.size_bytes for birth in self.survivors.values() if birth.weight_copy)
+
+
+def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[torch.nn.Module]) -> _Forward:
+    watch = _watch(model, batch)
+    starts, ends, outputs, output_bytes = [], [], [], []
+
+    def leave(module: object, arguments: object, output: torch.Tensor) -> None:
+        ends.append(watch.position)
+        outputs.append(_storage(output))
+        output_bytes.append(output.untyped_storage().nbytes())
+
+    hooks = [s.register_forward_pre_hook(lambda *_: starts.append(watch.position)) for s in segments]
+    hooks += [s.register_forward_hook(leave) for s in segments]
+    with watch:
+        loss = compute_loss(model, batch, workload, "cpu")
+    for hook in hooks:
+        hook.remove()
+    gc.collect()
+    survivors = {address: birth for address, (birth, gone) in watch.births.items() if not gone.expired()}
+    survivors.pop(_storage(loss), None)
+    return _Forward(
+        survivors,
+        loss.untyped_storage().nbytes(),
+        starts,
+        ends,
+        outputs,
+        output_bytes,
+        list(watch.last_uses.values()),
+        loss.grad_fn,
+    )
+
+
+def _watch(model: torch.nn.Module, batch: Any) -> Any:
+    """A dispatch mode that notes each storage's birth and each parameter's last use."""
+    import torch
+    from torch.multiprocessing.reductions import StorageWeakRef
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    aten = torch.ops.aten
+    sizes = {_storage(parameter): parameter.untyped_storage().nbytes() for parameter in model.parameters()}
+    held = sizes.keys() | {_storage(tensor) for tensor in (*model.buffers(), *batch.values())}
+    normalizations = (aten.native_layer_norm.default, aten.native_batch_norm.default)
+
+    class Watch(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = 0
+            self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
+            self.last_uses: dict[int, tuple[int, int]] = {}
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.position += 1
+            used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & sizes.keys()
+            for address in used:
+                self.last_uses[address] = (self.position, sizes[address])
+            result = func(*args, **(kwargs or {}))
+            # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
+            # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
+            wider = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
+            for index, tensor in enumerate(_tensors(result)):
+                factor = 2 if wider and index else 1
+                self._note(tensor, factor, bool(used) and func is aten._to_copy.default)
+            return result
+
+        def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
+            address, storage = _storage(tensor), tensor.untyped_storage()
+            if address in held or (address in self.births and not self.births[address][1].expired()):
+                return
+            birth = _Birth(self.position, factor * storage.nbytes(), weight_copy)
+            self.births[address] = (birth, StorageWeakRef(storage))
+
+    def _tensors(values: Any) -> list[torch.Tensor]:
+        return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+    return Watch()
+
+
+def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segment]:
+    for index in range(segments):
+        start, end = plain.starts[index], plain.ends[index]
+        inside = [
+            birth.size_bytes
+            for address, birth in plain.survivors.items()
+            if start < birth.position <= end and address != plain.outputs[index]
+        ]
+        before = [b.size_bytes for b in kept.survivors.values() if b.position <= kept.starts[index]]
+        yield Segment(
+            kept_bytes=sum(before),
+            recomputed_bytes=sum(inside),
+            output_gradient_bytes=plain.output_bytes[index],
+            gradient_bytes=sum(size for position, size in kept.last_uses if position > kept.ends[index]),
+        )
+
+
+def _wrapped_numbers(graph: Any) -> Iterator[torch.Tensor]:
+    """Python numbers that autograd's nodes have saved as 8-byte tensors.
+
+    No op makes them, so a dispatch mode does not see them, and no saved-tensor hook is called for them, so
+    checkpoints keep them too (torch/csrc/autograd/saved_variable.cpp, is_wrapped_number). The graph must be
+    one without hooks: reading a saved tensor calls them.
+    """
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    pending, visited = [graph], set()
     while pending:
         node = pending.pop()
         if node is None or node in visited:
             continue
         visited.add(node)
-        yield from _saved_by(node)
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                value = getattr(node, name)
+                if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
+                    yield value
         pending.extend(next_node for next_node, _ in node.next_functions)
 
 
-def _saved_by(node: Any) -> Iterator[torch.Tensor]:
-    import torch
-
-    names = [name for name in dir(node) if name.startswith("_saved_")]
-    values = [getattr(node, name) for name in names] or [getattr(node, "saved_tensors", ())]
-    for value in values:
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, torch.Tensor):
-                yield item
-
-
-def _bytes_not_in(seen: set[int], tensors: Any) -> int:
-    """Bytes of the storages not yet seen, each once; they are seen from now on."""
-    total_bytes = 0
-    for tensor in tensors:
-        if _storage(tensor) not in seen:
-            seen.add(_storage(tensor))
-            total_bytes += tensor.untyped_storage().nbytes()
-    return total_bytes
+def _storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the tensors' storages, each once."""
+    return sum({_storage(t): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def _storage(tensor: torch.Tensor) -> int:

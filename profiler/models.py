@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
+from profiler import checkpointing, precision
 from profiler.errors import ProfilerError
+from profiler.lazy_weights import weights_left_unwritten
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,14 @@ class ModelFamily:
         build: (workload, settings) -> a module in training mode whose call takes a batch as keywords and
             returns the loss, or an object with an attribute `loss`.
         batch: (workload, settings, device) -> one micro-batch of random data on the device.
+        layers: where in the module its list of equal layers is, as a path of attributes.
+        depth: the setting that says how many layers; "" if the depth is fixed.
     """
 
     build: Callable[[Workload, dict[str, Any]], torch.nn.Module]
     batch: Callable[[Workload, dict[str, Any], torch.device], Batch]
+    layers: str
+    depth: str
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,11 @@ def _build_mlp(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
 
         def __init__(self, widths: list[int]) -> None:
             super().__init__()
-            layers: list[torch.nn.Module] = []
-            for width_in, width_out in pairwise(widths):
-                layers += [torch.nn.Linear(width_in, width_out), torch.nn.ReLU()]
-            self.layers = torch.nn.Sequential(*layers[:-1])
+            hidden = [
+                torch.nn.Sequential(torch.nn.Linear(width_in, width_out), torch.nn.ReLU())
+                for width_in, width_out in pairwise(widths[:-1])
+            ]
+            self.layers = torch.nn.Sequential(*hidden, torch.nn.Linear(widths[-2], widths[-1]))
 
         def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.cross_entropy(self.layers(inputs), targets)
@@ -105,12 +111,34 @@ def _image_batch(workload: Workload, settings: dict[str, Any], device: torch.dev
     return {"pixel_values": pixels, "labels": labels}
 
 
-MLP = ModelFamily(_build_mlp, _mlp_batch)
-RESNET = ModelFamily(_from_transformers("ResNetConfig", "ResNetForImageClassification"), _image_batch)
-VIT = ModelFamily(_from_transformers("ViTConfig", "ViTForImageClassification"), _image_batch)
-GPT2 = ModelFamily(_from_transformers("GPT2Config", "GPT2LMHeadModel"), _token_batch)
-BERT = ModelFamily(_from_transformers("BertConfig", "BertForMaskedLM"), _token_batch)
-LLAMA = ModelFamily(_from_transformers("LlamaConfig", "LlamaForCausalLM"), _token_batch)
+MLP = ModelFamily(_build_mlp, _mlp_batch, "layers", "")
+RESNET = ModelFamily(
+    _from_transformers("ResNetConfig", "ResNetForImageClassification"),
+    _image_batch,
+    "resnet.encoder.stages",
+    "",
+)
+VIT = ModelFamily(
+    _from_transformers("ViTConfig", "ViTForImageClassification"),
+    _image_batch,
+    "vit.layers",
+    "num_hidden_layers",
+)
+GPT2 = ModelFamily(
+    _from_transformers("GPT2Config", "GPT2LMHeadModel"), _token_batch, "transformer.h", "n_layer"
+)
+BERT = ModelFamily(
+    _from_transformers("BertConfig", "BertForMaskedLM"),
+    _token_batch,
+    "bert.encoder.layer",
+    "num_hidden_layers",
+)
+LLAMA = ModelFamily(
+    _from_transformers("LlamaConfig", "LlamaForCausalLM"),
+    _token_batch,
+    "model.layers",
+    "num_hidden_layers",
+)
 
 _IMAGE_LABELS = {"num_labels": 1000, "problem_type": "single_label_classification"}
 _FEW_LABELS = {"num_labels": 10, "problem_type": "single_label_classification"}
@@ -213,29 +241,23 @@ def find_model(name: str) -> Model:
 
 
 def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
-    """The workload's model in training mode, on torch's current default device.
+    """The workload's model in training mode, in its precision, on torch's current default device.
 
     With `initialize=False` the weights hold whatever their memory holds and none of it is touched: a model
-    larger than the machine's memory can be built, to be simulated. Buffers have their real values.
+    larger than the machine's memory can be built, to be simulated.
+
+    Raises ProfilerError for a depth that the model cannot have.
     """
     model = find_model(workload.model)
-    with nullcontext() if initialize else _weights_untouched(model):
-        return model.family.build(workload, model.settings)
-
-
-@contextmanager
-def _weights_untouched(model: Model) -> Iterator[None]:
-    import torch
-
-    with ExitStack() as patches:
-        for name in vars(torch.nn.init):
-            if name.endswith("_") and not name.startswith("_"):
-                patches.enter_context(
-                    patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor)
-                )
-        if model.family is not MLP:
-            patches.enter_context(patch("transformers.PreTrainedModel.initialize_weights"))
-        yield
+    settings = dict(model.settings)
+    if workload.layers:
+        if not model.family.depth:
+            raise ProfilerError(f"the depth of {workload.model} is fixed; leave layers at 0")
+        settings[model.family.depth] = workload.layers
+    writing = nullcontext() if initialize else weights_left_unwritten()
+    with precision.default_dtype(workload.precision), writing:
+        module = model.family.build(workload, settings)
+    return checkpointing.cut(module, model.family.layers, workload.checkpointing)
 
 
 def make_batch(workload: Workload, device: torch.device) -> Batch:
@@ -243,4 +265,5 @@ def make_batch(workload: Workload, device: torch.device) -> Batch:
     model = find_model(workload.model)
     if model.unit and workload.length < 1:
         raise ProfilerError(f"{workload.model} needs a length of at least 1 ({model.unit})")
-    return model.family.batch(workload, model.settings, device)
+    with precision.default_dtype(workload.precision):
+        return model.family.batch(workload, model.settings, device)

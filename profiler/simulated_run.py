@@ -31,6 +31,7 @@ class SimulatedPhase:
     peak: Mapping[str, int]
     peak_op: str
     peak_module: str
+    peak_line: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class SimulatedRun:
         parameters: their number.
         out_of_memory: the allocator's message, or "".
         retries: how often the allocator had to give cached memory back to the device to go on.
+        modules: bytes at the peak by module, layers of a list together, largest first.
         assumed: what was guessed about the target, or "".
     """
 
@@ -53,6 +55,7 @@ class SimulatedRun:
     parameters: int
     out_of_memory: str
     retries: int
+    modules: tuple[tuple[str, int], ...]
     assumed: str
 
     @property

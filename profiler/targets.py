@@ -29,11 +29,10 @@ from profiler import models
 from profiler.errors import ProfilerError
 from profiler.guessed_inputs import guess
 from profiler.transformers_target import load_config, model_of, task_batch
+from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import torch
-
-    from profiler.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,9 @@ def _from_config(target: Target) -> tuple[models.Model, str]:
     def make_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> models.Batch:
         return batch(workload.batch, workload.length, device)
 
-    return models.Model(models.ModelFamily(build, make_batch), {}, ""), f"{model_class.__name__}, {assumed}"
+    layers = layers_of(build(Workload(name, 1), {}))
+    family = models.ModelFamily(build, make_batch, layers, "")
+    return models.Model(family, {}, ""), f"{model_class.__name__}, {assumed}"
 
 
 def _from_factory(target: Target) -> tuple[models.Model, str]:
@@ -118,15 +119,31 @@ def _from_factory(target: Target) -> tuple[models.Model, str]:
     if make_batch is None:
         make_batch, guessed_loss, assumed = guess(example)
         compute_loss = compute_loss or guessed_loss
+    layers = f"model.{layers_of(example)}" if layers_of(example) else ""
     del example
 
     def build(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
+        if workload.checkpointing != "none" and not layers:
+            raise ProfilerError(f"{target.name} has no list of equal layers to checkpoint")
         return _trained(factory(), compute_loss or _own_loss)
 
     def flat_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> models.Batch:
         return _flatten(make_batch(workload.batch, workload.length, device))
 
-    return models.Model(models.ModelFamily(build, flat_batch), {}, ""), assumed
+    return models.Model(models.ModelFamily(build, flat_batch, layers, ""), {}, ""), assumed
+
+
+def layers_of(model: torch.nn.Module) -> str:
+    """The path of the longest list of equal layers in a model (what checkpointing cuts), or ""."""
+    import torch
+
+    longest, path = 1, ""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):
+            children = list(module.children())
+            if len(children) > longest and len({type(child) for child in children}) == 1:
+                longest, path = len(children), name
+    return path
 
 
 def _import(location: str) -> ModuleType:

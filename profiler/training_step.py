@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from profiler import precision
 from profiler.models import build_model, make_batch
+from profiler.optimizers import make_optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +52,7 @@ class TrainingState:
 
     model: torch.nn.Module | None = None
     optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
     batch: Batch | None = None
     loss: torch.Tensor | None = None
 
@@ -66,7 +69,9 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
 
     With `initialize=False` the weights keep arbitrary values, for a device that computes nothing.
 
-    The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the next batch.
+    The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
+    accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
+    next batch.
     Raises whatever the device raises, out of memory included.
     """
     import torch
@@ -76,35 +81,26 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
     with recorder.phase(Phase(0, MODEL_LOADED), state):
         state.model = build_model(workload, initialize).to(device)
     state.optimizer = make_optimizer(workload, state.model)
+    state.scaler = precision.make_scaler(workload, device.type)
     for step in range(1, workload.steps + 1):
         for micro_batch in range(1, workload.micro_batches + 1):
             with recorder.phase(Phase(step, FORWARD, micro_batch), state):
                 state.batch = state.loss = None  # the last micro-batch is gone before this one arrives
                 state.batch = make_batch(workload, device)
-                state.loss = compute_loss(state.model, state.batch, workload)
+                state.loss = compute_loss(state.model, state.batch, workload, device.type)
             with recorder.phase(Phase(step, BACKWARD, micro_batch), state):
-                state.loss.backward()
+                state.scaler.scale(state.loss).backward()
         with recorder.phase(Phase(step, OPTIMIZER_STEP), state):
-            state.optimizer.step()
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
         with recorder.phase(Phase(step, ZERO_GRAD), state):
             state.batch = state.loss = None
             state.optimizer.zero_grad()
 
 
-def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload) -> torch.Tensor:
+def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str) -> torch.Tensor:
     """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
-    output = model(**batch)
-    loss: torch.Tensor = getattr(output, "loss", output)
+    with precision.autocast(workload, device_type):
+        output = model(**batch)
+        loss: torch.Tensor = getattr(output, "loss", output)
     return loss / workload.micro_batches if workload.micro_batches > 1 else loss
-
-
-def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The workload's optimizer in the implementation that torch picks for the device by itself."""
-    import torch
-
-    parameters = model.parameters()
-    if workload.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=1e-3)
-    if workload.optimizer == "momentum":
-        return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
-    return torch.optim.Adam(parameters, lr=1e-4)

@@ -60,8 +60,10 @@ def _train(workload: Workload, device_type: str, limit_bytes: int | None, record
     """Run the steps; the message if memory ran out, None if all went well."""
     import torch
 
+    from profiler.optimizers import import_library
     from profiler.training_step import train
 
+    import_library(workload)
     device = torch.device(device_type)
     with recorder:
         if limit_bytes is not None:

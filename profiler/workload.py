@@ -10,8 +10,22 @@ from typing import Any
 
 from profiler.errors import ProfilerError
 
-OPTIMIZERS = ("sgd", "momentum", "adam")
+PLAIN_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adafactor")  # torch.optim
+TRANSFORMERS_OPTIMIZERS = ("adafactor_transformers", "adafactor_transformers_momentum")
+EIGHT_BIT_OPTIMIZERS = ("adam8bit", "adamw8bit", "paged_adamw8bit")  # bitsandbytes
+OPTIMIZERS = PLAIN_OPTIMIZERS + TRANSFORMERS_OPTIMIZERS + EIGHT_BIT_OPTIMIZERS
+IMPLEMENTATIONS = ("default", "forloop", "foreach", "fused")
+PRECISIONS = ("fp32", "amp_bf16", "amp_fp16", "bf16", "fp16_master")
+CHECKPOINTING = ("none", "every_layer", "sqrt", "selective")
 ATTENTION = ("sdpa", "eager")
+
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "optimizer_implementation": IMPLEMENTATIONS,
+    "precision": PRECISIONS,
+    "checkpointing": CHECKPOINTING,
+    "attention": ATTENTION,
+}
 
 
 @dataclass(frozen=True)
@@ -23,11 +37,19 @@ class Workload:
         batch: samples in one micro-batch (what is on the device at once).
         length: what a sample's size means to the model: tokens of a sequence, or pixels of an image's
             side; 0 where the model fixes it (the MLP).
-        optimizer: one of OPTIMIZERS, with torch's own default implementation for the device.
+        optimizer: one of OPTIMIZERS.
         attention: "sdpa" (fused where the device has it) or "eager" (the score matrix is a tensor).
         micro_batches: forward and backward passes before one optimizer step (gradient accumulation).
         steps: optimizer steps; the second is the steady state.
         seed: of the weights and of the data.
+        optimizer_implementation: of torch.optim's optimizers: "default" is what torch picks for the device.
+        precision: "fp32"; "amp_bf16" and "amp_fp16" (autocast over fp32 weights, the latter with a
+            GradScaler); "bf16" (everything in 16 bits); "fp16_master" (16-bit weights and gradients, and an
+            fp32 copy of the weights that the optimizer keeps and updates).
+        checkpointing: what the forward pass drops and the backward pass computes again: "none",
+            "every_layer", "sqrt" (stretches of about sqrt(layers) layers), or "selective" (every layer, but
+            the outputs of matrix products are kept).
+        layers: depth of the model; 0 for the model's own.
     """
 
     model: str
@@ -38,17 +60,32 @@ class Workload:
     micro_batches: int = 1
     steps: int = 2
     seed: int = 0
+    optimizer_implementation: str = "default"
+    precision: str = "fp32"
+    checkpointing: str = "none"
+    layers: int = 0
 
     def __post_init__(self) -> None:
         """Raise ProfilerError where a value can never run."""
         for name in ("batch", "micro_batches", "steps"):
             if getattr(self, name) < 1:
                 raise ProfilerError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.length < 0:
-            raise ProfilerError(f"length must not be negative, not {self.length}")
-        for name, allowed in (("optimizer", OPTIMIZERS), ("attention", ATTENTION)):
+        for name in ("length", "layers"):
+            if getattr(self, name) < 0:
+                raise ProfilerError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ProfilerError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}")
+        self._check_optimizer()
+
+    def _check_optimizer(self) -> None:
+        implementation = self.optimizer_implementation
+        if implementation != "default" and self.optimizer not in PLAIN_OPTIMIZERS:
+            raise ProfilerError(f"{self.optimizer} has one implementation only; leave {implementation!r} out")
+        if (self.optimizer, implementation) == ("adafactor", "fused"):
+            raise ProfilerError("torch.optim.Adafactor has no fused implementation; use foreach or forloop")
+        if self.precision == "fp16_master" and self.optimizer not in PLAIN_OPTIMIZERS:
+            raise ProfilerError(f"fp16_master works with {', '.join(PLAIN_OPTIMIZERS)}, not {self.optimizer}")
 
     @property
     def key(self) -> str:
@@ -69,9 +106,16 @@ class Workload:
 
     def __str__(self) -> str:
         size = f"{self.batch} × {self.length}" if self.length else f"{self.batch}"
-        words = [self.model, f"batch {size}", self.optimizer]
+        model = f"{self.model} of {self.layers} layers" if self.layers else self.model
+        words = [model, f"batch {size}", self.optimizer]
+        if self.optimizer_implementation != "default":
+            words[-1] += f" ({self.optimizer_implementation})"
         if self.attention != "sdpa":
             words.append(f"{self.attention} attention")
         if self.micro_batches > 1:
             words.append(f"{self.micro_batches} micro-batches")
+        if self.precision != "fp32":
+            words.append(self.precision)
+        if self.checkpointing != "none":
+            words.append(f"checkpointing {self.checkpointing}")
         return ", ".join(words)

@@ -12,8 +12,9 @@ import torch
 from profiler.compare import compare
 from profiler.records import frame
 from profiler.runner import RunSettings, run
-from profiler.workload import OPTIMIZERS, Workload
+from profiler.workload import Workload
 
+OPTIMIZERS = ("sgd", "momentum", "adam")
 MODELS = [
     ("mlp-tiny", 32, 0),
     ("resnet-tiny", 4, 32),

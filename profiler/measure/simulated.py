@@ -142,8 +142,6 @@ class SimulatedRecorder:
     def _phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
         import torch
 
-        from profiler.simulation.outputs import DEVICE_TYPE
-
         self._on_phase(phase)
         started = time.perf_counter()
         try:
@@ -151,9 +149,8 @@ class SimulatedRecorder:
         finally:
             ended = time.perf_counter()
             gc.collect()
-            device = torch.device(DEVICE_TYPE)
-            mark = Mark(phase, labels(state, device))
-            self._listener.mark(mark, parameter_modules(state, device))
+            mark = Mark(phase, labels(state, self.device))
+            self._listener.mark(mark, parameter_modules(state, self.device))
             statistics = dict(torch.cuda.memory_stats())
             # What happens until the next phase begins is part of it, as in the ledger.
             torch.cuda.reset_peak_memory_stats()

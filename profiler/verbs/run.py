@@ -72,7 +72,8 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
     path = experiment.folder / "records.parquet"
     device_type = experiment.settings.device_type
     device, torch_version = device_class(device_type), str(provenance(device_type)["torch_version"])
-    workloads = {run_key(w, device, torch_version): w for w in experiment.module.workloads(experiment.size)}
+    chosen = catalog.workloads(experiment.module, experiment.size, device_type)
+    workloads = {run_key(w, device, torch_version): w for w in chosen}
     done = set() if experiment.fresh else set(records.read(path)["run_key"])
     todo = [workload for key, workload in workloads.items() if key not in done]
     if len(todo) < len(workloads):

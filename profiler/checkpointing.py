@@ -1,0 +1,109 @@
+"""Activation checkpointing: segments of the model that keep their input and are computed again.
+
+Chen et al. 2016 ("Training Deep Nets with Sublinear Memory Cost"): with a segment every sqrt(n) of n layers,
+the kept inputs and the recomputed segment take O(sqrt(n)) each. With a segment a layer, the kept inputs grow
+with n but by one tensor a layer only. Selective recomputation (Korthikanti et al. 2022, section 5) keeps what
+is dear to compute and small, the matrix products' outputs, and recomputes the rest, above all the score
+matrix of an attention that is not fused.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from math import ceil, sqrt
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# The ops whose outputs a selective checkpoint keeps: linear layers, convolutions and fused attention. `bmm`
+# is not among them: it makes the score matrix.
+_KEPT_OPS = (
+    "mm.default",
+    "addmm.default",
+    "convolution.default",
+    "_scaled_dot_product_flash_attention_for_cpu.default",
+    "_scaled_dot_product_flash_attention.default",
+    "_scaled_dot_product_efficient_attention.default",
+    "_scaled_dot_product_cudnn_attention.default",
+)
+
+
+def layers_per_segment(layers: int, checkpointing: str) -> int:
+    """How many of `layers` layers one segment takes: about sqrt(layers) of them for "sqrt", else one."""
+    return ceil(sqrt(layers)) if checkpointing == "sqrt" else 1
+
+
+def cut(model: torch.nn.Module, path: str, checkpointing: str) -> torch.nn.Module:
+    """Put the layers at `path` (a Sequential or ModuleList) into checkpointed segments; returns the model.
+
+    `checkpointing` is one of profiler.workload.CHECKPOINTING; "none" leaves the model as it is.
+    """
+    if checkpointing == "none":
+        return model
+    parent_path, _, name = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
+    layers = list(getattr(parent, name))
+    step = layers_per_segment(len(layers), checkpointing)
+    groups = [layers[first : first + step] for first in range(0, len(layers), step)]
+    segments = [_segment(group, checkpointing == "selective") for group in groups]
+    setattr(parent, name, type(getattr(parent, name))(*_as_arguments(getattr(parent, name), segments)))
+    return model
+
+
+def segments(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The checkpointed segments of a model, in the order of its layers.
+
+    Each has an attribute `recompute`: while it is False, the segment runs without checkpointing.
+    """
+    return [module for module in model.modules() if getattr(module, "is_checkpointed_segment", False)]
+
+
+def _as_arguments(container: torch.nn.Module, segments: list[torch.nn.Module]) -> list[Any]:
+    """ModuleList takes one list, Sequential its modules."""
+    import torch
+
+    return [segments] if isinstance(container, torch.nn.ModuleList) else segments
+
+
+def _segment(layers: list[torch.nn.Module], selective: bool) -> torch.nn.Module:
+    import torch
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    options: dict[str, Any] = {"use_reentrant": False}
+    if selective:
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, _kept_ops())
+
+    class Segment(torch.nn.Module):
+        """Consecutive layers, run one after the other under one checkpoint."""
+
+        is_checkpointed_segment = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(layers)
+            self.recompute = True
+
+        def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if not self.recompute:
+                return self._run(hidden, *args, **kwargs)
+            output: torch.Tensor = checkpoint(self._run, hidden, *args, **options, **kwargs)
+            return output
+
+        def _run(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            for layer in self.layers:
+                hidden = layer(hidden, *args, **kwargs)
+            return hidden
+
+    return Segment()
+
+
+def _kept_ops() -> list[Any]:
+    import torch
+
+    found = []
+    for name in _KEPT_OPS:
+        packet, _, overload = name.partition(".")
+        if hasattr(torch.ops.aten, packet):
+            found.append(getattr(getattr(torch.ops.aten, packet), overload))
+    return found
