@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import log
 
 from profiler.simulated_run import SimulatedRun
 
 LARGEST_BATCH = 1 << 20
 MOST_SIMULATIONS = 12
+
+_NEAR = 0.1  # of a batch: near enough to believe the lines
 
 Simulate = Callable[[int, bool], SimulatedRun]
 
@@ -58,9 +61,9 @@ def largest_batch(
     if search.too_large == 1:
         return LargestBatch(fits=0, too_large=1, run=None, simulations=0)
     search.probe_unlimited(2 * batch if search.fits or batch == 1 else batch // 2)
-    for _ in range(2):  # where the limit is far from what was tried, look there before trusting the lines
+    for _ in range(4):  # where the limit is far from what was tried, look there before trusting the lines
         guess = search.extrapolate(with_reserved=True)
-        if all(guess > 2 * known or 2 * guess < known for known in search.needs):
+        if min(abs(known - guess) for known in search.needs) > guess * _NEAR:
             search.probe_unlimited(guess)
     search.settle()
     return LargestBatch(
@@ -115,7 +118,7 @@ class _Search:
         The lines are the allocated peaks, which no retry can push below the limit; `with_reserved` raises them
         by the share that the nearest known batch has reserved above them.
         """
-        nearest = sorted(self.needs, key=lambda b: abs(self.needs[b].peak_reserved_bytes - self.limit_bytes))
+        nearest = sorted(self.needs, key=self._distance)
         closest = self.needs[nearest[0]]
         share = closest.peak_reserved_bytes / closest.peak.peak_allocated_bytes if with_reserved else 1.0
         low, high = sorted(nearest[:2])
@@ -126,6 +129,9 @@ class _Search:
                 room = self.limit_bytes / share - before.peak_allocated_bytes
                 meets = min(meets, low + int(room // slope))
         return max(1, meets)
+
+    def _distance(self, batch: int) -> float:
+        return abs(log(self.needs[batch].peak_reserved_bytes / self.limit_bytes))
 
     def settle(self) -> None:
         """Close in on the limit with limited runs, until one fits and the next does not.
@@ -138,8 +144,8 @@ class _Search:
         while self.left > 0 and self.too_large - self.fits > 1:
             guess = min(max(guess, self.fits + 1), self.too_large - 1)
             if self.probe_limited(guess):
-                bound = min(self.too_large, hopeless) if self.fits + 1 < hopeless else self.too_large
-                guess = min(self.fits + step, (self.fits + bound) // 2)
+                bound = min(self.too_large, hopeless) if self.fits < hopeless else self.too_large
+                guess = min(self.fits + step, (self.fits + bound + 1) // 2)
             else:
                 guess = max(self.too_large - step, (self.fits + self.too_large) // 2)
             step *= 2

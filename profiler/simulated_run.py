@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.targets import Target
 from profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from profiler import simulation_worker
 
 # More than any GPU has: on this much the allocator never runs out, and tells what a workload would need.
 UNLIMITED_BYTES = 1 << 50
@@ -82,10 +84,26 @@ def simulate(target: Target, workload: Workload, gpu: GPU, memory_bytes: int = U
     """
     from profiler import simulation_worker
 
+    limited = replace(gpu, memory_bytes=memory_bytes)
+    return _in_fresh_process(simulation_worker.Request(target, workload, limited))
+
+
+def measure(target: Target, workload: Workload) -> SimulatedRun:
+    """The same on the CUDA device that is here, with real memory, in a fresh process.
+
+    Raises ProfilerError as `simulate` does.
+    """
+    from profiler import simulation_worker
+
+    return _in_fresh_process(simulation_worker.Request(target, workload, None))
+
+
+def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
+    from profiler import simulation_worker
+
     context = _process_context()
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
-        request = simulation_worker.Request(target, workload, replace(gpu, memory_bytes=memory_bytes))
         process = context.Process(target=simulation_worker.run, args=(sender, request, log.name))
         process.start()
         sender.close()
@@ -95,36 +113,20 @@ def simulate(target: Target, workload: Workload, gpu: GPU, memory_bytes: int = U
             kind, content = "died", None
         process.join()
         if kind == "result":
-            return content
+            return content  # type: ignore[no-any-return]
         if kind == "error":
             raise ProfilerError(content)
         raise ProfilerError(
-            f"simulating {workload} ended with exit code {process.exitcode}: {_last_line(Path(log.name))}"
+            f"{request.workload} ended with exit code {process.exitcode}: {_last_line(Path(log.name))}"
         )
 
 
-def simulate_all(
-    target: Target, requests: Sequence[tuple[Workload, int]], gpu: GPU, processes: int = 2
-) -> list[SimulatedRun | ProfilerError]:
-    """Several simulations side by side, each (workload, memory_bytes); an error takes its result's place."""
-
-    def one(request: tuple[Workload, int]) -> SimulatedRun | ProfilerError:
-        try:
-            return simulate(target, request[0], gpu, request[1])
-        except ProfilerError as error:
-            return error
-
-    _process_context()
-    with ThreadPoolExecutor(processes) as threads:
-        return list(threads.map(one, requests))
-
-
 def _process_context() -> Any:
-    """Fresh processes that start fast: forked from a server that has imported torch and never used it."""
+    """Fresh processes that start fast: forked from a server that has imported the libraries and used none."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "profiler.simulation_worker"])
+    context.set_forkserver_preload(["torch", "transformers", "profiler.simulation_worker"])
     return context
 
 

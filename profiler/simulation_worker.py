@@ -26,32 +26,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One simulation: `gpu.memory_bytes` is what the allocator may take."""
+    """One run: on a simulated `gpu` whose allocator may take its `memory_bytes`, or on the real one if None."""
 
     target: Target
     workload: Workload
-    gpu: GPU
+    gpu: GPU | None
 
 
 def run(connection: Connection, request: Request, log: str) -> None:
     """Simulate and send the outcome; the entry point of the process."""
     with output_to(log):
         try:
-            connection.send(("result", simulate_here(request)))
+            connection.send(("result", _simulated(request) if request.gpu else _measured(request)))
         except ProfilerError as error:
             traceback.print_exc()
             connection.send(("error", str(error)))
 
 
-def simulate_here(request: Request) -> SimulatedRun:
-    """Simulate in this process.
-
-    Raises ProfilerError, with the user's line where the user's code failed.
-    """
+def _simulated(request: Request) -> SimulatedRun:
     from profiler import prediction
     from profiler.simulated_run import SimulatedRun
     from profiler.timeline import by_module
 
+    assert request.gpu is not None
     assumed = _register(request.target)
     found = prediction.simulate(request.workload, request.gpu)
     moments = found.peaks()
@@ -64,6 +61,33 @@ def simulate_here(request: Request) -> SimulatedRun:
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],
         modules=tuple((share.name, share.size_bytes) for share in by_module(found.entries, peak.position)),
+        assumed=assumed,
+    )
+
+
+def _measured(request: Request) -> SimulatedRun:
+    import torch
+
+    from profiler.measure.cuda import CudaRecorder
+    from profiler.simulated_run import SimulatedRun
+    from profiler.training_step import train
+
+    assumed = _register(request.target)
+    recorder, out_of_memory = CudaRecorder(), ""
+    with recorder:
+        try:
+            train(request.workload, torch.device("cuda"), recorder)
+        except torch.OutOfMemoryError as error:
+            out_of_memory = str(error).splitlines()[0]
+    measurements = recorder.measurements()
+    return SimulatedRun(
+        workload=request.workload,
+        memory_bytes=torch.cuda.mem_get_info()[1],
+        phases=tuple(_phase(measurement, None) for measurement in measurements),
+        parameters=_parameters(request.workload),
+        out_of_memory=out_of_memory,
+        retries=measurements[-1].memory_stats["num_alloc_retries"],
+        modules=(),
         assumed=assumed,
     )
 
@@ -87,11 +111,11 @@ def _parameters(workload: Workload) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _phase(measurement: PhaseMeasurement, moment: Moment) -> SimulatedPhase:
+def _phase(measurement: PhaseMeasurement, moment: Moment | None) -> SimulatedPhase:
     from profiler.simulated_run import SimulatedPhase
 
     account, statistics = measurement.account, measurement.memory_stats
-    where = moment.allocation.where if moment.allocation else None
+    where = moment.allocation.where if moment and moment.allocation else None
     return SimulatedPhase(
         name=str(account.phase),
         allocated_bytes=account.end_bytes,

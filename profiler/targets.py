@@ -93,7 +93,7 @@ def _from_config(target: Target) -> tuple[models.Model, str]:
     def make_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> models.Batch:
         return batch(workload.batch, workload.length, device)
 
-    layers = layers_of(build(Workload(name, 1), {}))
+    layers = layers_of(build(Workload(target.name, 1), {}))
     family = models.ModelFamily(build, make_batch, layers, "")
     return models.Model(family, {}, ""), f"{model_class.__name__}, {assumed}"
 
@@ -134,15 +134,16 @@ def _from_factory(target: Target) -> tuple[models.Model, str]:
 
 
 def layers_of(model: torch.nn.Module) -> str:
-    """The path of the longest list of equal layers in a model (what checkpointing cuts), or ""."""
+    """The path of the list of equal layers with the most parameters (what checkpointing cuts), or ""."""
     import torch
 
-    longest, path = 1, ""
+    most, path = 0, ""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential):
             children = list(module.children())
-            if len(children) > longest and len({type(child) for child in children}) == 1:
-                longest, path = len(children), name
+            size = sum(parameter.numel() for parameter in module.parameters())
+            if len(children) > 1 and len({type(child) for child in children}) == 1 and size > most:
+                most, path = size, name
     return path
 
 

@@ -19,6 +19,7 @@ from profiler.units import format_bytes, parse_bytes
 from profiler.workload import Workload
 
 DOES_NOT_FIT_CODE = 3
+_MODULES_SHOWN = 5
 _STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red"}
 
 
@@ -61,7 +62,7 @@ def _verify(target: Target, answer: Fit) -> SimulatedRun:
     from profiler.simulated_run import measure
 
     check_device("cuda")
-    return measure(target, answer.run.workload, answer.gpu)
+    return measure(target, answer.run.workload)
 
 
 def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]:
@@ -82,6 +83,8 @@ def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]
         "peak_phase": run.peak.name,
         "peak_op": run.peak.peak_op,
         "peak_module": run.peak.peak_module,
+        "peak_line": run.peak.peak_line,
+        "peak_modules_bytes": dict(run.modules),
         "peak_breakdown_bytes": dict(run.peak.peak),
         "out_of_memory": answer.limited.out_of_memory if answer.limited else "",
         "out_of_memory_phase": _stopped_in(answer),
@@ -163,7 +166,7 @@ def _print_verdict(answer: Fit, console: Console) -> None:
 
 def _print_peak(answer: Fit, console: Console) -> None:
     run, peak = answer.run, answer.run.peak
-    where = " in ".join(word for word in (peak.peak_op, peak.peak_module) if word)
+    where = ", ".join(word for word in (peak.peak_op, peak.peak_module, peak.peak_line) if word)
     console.print(
         f"\n[bold]Peak[/bold]  {format_bytes(peak.peak_allocated_bytes)} allocated, "
         f"{format_bytes(run.peak_reserved_bytes)} reserved; {peak.name}" + (f", {where}" if where else "")
@@ -178,6 +181,8 @@ def _print_peak(answer: Fit, console: Console) -> None:
     kept = run.peak_reserved_bytes - peak.peak_allocated_bytes
     table.add_row("reserved above that (cache, fragments)", format_bytes(kept), "")
     console.print(table)
+    top = ", ".join(f"{name} {format_bytes(size_bytes)}" for name, size_bytes in run.modules[:_MODULES_SHOWN])
+    console.print(f"  of it by module: {top}")
 
 
 def _print_measured(answer: Fit, measured: SimulatedRun, console: Console) -> None:
@@ -202,26 +207,29 @@ def _largest_in_words(answer: Fit) -> str:
     if not largest.exact:
         words = f"at least {largest.fits}; {largest.too_large} does not fit, between them was not tried"
     if largest.run is not None and largest.run.retries:
-        words += f"; at {largest.fits} the allocator has to give cached memory back {largest.run.retries} times"
+        words += f"; the allocator then gives cached memory back {largest.run.retries} times, which is slow"
     return words
 
 
 def _print_techniques(answer: Fit, console: Console) -> None:
     console.print("\n[bold]What would help[/bold]  (each alone, by simulation)")
     table = Table(box=None, padding=(0, 2))
-    for column in ("technique", "saves", "needs then", "fits", "peak then in", "cost"):
-        table.add_column(column, justify="right" if column in ("saves", "needs then") else "left")
-    for result in answer.techniques:
-        if result.run is None:
-            table.add_row(result.technique.name, "?", "?", "?", "", f"not simulated: {result.reason}")
-            continue
-        fits = result.run.peak_reserved_bytes <= answer.usable_bytes
+    for column in ("saves", "needs then"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("fits")
+    table.add_column("technique and its cost")
+    table.add_column("peak then in")
+    simulated = [result for result in answer.techniques if result.run is not None]
+    for result in simulated:
+        assert result.run is not None
         table.add_row(
-            result.technique.name,
             format_bytes(result.saved_bytes) if result.saved_bytes > 0 else "nothing",
             format_bytes(result.run.peak_reserved_bytes),
-            "yes" if fits else "no",
+            "yes" if result.run.peak_reserved_bytes <= answer.usable_bytes else "no",
+            f"{result.technique.name} [dim]({result.technique.cost})[/dim]",
             result.run.peak.name,
-            result.technique.cost,
         )
     console.print(table)
+    for result in answer.techniques:
+        if result.run is None:
+            console.print(f"  {result.technique.name}: not simulated. {result.reason}", style="dim")
