@@ -1,11 +1,11 @@
 """Where an allocation comes from: the module that was running, and the line of Python that asked for it.
 
 In a forward pass both are read off the running program: a stack of modules, kept by torch's global module
-hooks, and the Python frames. The backward pass runs in C++ on a thread of its own, without either. There the
-autograd node that is running says it by its sequence number: a node takes the thread's next number when its
-operation runs forward (torch/csrc/autograd/function.h), just before the operation allocates, so that a tape of
-(number, module, line) written in the forward pass names every node. Nothing of the program is held: modules by
-weak references, nodes and tensors not at all.
+hooks, and the Python frames. The backward pass runs in C++ on a thread of its own, without either. There
+the autograd node that is running says it by its sequence number: a node takes its thread's next number when
+its operation runs forward (torch/csrc/autograd/function.h), just before the operation allocates, so that a
+tape of (number, module, line) written in the forward pass names every node. Nothing of the program is held:
+modules by weak references, nodes and tensors not at all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PACKAGE_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib",
 _USER, _TORCH, _ENGINE, _OTHER = range(4)
 
 _sequence_number = torch._C._autograd._get_sequence_nr
-_current_node = torch._C._current_autograd_node  # type: ignore[attr-defined]
+_current_node = torch._C._current_autograd_node
 
 
 class _Tape:
@@ -166,7 +166,7 @@ def _owner(code: CodeType) -> int:
 
 
 def is_user_code(filename: str) -> bool:
-    """Whether the file is neither torch's, nor Python's own, nor this package's (its models count as a user's)."""
+    """Whether the file is neither torch's, nor Python's own, nor this package's (but for its models)."""
     if filename == _MODELS:
         return True
     if filename.startswith(("<", _OWN_FOLDER, _TORCH_FOLDER)):

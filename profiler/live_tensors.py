@@ -48,7 +48,7 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
 
 
 def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
-    """The path of its module by storage address, for each parameter, gradient and optimizer state on `device`."""
+    """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
     import torch
 
     found: dict[int, str] = {}

@@ -216,6 +216,47 @@ MODELS: dict[str, Model] = {
         },
         "tokens",
     ),
+    # The shape of Llama 2 7B (Touvron et al. 2023).
+    "llama-7b": Model(
+        LLAMA,
+        {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
+    # The shapes of Llama 3.1 70B and 405B (Dubey et al. 2024, table 3).
+    "llama-70b": Model(
+        LLAMA,
+        {
+            "vocab_size": 128256,
+            "hidden_size": 8192,
+            "intermediate_size": 28672,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
+    "llama-405b": Model(
+        LLAMA,
+        {
+            "vocab_size": 128256,
+            "hidden_size": 16384,
+            "intermediate_size": 53248,
+            "num_hidden_layers": 126,
+            "num_attention_heads": 128,
+            "num_key_value_heads": 8,
+            "use_cache": False,
+        },
+        "tokens",
+    ),
     "llama-tiny": Model(
         LLAMA,
         {

@@ -1,4 +1,4 @@
-"""What a recorded stack says of its allocation, in words: the operation, and the node or the line it ran for."""
+"""What a recorded stack says of its allocation: the operation, and the node or the line it ran for."""
 
 from __future__ import annotations
 

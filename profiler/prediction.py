@@ -18,12 +18,14 @@ from profiler.timeline import Entries, Moment, peaks
 from profiler.training_step import Phase
 
 if TYPE_CHECKING:
-    import torch
-
     from profiler.allocator import AllocatorSettings
     from profiler.gpus import GPU
     from profiler.measure.simulated import Refusal, SimulatedRecorder
     from profiler.workload import Workload
+
+
+# What a user's program gets that prints its loss or compares a norm: positive and finite.
+_FLOAT_READS = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,21 +74,22 @@ def simulate(workload: Workload, gpu: GPU, settings: AllocatorSettings | None = 
 
     Raises ProfilerError for a workload that cannot be built, or that does what the simulation cannot.
     """
+    from profiler.measure.simulated import SimulatedRecorder
     from profiler.training_step import train
 
-    return _simulate(
-        lambda recorder: train(workload, recorder.device, recorder, initialize=False),
-        gpu,
-        settings,
-        str(workload),
-    )
+    def run(recorder: SimulatedRecorder) -> None:
+        train(workload, recorder.device, recorder, initialize=False)
+
+    return _simulate(run, SimulatedRecorder(gpu, settings), gpu, str(workload))
 
 
 def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | None = None) -> Simulation:
-    """Run a user's own training code on a simulated `gpu`, in this process; its phases are found by themselves.
+    """Run a user's own training code on a simulated `gpu`, in this process, and find its phases.
+
+    Nothing is computed: a program that reads a floating-point scalar, such as its loss, gets 1.0.
 
     Args:
-        reference: "path/to/script.py:function". The function takes nothing, or a device, and trains on "cuda".
+        reference: "path/to/script.py:function". The function takes nothing, or a device; it trains on "cuda".
         gpu: the GPU.
         settings: of its allocator.
 
@@ -94,6 +97,7 @@ def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | No
         ProfilerError: no such file or function, or it failed; names the user's own line.
     """
     from profiler.auto_phases import auto_phases
+    from profiler.measure.simulated import SimulatedRecorder
 
     path, function_name = split_reference(reference)
 
@@ -102,7 +106,7 @@ def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | No
             function = _load(path, function_name)
             function(*([recorder.device] if inspect.signature(function).parameters else []))
 
-    return _simulate(run, gpu, settings, reference)
+    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=_FLOAT_READS), gpu, reference)
 
 
 def is_reference(name: str) -> bool:
@@ -122,14 +126,10 @@ def split_reference(reference: str) -> tuple[Path, str]:
 
 
 def _simulate(
-    run: Callable[[SimulatedRecorder], None], gpu: GPU, settings: AllocatorSettings | None, name: str
+    run: Callable[[SimulatedRecorder], None], recorder: SimulatedRecorder, gpu: GPU, name: str
 ) -> Simulation:
     import torch
 
-    from profiler.measure.simulated import SimulatedRecorder
-
-    phases: list[Phase] = []
-    recorder = SimulatedRecorder(gpu, settings, phases.append)
     out_of_memory = None
     try:
         with recorder:
@@ -139,7 +139,9 @@ def _simulate(
                 if not recorder.refusals:
                     raise
                 message = str(error).splitlines()[0]
-                out_of_memory = OutOfMemory(phases[-1], message, recorder.refusals[-1])
+                out_of_memory = OutOfMemory(
+                    recorder.measurements()[-1].account.phase, message, recorder.refusals[-1]
+                )
     except ProfilerError:
         raise
     except (Exception, SystemExit) as error:
@@ -165,7 +167,7 @@ def _load(path: Path, function_name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ProfilerError(f"{path} has no function {function_name!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def in_one_line(error: BaseException) -> str:

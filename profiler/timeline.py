@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class Share:
 class Moment:
     """The first moment at which a phase had the most allocated.
 
-    `position` is that of the entry; `allocation` the one that made the peak, None where the phase began at it.
+    `position` is that of the entry; `allocation` made the peak, None where the phase began at it.
     """
 
     phase: Phase
@@ -94,21 +94,36 @@ def by_module(entries: Entries, position: int) -> list[Share]:
     Layers of a list count together: `h.0.mlp` and `h.1.mlp` are `h.*.mlp`. What belongs to no module goes
     under the phase it was born in, in parentheses.
     """
-    phases = _phase_names(entries)
+    phases, outer = _phase_names(entries), containers(entries)
     sizes: Counter[str] = Counter()
     modules: defaultdict[str, set[str]] = defaultdict(set)
     for index in alive_at(entries, position):
         allocation = _allocation(entries, index)
         module = allocation.where.module if allocation.where else ""
-        name = layers_together(module) if module else f"({phases(index)})"
+        name = layers_together(module, outer) if module else f"({phases(index)})"
         sizes[name] += allocation.size_bytes
         modules[name].add(module)
     return [Share(name, size_bytes, len(modules[name])) for name, size_bytes in sizes.most_common()]
 
 
-def layers_together(path: str) -> str:
-    """The module path with the numbers of layers left out: `h.3.mlp` is `h.*.mlp`."""
-    return re.sub(r"(?<![^.])\d+(?![^.])", "*", path)
+def layers_together(path: str, containers: Container[str]) -> str:
+    """The module path with the numbers of layers left out: `h.3.mlp` is `h.*.mlp`.
+
+    A number at the end stays unless it is one of `containers`, modules with modules inside: `h.3` is `h.*`,
+    but the parts of a Sequential, `body.0` and `body.2`, are different things.
+    """
+    inner = re.sub(r"(?<![^.])\d+(?=\.)", "*", path)
+    return re.sub(r"(?<![^.])\d+$", "*", inner) if path in containers else inner
+
+
+def containers(entries: Entries) -> set[str]:
+    """The paths of modules that have modules inside which allocated."""
+    found: set[str] = set()
+    for path in {e.where.module for e in entries if isinstance(e, Allocation) and e.where}:
+        while path:
+            path = path.rpartition(".")[0]  # noqa: PLW2901  the next one up
+            found.add(path)
+    return found
 
 
 def levels(entries: Entries, points: int = 2000) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -1,3 +1,4 @@
+import itertools
 import random
 import time
 
@@ -40,7 +41,7 @@ def test_as_many_pairs_as_the_longest_common_subsequence():
         pairs = align(first, second)
         assert len(pairs) == common_length(first, second)
         assert all(first[i] == second[j] for i, j in pairs)
-        assert all(a < c and b < d for (a, b), (c, d) in zip(pairs, pairs[1:], strict=False))
+        assert all(a < c and b < d for (a, b), (c, d) in itertools.pairwise(pairs))
 
 
 def test_a_buffer_missing_from_every_layer_is_named_once():

@@ -81,7 +81,7 @@ class _Listener:
         self.refusals.append(Refusal(requested_bytes, op, where, self.allocated_bytes, reserved_bytes))
 
     def mark(self, mark: Mark, modules: Mapping[int, str]) -> None:
-        """The end of a phase. `modules` says to which module an address belongs that was born outside of any."""
+        """The end of a phase; `modules` says whose an address is that was born outside of any module."""
         for address, module in modules.items():
             position = self._alive.get(address)
             entry = self.entries[position] if position is not None else None
@@ -98,8 +98,9 @@ class _Listener:
 class SimulatedRecorder:
     """Records a run on a simulated `gpu`; inside the `with` block "cuda" means that device.
 
-    `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's memory raises torch.OutOfMemoryError there, as
-    a real one does.
+    `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's
+    memory raises torch.OutOfMemoryError there, as a real one does. `float_reads` is what a program gets that
+    reads a floating-point scalar, to print its loss; None refuses.
     """
 
     device: torch.device
@@ -109,8 +110,10 @@ class SimulatedRecorder:
         gpu: GPU,
         settings: AllocatorSettings | None = None,
         on_phase: Callable[[Phase], None] = lambda phase: None,
+        float_reads: float | None = None,
     ) -> None:
         self._gpu = gpu
+        self._float_reads = float_reads
         self._settings = settings
         self._on_phase = on_phase
         self._listener = _Listener()
@@ -123,12 +126,13 @@ class SimulatedRecorder:
         from profiler.attribution import Attribution
         from profiler.simulation import simulated_gpu
 
-        gc.collect()
-        gc.freeze()
-        self._open.callback(gc.unfreeze)
-        self.device = self._open.enter_context(simulated_gpu(self._gpu, self._settings, self._listener))
+        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
+        self.device = self._open.enter_context(gpu)
         attribution = self._open.enter_context(Attribution())
         self._listener.attach(attribution.here, torch.cuda.mem_get_info)
+        gc.collect()
+        gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
+        self._open.callback(gc.unfreeze)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from profiler.prediction import Simulation
 
 _NEAR = 0.6  # of the capacity: from here on the line is drawn
-_NARROWEST = 0.03  # of the width: a shorter phase bears no name
+_NARROWEST = 0.055  # of the width: a shorter phase bears no name
 
 
 def timeline(simulation: Simulation, name: str) -> Figure:
@@ -59,7 +59,7 @@ def timeline(simulation: Simulation, name: str) -> Figure:
         axes.text(
             0.005,
             capacity / factor,
-            f"{simulation.gpu.name}: {format_bytes(capacity)}",
+            f"capacity {format_bytes(capacity)}",
             transform=axes.get_yaxis_transform(),
             color=style.RED,
             va="bottom",

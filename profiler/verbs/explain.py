@@ -15,7 +15,7 @@ from profiler.ledger import Allocation, Mark
 from profiler.origin import origin
 from profiler.prediction import Simulation, simulate, simulate_function
 from profiler.snapshot import SnapshotError, load_snapshot
-from profiler.timeline import layers_together
+from profiler.timeline import containers, layers_together
 from profiler.units import format_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
@@ -75,9 +75,10 @@ def best_stretch(simulation: Simulation, recorded: Sequence[Request]) -> tuple[l
     """
     phases: list[tuple[str, list[Request]]] = []
     current: list[Request] = []
+    outer = containers(simulation.entries)
     for entry in simulation.entries:
         if isinstance(entry, Allocation):
-            current.append(_request(entry))
+            current.append(_request(entry, outer))
         elif isinstance(entry, Mark):
             phases.append((str(entry.phase), current))
             current = []
@@ -99,10 +100,12 @@ def best_stretch(simulation: Simulation, recorded: Sequence[Request]) -> tuple[l
     return best[1], best[2]
 
 
-def _request(allocation: Allocation) -> Request:
+def _request(allocation: Allocation, outer: set[str]) -> Request:
     words = [allocation.op.removeprefix("aten::")]
     if allocation.where is not None:
-        words += [word for word in (layers_together(allocation.where.module), allocation.where.line) if word]
+        words += [
+            word for word in (layers_together(allocation.where.module, outer), allocation.where.line) if word
+        ]
     return Request(allocation.requested_bytes, ", ".join(words))
 
 

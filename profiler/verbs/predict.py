@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,11 @@ def predict(options: PredictOptions) -> int:
     """
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
     target = options.target
-    if isinstance(target, Workload):
-        simulation = simulate(target, gpu, settings)
-    else:
-        simulation = simulate_function(target, gpu, settings)
+    with redirect_stdout(sys.stderr) if options.as_json else nullcontext():  # what a user's program prints
+        if isinstance(target, Workload):
+            simulation = simulate(target, gpu, settings)
+        else:
+            simulation = simulate_function(target, gpu, settings)
     formula = _formula_rows(target) if isinstance(target, Workload) else []
     report = _report(simulation, options, formula)
     written = _write(simulation, options, formula) if options.output else []
@@ -155,8 +158,8 @@ def _show(report: dict[str, Any], simulation: Simulation, written: list[Path]) -
     console.print(_phase_table(report))
     peak = report["peak"]
     console.print(
-        f"[bold]Peak[/bold]: {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B) allocated in "
-        f"{peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved"
+        f"[bold]Peak[/bold]: {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B)"
+        f" allocated in {peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved"
     )
     if peak["op"]:
         console.print(
@@ -178,10 +181,12 @@ def _show(report: dict[str, Any], simulation: Simulation, written: list[Path]) -
         console.print(f"  {path}", markup=False)
     failed = report["out_of_memory"]
     if failed:
+        requested, allocated, reserved = (
+            format_bytes(failed[f"{name}_bytes"]) for name in ("requested", "allocated", "reserved")
+        )
         console.print(
-            f"[bold yellow]out of memory[/bold yellow] in {failed['phase']}: {failed['op']} asked for "
-            f"{format_bytes(failed['requested_bytes'])}; allocated {format_bytes(failed['allocated_bytes'])}, "
-            f"reserved {format_bytes(failed['reserved_bytes'])} of {capacity}"
+            f"[bold yellow]out of memory[/bold yellow] in {failed['phase']}: {failed['op']} asked for"
+            f" {requested}; allocated {allocated}, reserved {reserved} of {capacity}"
         )
         place = ", ".join(word for word in (failed["module"], failed["line"]) if word)
         if place:
