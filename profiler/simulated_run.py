@@ -122,11 +122,12 @@ def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
 
 
 def _process_context() -> Any:
-    """Fresh processes that start fast: forked from a server that has imported the libraries and used none."""
+    """Fresh processes that start fast: forked from a server that has imported torch and never used it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "profiler.simulation_worker"])
+    # The optimizers import torch._dynamo, which takes longer than a simulation.
+    context.set_forkserver_preload(["torch", "torch._dynamo", "profiler.prediction", "profiler.simulation_worker"])
     return context
 
 

@@ -56,11 +56,14 @@ def _simulated(request: Request) -> SimulatedRun:
     return SimulatedRun(
         workload=request.workload,
         memory_bytes=request.gpu.memory_bytes,
-        phases=tuple(_phase(m, moment) for m, moment in zip(found.phases, moments, strict=True)),
+        phases=tuple(_phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)),
         parameters=_parameters(request.workload),
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],
-        modules=tuple((share.name, share.size_bytes) for share in by_module(found.entries, peak.position)),
+        modules=tuple(
+            (_own_path(share.name, request.target), share.size_bytes)
+            for share in by_module(found.entries, peak.position)
+        ),
         assumed=assumed,
     )
 
@@ -83,7 +86,7 @@ def _measured(request: Request) -> SimulatedRun:
     return SimulatedRun(
         workload=request.workload,
         memory_bytes=torch.cuda.mem_get_info()[1],
-        phases=tuple(_phase(measurement, None) for measurement in measurements),
+        phases=tuple(_phase(measurement, None, request.target) for measurement in measurements),
         parameters=_parameters(request.workload),
         out_of_memory=out_of_memory,
         retries=measurements[-1].memory_stats["num_alloc_retries"],
@@ -105,13 +108,20 @@ def _register(target: Target) -> str:
         raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
 
 
+def _own_path(module: str, target: Target) -> str:
+    """A module's path in the user's model, which a function's target is wrapped around as `model`."""
+    if ":" not in target.name:
+        return module
+    return "(the model itself)" if module == "model" else module.removeprefix("model.")
+
+
 def _parameters(workload: Workload) -> int:
     """How many parameters the model has, shared ones once."""
     module = models.build_model(workload, initialize=False)
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _phase(measurement: PhaseMeasurement, moment: Moment | None) -> SimulatedPhase:
+def _phase(measurement: PhaseMeasurement, moment: Moment | None, target: Target) -> SimulatedPhase:
     from profiler.simulated_run import SimulatedPhase
 
     account, statistics = measurement.account, measurement.memory_stats
@@ -124,6 +134,6 @@ def _phase(measurement: PhaseMeasurement, moment: Moment | None) -> SimulatedPha
         peak_reserved_bytes=statistics["reserved_bytes.all.peak"],
         peak={category: size for category, size in account.peak.items() if size},
         peak_op=account.peak_op,
-        peak_module=where.module if where else "",
+        peak_module=_own_path(where.module, target) if where else "",
         peak_line=where.line if where else "",
     )
