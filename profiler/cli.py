@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
     _add_fit(verbs)
+    _add_report(verbs)
     return parser
 
 
@@ -168,6 +169,24 @@ def _add_fit(verbs: Any) -> None:
     fit.set_defaults(verb=_fit)
 
 
+def _add_report(verbs: Any) -> None:
+    report = verbs.add_parser(
+        "report",
+        help="one simulated run as an HTML page, a memory_viz snapshot or a Perfetto trace",
+        description="Simulate a training step and write what happened, allocation by allocation.",
+        epilog="example: profiler report gpt2 --batch 8 --length 512 -o report.html --trace trace.json",
+    )
+    report.add_argument("model", metavar="TARGET", help="what `profiler fit` takes")
+    _add_simulation_options(report)
+    report.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="as in `profiler fit`"
+    )
+    report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
+    report.add_argument("--memory-viz", metavar="FILE", help="a snapshot for pytorch.org/memory_viz")
+    report.add_argument("--trace", metavar="FILE", help="counters for ui.perfetto.dev")
+    report.set_defaults(verb=_report)
+
+
 def _run(options: argparse.Namespace) -> None:
     from profiler.units import parse_bytes
     from profiler.verbs.run import RunOptions, run
@@ -198,10 +217,30 @@ def _fit(options: argparse.Namespace) -> int:
             workload=said,
             settings=options.set,
             context=options.context,
+            allocator_settings=options.allocator_settings,
             with_largest=not options.no_largest,
             with_techniques=not options.no_techniques,
             as_json=options.json,
             verify=options.verify,
+        )
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from profiler.verbs.report import ReportOptions, report
+    from profiler.workload import Workload
+
+    report(
+        ReportOptions(
+            workload=Workload(**{field.name: getattr(options, field.name) for field in fields(Workload)}),
+            settings=options.set,
+            gpu=options.gpu,
+            allocator_settings=options.allocator_settings,
+            html=Path(options.output),
+            memory_viz=Path(options.memory_viz) if options.memory_viz else None,
+            trace=Path(options.trace) if options.trace else None,
         )
     )
 

@@ -92,9 +92,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Question:
-    """What to answer: which parts, and how much to set aside."""
+    """What to answer: which parts, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF."""
 
     context_bytes: int = CONTEXT_ALLOWANCE_BYTES
+    allocator_settings: str = ""
     with_largest: bool = True
     with_techniques: bool = True
 
@@ -119,10 +120,16 @@ def fit(
         ProfilerError: the target cannot be simulated.
     """
     question = question or Question()
-    run = run or (lambda changed, memory_bytes: simulate(target, changed, gpu, memory_bytes))
+    run = run or (
+        lambda changed, memory_bytes: simulate(
+            target, changed, gpu, memory_bytes, question.allocator_settings
+        )
+    )
     usable_bytes = gpu.memory_bytes - question.context_bytes
     if usable_bytes <= 0:
-        raise ProfilerError("the CUDA context alone takes the whole device; give more memory or --context 0MiB")
+        raise ProfilerError(
+            "the CUDA context alone takes the whole device; give more memory or --context 0MiB"
+        )
     first = run(workload, UNLIMITED_BYTES)
     limited = None
     if first.peak_reserved_bytes > usable_bytes:

@@ -35,7 +35,11 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             channels = layer.in_channels
-            return _images(channels), _class_loss, f"inputs guessed: images of {channels} channels; cross entropy"
+            return (
+                _images(channels),
+                _class_loss,
+                f"inputs guessed: images of {channels} channels; cross entropy",
+            )
         if isinstance(layer, nn.Embedding):
             count = layer.num_embeddings
             return _tokens(count), _token_loss, f"inputs guessed: tokens below {count}; cross entropy"

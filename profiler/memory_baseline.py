@@ -105,7 +105,9 @@ def changes(old: Peak, new: Peak) -> str:
     for what in ("categories", "modules"):
         before, now = getattr(old, what), getattr(new, what)
         difference = {key: now.get(key, 0) - before.get(key, 0) for key in before.keys() | now.keys()}
-        moved = sorted((item for item in difference.items() if item[1]), key=lambda item: (-abs(item[1]), item[0]))
+        moved = sorted(
+            (item for item in difference.items() if item[1]), key=lambda item: (-abs(item[1]), item[0])
+        )
         if moved:
             words = ", ".join(_signed(name, size_bytes) for name, size_bytes in moved[:_CONTRIBUTORS])
             lines.append(f"  {what} since the baseline: {words}")

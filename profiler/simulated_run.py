@@ -76,8 +76,16 @@ class SimulatedRun:
         return max(self.phases, key=lambda phase: phase.peak_allocated_bytes)
 
 
-def simulate(target: Target, workload: Workload, gpu: GPU, memory_bytes: int = UNLIMITED_BYTES) -> SimulatedRun:
+def simulate(
+    target: Target,
+    workload: Workload,
+    gpu: GPU,
+    memory_bytes: int = UNLIMITED_BYTES,
+    allocator_settings: str = "",
+) -> SimulatedRun:
     """Train `workload` on a simulated `gpu` whose allocator may take `memory_bytes`.
+
+    `allocator_settings` is written as in PYTORCH_ALLOC_CONF.
 
     Raises ProfilerError with one line naming the user's own line if the target's code fails, or if the process
     dies.
@@ -85,7 +93,7 @@ def simulate(target: Target, workload: Workload, gpu: GPU, memory_bytes: int = U
     from profiler import simulation_worker
 
     limited = replace(gpu, memory_bytes=memory_bytes)
-    return _in_fresh_process(simulation_worker.Request(target, workload, limited))
+    return _in_fresh_process(simulation_worker.Request(target, workload, limited, allocator_settings))
 
 
 def measure(target: Target, workload: Workload) -> SimulatedRun:
@@ -127,7 +135,9 @@ def _process_context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # The optimizers import torch._dynamo, which takes longer than a simulation.
-    context.set_forkserver_preload(["torch", "torch._dynamo", "profiler.prediction", "profiler.simulation_worker"])
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "profiler.prediction", "profiler.simulation_worker"]
+    )
     return context
 
 

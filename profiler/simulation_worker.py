@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from profiler import models, targets
+from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.lazy_weights import weights_left_unwritten
@@ -31,6 +32,7 @@ class Request:
     target: Target
     workload: Workload
     gpu: GPU | None
+    allocator_settings: str = ""
 
 
 def run(connection: Connection, request: Request, log: str) -> None:
@@ -50,13 +52,16 @@ def _simulated(request: Request) -> SimulatedRun:
 
     assert request.gpu is not None
     assumed = _register(request.target)
-    found = prediction.simulate(request.workload, request.gpu)
+    settings = AllocatorSettings.parse(request.allocator_settings)
+    found = prediction.simulate(request.workload, request.gpu, settings)
     moments = found.peaks()
     peak = found.peak()
     return SimulatedRun(
         workload=request.workload,
         memory_bytes=request.gpu.memory_bytes,
-        phases=tuple(_phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)),
+        phases=tuple(
+            _phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)
+        ),
         parameters=_parameters(request.workload),
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],

@@ -166,7 +166,9 @@ def _import(location: str) -> ModuleType:
         return importlib.import_module(location)
     except ModuleNotFoundError as error:
         if error.name and location.startswith(error.name):
-            raise ProfilerError(f"no module {error.name!r}; run where it can be imported, or give a path") from None
+            raise ProfilerError(
+                f"no module {error.name!r}; run where it can be imported, or give a path"
+            ) from None
         raise
 
 

@@ -96,7 +96,10 @@ TECHNIQUES = (
     Technique(
         "fused optimizer",
         {"optimizer_implementation": "fused"},
-        {"optimizer": ("adam", "adamw", "sgd", "momentum"), "optimizer_implementation": ("default", "foreach")},
+        {
+            "optimizer": ("adam", "adamw", "sgd", "momentum"),
+            "optimizer_implementation": ("default", "foreach"),
+        },
         "none known; the same update in one kernel",
     ),
     Technique(

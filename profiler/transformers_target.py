@@ -96,7 +96,9 @@ def model_of(config: Any, model_class: Any, attention: str) -> torch.nn.Module:
     return model.train()
 
 
-def task_batch(config: Any, model_class: Any) -> tuple[Callable[[int, int, Any], dict[str, torch.Tensor]], str]:
+def task_batch(
+    config: Any, model_class: Any
+) -> tuple[Callable[[int, int, Any], dict[str, torch.Tensor]], str]:
     """How to make a batch of random data with labels, and what it is in words.
 
     Raises ProfilerError for a model that has neither tokens nor images, or no loss of its own.
@@ -128,4 +130,6 @@ def task_batch(config: Any, model_class: Any) -> tuple[Callable[[int, int, Any],
 
         both = " for encoder and decoder alike" if getattr(config, "is_encoder_decoder", False) else ""
         return tokens, f"random tokens with a label each, no padding{both}"
-    raise ProfilerError(f"no batch is known for {name}; define make_batch(batch, length, device) beside the model")
+    raise ProfilerError(
+        f"no batch is known for {name}; define make_batch(batch, length, device) beside the model"
+    )

@@ -23,7 +23,9 @@ def world(limit_bytes: int, allocated: Callable[[int], list[int]], overhead: flo
         least = int(max(peaks) * (overhead - (overhead - 1) * retries_recover))
         fits = not limited or least <= limit_bytes
         phases = tuple(
-            SimulatedPhase(f"phase {i}", 0, peak, 0, min(reserved, limit_bytes) if limited else reserved, {}, "", "", "")
+            SimulatedPhase(
+                f"phase {i}", 0, peak, 0, min(reserved, limit_bytes) if limited else reserved, {}, "", "", ""
+            )
             for i, peak in enumerate(peaks)
         )
         memory = limit_bytes if limited else UNLIMITED_BYTES

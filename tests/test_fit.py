@@ -28,7 +28,9 @@ def takes(reserved_bytes: int, least_bytes: int | None = None):
         limited = memory_bytes < UNLIMITED_BYTES
         fits = (least_bytes or reserved_bytes) <= memory_bytes
         reserved = min(reserved_bytes, memory_bytes)
-        phase = SimulatedPhase("step 1 forward", 0, reserved, reserved, reserved, {"activations": 1}, "", "", "")
+        phase = SimulatedPhase(
+            "step 1 forward", 0, reserved, reserved, reserved, {"activations": 1}, "", "", ""
+        )
         return SimulatedRun(
             workload, memory_bytes, (phase,), 1, "" if fits else "out of memory", int(limited), (), ""
         )
@@ -77,7 +79,9 @@ def command(*words: str, cwd=None) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
-    said = command("mlp-tiny", "--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques")
+    said = command(
+        "mlp-tiny", "--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques"
+    )
     assert said.returncode == 0, said.stderr
     answer = json.loads(said.stdout)
     # 64·256 + 256 + 256·256 + 256 + 256·10 + 10 parameters.

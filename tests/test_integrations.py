@@ -16,7 +16,9 @@ def test_the_first_steps_are_recorded_and_the_rest_is_left_alone():
     callback = MemoryCallback(steps=2)
     handler = CallbackHandler([callback], model, None, optimizer, None)
     state, control = TrainerState(), TrainerControl()
-    arguments = object.__new__(TrainingArguments)  # its constructor wants accelerate, the callback wants nothing
+    arguments = object.__new__(
+        TrainingArguments
+    )  # its constructor wants accelerate, the callback wants nothing
     handler.on_train_begin(arguments, state, control)
     for _ in range(4):
         model(torch.ones(4, 64)).sum().backward()

@@ -119,7 +119,10 @@ def test_the_tolerance_is_of_the_reserved_peak():
 
 
 def test_changes_are_told_largest_first():
-    old, new = peak(100, parameters=40, activations=50), peak(130, parameters=41, activations=20, gradients=40)
+    old, new = (
+        peak(100, parameters=40, activations=50),
+        peak(130, parameters=41, activations=20, gradients=40),
+    )
     words = memory_baseline.changes(old, new)
     assert "gradients +40.00 MiB, activations -30.00 MiB, parameters +1.00 MiB" in words
     assert memory_baseline.changes(old, old) == "  nothing else changed since the baseline"

@@ -16,7 +16,9 @@ HIDDEN = 32 * 256 * 4
 
 
 def make(device):
-    model = nn.Sequential(nn.Linear(256, 256, bias=False), nn.ReLU(), nn.Linear(256, 256, bias=False)).to(device)
+    model = nn.Sequential(nn.Linear(256, 256, bias=False), nn.ReLU(), nn.Linear(256, 256, bias=False)).to(
+        device
+    )
     return model, torch.optim.Adam(model.parameters(), foreach=False)
 
 

@@ -76,7 +76,11 @@ def test_without_make_batch_the_first_layer_says_what_goes_in(tmp_path):
         ({}, "absent", "has no function 'absent'"),
         ({}, "number", "returned int; it must return a torch.nn.Module"),
         ({".mean()": ""}, "net", "the loss is not a number but (2, 6)"),
-        ({"return torch.ones(batch, 6, device=device), torch.zeros": "return 3, torch.zeros"}, "net", "must return a tensor"),
+        (
+            {"return torch.ones(batch, 6, device=device), torch.zeros": "return 3, torch.zeros"},
+            "net",
+            "must return a tensor",
+        ),
     ],
 )
 def test_a_wrong_function_is_said_in_words(tmp_path, change, name, words):
@@ -131,7 +135,12 @@ def test_a_configuration_of_transformers_trains_its_usual_task(name):
 
 
 def test_a_config_file_names_its_own_architecture(tmp_path):
-    values = {"model_type": "bert", "architectures": ["BertLMHeadModel"], "is_decoder": True, **TINY["BertConfig"]}
+    values = {
+        "model_type": "bert",
+        "architectures": ["BertLMHeadModel"],
+        "is_decoder": True,
+        **TINY["BertConfig"],
+    }
     path = write(tmp_path, json.dumps(values), "config.json")
     assert register(Target(path)).startswith("BertLMHeadModel")
     with pytest.raises(ProfilerError, match="no model_type"):

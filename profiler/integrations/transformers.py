@@ -1,8 +1,8 @@
 """A callback for transformers' Trainer: the memory of its first steps, phase by phase.
 
-    trainer = Trainer(..., callbacks=[MemoryCallback(steps=3)])
-    trainer.train()
-    print(callback.recording.summary())
+trainer = Trainer(..., callbacks=[MemoryCallback(steps=3)])
+trainer.train()
+print(callback.recording.summary())
 """
 
 from __future__ import annotations

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.batch_search import LARGEST_BATCH
-from profiler.errors import ProfilerError
 from profiler.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
-from profiler.gpus import gpu_by_name
 from profiler.simulated_run import SimulatedRun
 from profiler.targets import Target, settings_from
 from profiler.units import format_bytes, parse_bytes
+from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
 
 DOES_NOT_FIT_CODE = 3
@@ -32,6 +31,7 @@ class FitOptions:
     workload: dict[str, Any]
     settings: list[str]
     context: str | None
+    allocator_settings: str
     with_largest: bool
     with_techniques: bool
     as_json: bool
@@ -40,11 +40,13 @@ class FitOptions:
 
 def run(options: FitOptions) -> int:
     """Answer and print; returns the exit code: 0 fits, 3 does not fit."""
-    try:
-        gpu = gpu_by_name(options.gpu)
-    except ValueError as error:
-        raise ProfilerError(str(error)) from None
-    question = Question(with_largest=options.with_largest, with_techniques=options.with_techniques)
+    gpu = find_gpu(options.gpu)
+    allocator_settings(options.allocator_settings)  # wrong ones are said here
+    question = Question(
+        allocator_settings=options.allocator_settings,
+        with_largest=options.with_largest,
+        with_techniques=options.with_techniques,
+    )
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
     target = Target(options.target, settings_from(options.settings))
