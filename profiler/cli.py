@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler import __version__
 from profiler.errors import ProfilerError
@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
+    _add_fit(verbs)
+    _add_report(verbs)
     return parser
 
 
@@ -131,6 +133,60 @@ def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
             verb.add_argument(option, type=type(default), default=default, help=f"default: {default}")
 
 
+def _add_fit(verbs: Any) -> None:
+    fit = verbs.add_parser(
+        "fit",
+        help="will it fit on a GPU, with which batch at most, and what would help (needs no GPU)",
+        description="Simulate a training step of any model on a GPU that need not be there.",
+        epilog="examples: profiler fit gpt2 --batch 8 --length 1024 --gpu A100-40GB; "
+        "profiler fit train.py:make_model --batch 32; "
+        "profiler fit LlamaConfig --batch 1 --length 2048 --gpu H100. "
+        "Exit codes: 0 fits, 3 does not fit, 1 error.",
+    )
+    fit.add_argument(
+        "target",
+        metavar="TARGET",
+        help="a model's name, FILE.py:FUNCTION or MODULE:FUNCTION returning a module, or a transformers "
+        "configuration (class or config.json)",
+    )
+    _add_simulation_options(fit)
+    fit.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of a transformers configuration",
+    )
+    fit.add_argument(
+        "--context", metavar="SIZE", help="memory to set aside for the CUDA context; default: 1GiB"
+    )
+    fit.add_argument("--no-largest", action="store_true", help="do not search for the largest batch")
+    fit.add_argument("--no-techniques", action="store_true", help="do not try what would help")
+    fit.add_argument(
+        "--verify", action="store_true", help="run the real step too, on the CUDA device that is here"
+    )
+    fit.add_argument("--json", action="store_true", help="print the answer as JSON")
+    fit.set_defaults(verb=_fit)
+
+
+def _add_report(verbs: Any) -> None:
+    report = verbs.add_parser(
+        "report",
+        help="one simulated run as an HTML page, a memory_viz snapshot or a Perfetto trace",
+        description="Simulate a training step and write what happened, allocation by allocation.",
+        epilog="example: profiler report gpt2 --batch 8 --length 512 -o report.html --trace trace.json",
+    )
+    report.add_argument("model", metavar="TARGET", help="what `profiler fit` takes")
+    _add_simulation_options(report)
+    report.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="as in `profiler fit`"
+    )
+    report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
+    report.add_argument("--memory-viz", metavar="FILE", help="a snapshot for pytorch.org/memory_viz")
+    report.add_argument("--trace", metavar="FILE", help="counters for ui.perfetto.dev")
+    report.set_defaults(verb=_report)
+
+
 def _run(options: argparse.Namespace) -> None:
     from profiler.units import parse_bytes
     from profiler.verbs.run import RunOptions, run
@@ -144,6 +200,48 @@ def _run(options: argparse.Namespace) -> None:
             limit_bytes=parse_bytes(options.limit) if options.limit else None,
             fresh=options.fresh,
         ),
+    )
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from profiler.verbs.fit import FitOptions, run
+    from profiler.workload import Workload
+
+    said = {f.name: getattr(options, f.name) for f in fields(Workload) if f.name != "model"}
+    return run(
+        FitOptions(
+            target=options.target,
+            gpu=options.gpu,
+            workload=said,
+            settings=options.set,
+            context=options.context,
+            allocator_settings=options.allocator_settings,
+            with_largest=not options.no_largest,
+            with_techniques=not options.no_techniques,
+            as_json=options.json,
+            verify=options.verify,
+        )
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    from dataclasses import fields
+
+    from profiler.verbs.report import ReportOptions, report
+    from profiler.workload import Workload
+
+    report(
+        ReportOptions(
+            workload=Workload(**{field.name: getattr(options, field.name) for field in fields(Workload)}),
+            settings=options.set,
+            gpu=options.gpu,
+            allocator_settings=options.allocator_settings,
+            html=Path(options.output),
+            memory_viz=Path(options.memory_viz) if options.memory_viz else None,
+            trace=Path(options.trace) if options.trace else None,
+        )
     )
 
 

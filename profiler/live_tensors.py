@@ -26,6 +26,16 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     return found
 
 
+def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
+    """Size in bytes by storage address of what the training loop holds on `device`."""
+    found: dict[int, int] = {}
+    for tensor, _ in _held(state):
+        if tensor.device.type == device.type:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
 def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
     import torch
 

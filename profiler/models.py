@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 from profiler import checkpointing, precision
 from profiler.errors import ProfilerError
+from profiler.lazy_weights import weights_left_unwritten
 
 if TYPE_CHECKING:
     import torch
@@ -285,7 +285,7 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     """The workload's model in training mode, in its precision, on torch's current default device.
 
     With `initialize=False` the weights hold whatever their memory holds and none of it is touched: a model
-    larger than the machine's memory can be built, to be simulated. Buffers have their real values.
+    larger than the machine's memory can be built, to be simulated.
 
     Raises ProfilerError for a depth that the model cannot have.
     """
@@ -295,25 +295,10 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
         if not model.family.depth:
             raise ProfilerError(f"the depth of {workload.model} is fixed; leave layers at 0")
         settings[model.family.depth] = workload.layers
-    untouched = nullcontext() if initialize else _weights_untouched(model)
-    with untouched, precision.default_dtype(workload.precision):
+    writing = nullcontext() if initialize else weights_left_unwritten()
+    with precision.default_dtype(workload.precision), writing:
         module = model.family.build(workload, settings)
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
-
-
-@contextmanager
-def _weights_untouched(model: Model) -> Iterator[None]:
-    import torch
-
-    with ExitStack() as patches:
-        for name in vars(torch.nn.init):
-            if name.endswith("_") and not name.startswith("_"):
-                patches.enter_context(
-                    patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor)
-                )
-        if model.family is not MLP:
-            patches.enter_context(patch("transformers.PreTrainedModel.initialize_weights"))
-        yield
 
 
 def make_batch(workload: Workload, device: torch.device) -> Batch:

@@ -145,7 +145,7 @@ def _simulate(
     except ProfilerError:
         raise
     except (Exception, SystemExit) as error:
-        raise ProfilerError(f"{name}: {_in_one_line(error)}") from error
+        raise ProfilerError(f"{name}: {in_one_line(error)}") from error
     return Simulation(
         gpu,
         tuple(recorder.measurements()),
@@ -170,7 +170,7 @@ def _load(path: Path, function_name: str) -> Callable[..., Any]:
     return function
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """The error's kind, its first line, and the innermost line outside torch and this package."""
     from profiler.attribution import is_user_code, short_path
     from profiler.simulation import UnsupportedOperation

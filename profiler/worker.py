@@ -36,7 +36,7 @@ def run(
         limit_bytes: memory the run may take beyond what the libraries use; None for all there is.
         log: file for what libraries print.
     """
-    with _output_to(log):
+    with output_to(log):
         order = phases(workload)
         recorder = _recorder(device_type, lambda phase: connection.send(("phase", order.index(phase))))
         error = _train(workload, device_type, limit_bytes, recorder)
@@ -157,7 +157,7 @@ def phase_columns(index: int, phase: Phase) -> Row:
 
 
 @contextmanager
-def _output_to(log: str) -> Iterator[None]:
+def output_to(log: str) -> Iterator[None]:
     """Send this process's standard output and error, C++'s included, to a file."""
     with open(log, "ab", buffering=0) as file:
         sys.stdout.flush()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +40,13 @@ class CpuRecorder:
     """Records a run on the CPU. Use as `with CpuRecorder() as recorder: train(..., recorder)`.
 
     `measurements()` then gives one PhaseMeasurement for each phase, a phase that raised included: what was
-    allocated until then is its account.
+    allocated until then is its account. `baseline` is what was alive before, in this order.
     """
 
-    def __init__(self, on_phase: Callable[[Phase], None] = lambda phase: None) -> None:
+    def __init__(
+        self, on_phase: Callable[[Phase], None] = lambda phase: None, baseline: Sequence[Allocation] = ()
+    ) -> None:
+        self._baseline = baseline
         self._on_phase = on_phase
         self._boundaries: list[_Boundary] = []
         self._profile: Any = None
@@ -86,7 +89,8 @@ class CpuRecorder:
 
     def measurements(self) -> list[PhaseMeasurement]:
         """One measurement a phase, in order; call it after the `with` block."""
-        entries = _ledger_entries(self._profile, [boundary.mark for boundary in self._boundaries])
+        marks = [boundary.mark for boundary in self._boundaries]
+        entries = [*self._baseline, *_ledger_entries(self._profile, marks)]
         return [
             PhaseMeasurement(
                 account=phase_account,

@@ -40,16 +40,22 @@ class _Boundary:
 class CudaRecorder:
     """Records a run on the current CUDA device. Use as `with CudaRecorder() as recorder: train(...)`.
 
-    `save_snapshot(path)` writes the last phase's snapshot for pytorch.org/memory_viz.
+    With `from_snapshot`, what is alive at the beginning counts too. `save_snapshot(path)` writes the last phase's snapshot for pytorch.org/memory_viz.
     """
 
-    def __init__(self, on_phase: Callable[[Phase], None] = lambda phase: None) -> None:
+    def __init__(
+        self, on_phase: Callable[[Phase], None] = lambda phase: None, from_snapshot: bool = False
+    ) -> None:
         self._on_phase = on_phase
+        self._from_snapshot = from_snapshot
+        self._baseline: list[Allocation] = []
         self._boundaries: list[_Boundary] = []
 
     def __enter__(self) -> CudaRecorder:
         gc.collect()
         gc.freeze()
+        if self._from_snapshot:
+            self._baseline = _active_allocations()
         _record_history()
         return self
 
@@ -106,7 +112,7 @@ class CudaRecorder:
         import torch
 
         device = torch.cuda.current_device()
-        accounts = account(_ledger_entries(self._boundaries, device))
+        accounts = account([*self._baseline, *_ledger_entries(self._boundaries, device)])
         return [
             PhaseMeasurement(
                 account=phase_account,
@@ -117,6 +123,19 @@ class CudaRecorder:
             )
             for phase_account, boundary in zip(accounts, self._boundaries, strict=True)
         ]
+
+
+def _active_allocations() -> list[Allocation]:
+    """The blocks handed out now, on any stream of the current device."""
+    import torch
+
+    return [
+        Allocation(block["address"], block["size"], block["requested_size"])
+        for segment in torch.cuda.memory._snapshot()["segments"]
+        if segment["device"] == torch.cuda.current_device()
+        for block in segment["blocks"]
+        if block["state"] == "active_allocated"
+    ]
 
 
 def _record_history() -> None:

@@ -1,0 +1,146 @@
+"""Simulating workloads of any target, each in a fresh process, so that a user's code can break nothing here."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import ProfilerError
+from profiler.gpus import GPU
+from profiler.targets import Target
+from profiler.workload import Workload
+
+if TYPE_CHECKING:
+    from profiler import simulation_worker
+
+# More than any GPU has: on this much the allocator never runs out, and tells what a workload would need.
+UNLIMITED_BYTES = 1 << 50
+
+
+@dataclass(frozen=True)
+class SimulatedPhase:
+    """One phase on the simulated GPU; bytes at its end and at its peak, the peak also by category."""
+
+    name: str
+    allocated_bytes: int
+    peak_allocated_bytes: int
+    reserved_bytes: int
+    peak_reserved_bytes: int
+    peak: Mapping[str, int]
+    peak_op: str
+    peak_module: str
+    peak_line: str
+
+
+@dataclass(frozen=True)
+class SimulatedRun:
+    """What one simulation gave.
+
+    Attributes:
+        workload: what ran.
+        memory_bytes: how much the allocator could take.
+        phases: in order; a run out of memory ends with the phase in which it stopped.
+        parameters: their number.
+        out_of_memory: the allocator's message, or "".
+        retries: how often the allocator had to give cached memory back to the device to go on.
+        modules: bytes at the peak by module, layers of a list together, largest first.
+        assumed: what was guessed about the target, or "".
+    """
+
+    workload: Workload
+    memory_bytes: int
+    phases: tuple[SimulatedPhase, ...]
+    parameters: int
+    out_of_memory: str
+    retries: int
+    modules: tuple[tuple[str, int], ...]
+    assumed: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run came to its end."""
+        return not self.out_of_memory
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """The most the allocator took from the device: what decides whether a run fits."""
+        return max(phase.peak_reserved_bytes for phase in self.phases)
+
+    @property
+    def peak(self) -> SimulatedPhase:
+        """The phase with the most bytes allocated, the first of equals."""
+        return max(self.phases, key=lambda phase: phase.peak_allocated_bytes)
+
+
+def simulate(
+    target: Target,
+    workload: Workload,
+    gpu: GPU,
+    memory_bytes: int = UNLIMITED_BYTES,
+    allocator_settings: str = "",
+) -> SimulatedRun:
+    """Train `workload` on a simulated `gpu` whose allocator may take `memory_bytes`.
+
+    `allocator_settings` is written as in PYTORCH_ALLOC_CONF.
+
+    Raises ProfilerError with one line naming the user's own line if the target's code fails, or if the process
+    dies.
+    """
+    from profiler import simulation_worker
+
+    limited = replace(gpu, memory_bytes=memory_bytes)
+    return _in_fresh_process(simulation_worker.Request(target, workload, limited, allocator_settings))
+
+
+def measure(target: Target, workload: Workload) -> SimulatedRun:
+    """The same on the CUDA device that is here, with real memory, in a fresh process.
+
+    Raises ProfilerError as `simulate` does.
+    """
+    from profiler import simulation_worker
+
+    return _in_fresh_process(simulation_worker.Request(target, workload, None))
+
+
+def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
+    from profiler import simulation_worker
+
+    context = _process_context()
+    receiver, sender = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
+        process = context.Process(target=simulation_worker.run, args=(sender, request, log.name))
+        process.start()
+        sender.close()
+        try:
+            kind, content = receiver.recv()
+        except EOFError:
+            kind, content = "died", None
+        process.join()
+        if kind == "result":
+            return content  # type: ignore[no-any-return]
+        if kind == "error":
+            raise ProfilerError(content)
+        raise ProfilerError(
+            f"{request.workload} ended with exit code {process.exitcode}: {_last_line(Path(log.name))}"
+        )
+
+
+def _process_context() -> Any:
+    """Fresh processes that start fast: forked from a server that has imported torch and never used it."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # The optimizers import torch._dynamo, which takes longer than a simulation.
+    context.set_forkserver_preload(
+        ["torch", "torch._dynamo", "profiler.prediction", "profiler.simulation_worker"]
+    )
+    return context
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it left no word"

@@ -1,0 +1,129 @@
+"""The verdict and the verb, on simulations small enough to check by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import profiler
+from profiler.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
+from profiler.gpus import GPUS, MIB
+from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun
+from profiler.targets import Target
+from profiler.techniques import TECHNIQUES, applicable
+from profiler.workload import Workload
+
+ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)
+GPU_1000 = replace(GPUS["A100-40GB"], memory_bytes=1000 * MIB)
+
+
+def takes(reserved_bytes: int, least_bytes: int | None = None):
+    """A run that reserves so much, and can do with `least_bytes` if the allocator gives its cache back."""
+
+    def run(workload: Workload, memory_bytes: int) -> SimulatedRun:
+        limited = memory_bytes < UNLIMITED_BYTES
+        fits = (least_bytes or reserved_bytes) <= memory_bytes
+        reserved = min(reserved_bytes, memory_bytes)
+        phase = SimulatedPhase(
+            "step 1 forward", 0, reserved, reserved, reserved, {"activations": 1}, "", "", ""
+        )
+        return SimulatedRun(
+            workload, memory_bytes, (phase,), 1, "" if fits else "out of memory", int(limited), (), ""
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("reserved", "least", "verdict", "headroom"),
+    [
+        (500, None, FITS, 400),
+        (799, None, FITS, 101),
+        (800, None, TIGHT, 100),  # with the context 900 of 1000 MiB
+        (900, None, TIGHT, 0),
+        (901, None, DOES_NOT_FIT, -1),
+        (950, 890, TIGHT, 0),  # only because cached memory is given back
+    ],
+)
+def test_the_verdict_counts_the_context(reserved, least, verdict, headroom):
+    run = takes(reserved * MIB, least * MIB if least else None)
+    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, run)
+    assert answer.verdict == verdict
+    assert answer.headroom_bytes == headroom * MIB
+
+
+def test_each_technique_changes_a_plain_workload_and_is_not_offered_twice():
+    plain = Workload("gpt2", 8, 512)
+    offered = applicable(plain)
+    assert {technique.name for technique, _ in offered} == {t.name for t in TECHNIQUES} - {"fused attention"}
+    for technique, changed in offered:
+        assert changed != plain
+        again = technique.apply(changed)
+        assert again is None or technique.name.startswith("half")
+    assert all(technique.name != "Adafactor" for technique, _ in applicable(replace(plain, optimizer="sgd")))
+
+
+def command(*words: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "profiler", "fit", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(profiler.__file__).parents[1])},
+    )
+
+
+def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
+    said = command(
+        "mlp-tiny", "--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques"
+    )
+    assert said.returncode == 0, said.stderr
+    answer = json.loads(said.stdout)
+    # 64·256 + 256 + 256·256 + 256 + 256·10 + 10 parameters.
+    assert answer["parameters"] == 85_002
+    assert answer["verdict"] == "fits"
+    assert answer["usable_bytes"] == 44 * MIB
+    largest = answer["largest_batch"]
+    assert largest["fits"] > 64
+    # Held against simulations of its own: that batch runs, and the first that does not fit stops.
+    for batch, code in ((largest["fits"], 0), (largest["does_not_fit"], 3)):
+        words = ("mlp-tiny", "--batch", str(batch), "--gpu", "64MiB", "--context", "20MiB", "--no-techniques")
+        assert command(*words, "--no-largest").returncode == code
+
+
+def test_a_model_that_does_not_fit_is_exit_code_3_and_says_where_it_stops():
+    said = command("mlp", "--batch", "64", "--gpu", "400MiB", "--context", "0MiB", "--no-techniques")
+    assert said.returncode == 3
+    # 144.2 MiB of parameters: gradients make 288, Adam's states 577.
+    assert said.stdout.startswith("DOES NOT FIT  mlp, batch 64, adam on 400MiB")
+    assert "runs out of memory in step 1 optimizer_step" in said.stdout
+    assert "not even batch 1 fits" in said.stdout
+
+
+def test_an_error_of_the_users_code_is_one_line_with_its_place(tmp_path):
+    script = "import torch\ndef broken():\n    layer = torch.nn.Linear(8, 8)\n    return layer.wieght\n"
+    (tmp_path / "mine.py").write_text(script)
+    said = command("mine.py:broken", "--batch", "1", cwd=tmp_path)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    assert said.stderr.count("\n") == 1
+    assert "wieght" in said.stderr
+    assert "mine.py:4" in said.stderr
+
+
+def test_a_process_that_dies_is_reported(tmp_path):
+    (tmp_path / "mine.py").write_text("import os\ndef broken():\n    os._exit(7)\n")
+    said = command("mine.py:broken", "--batch", "1", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "exit code 7" in said.stderr
+
+
+def test_a_gpu_that_nobody_makes_is_said_in_words():
+    said = command("mlp", "--batch", "1", "--gpu", "Z900")
+    assert said.returncode == 1
+    assert "unknown GPU 'Z900'" in said.stderr
