@@ -75,12 +75,15 @@ def simulate(workload: Workload, gpu: GPU, settings: AllocatorSettings | None = 
     Raises ProfilerError for a workload that cannot be built, or that does what the simulation cannot.
     """
     from profiler.measure.simulated import SimulatedRecorder
+    from profiler.optimizers import import_library
     from profiler.training_step import train
 
     def run(recorder: SimulatedRecorder) -> None:
         train(workload, recorder.device, recorder, initialize=False)
 
-    return _simulate(run, SimulatedRecorder(gpu, settings), gpu, str(workload))
+    import_library(workload)  # where a GPU seems to be there, it would look for the GPU's own libraries
+    # What our own step reads: whether a gradient overflowed (no), and norms.
+    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=0.0), gpu, str(workload))
 
 
 def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | None = None) -> Simulation:
