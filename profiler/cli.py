@@ -58,6 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--source", default="formula", help="formula (default), textbook or simulation")
     show.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
     show.set_defaults(verb=_show)
+
+    ranked = verbs.add_parser(
+        "techniques",
+        help="what each memory technique would save, predicted and ranked",
+        epilog="example: profiler techniques gpt2 --batch 8 --length 512 --device cuda",
+    )
+    ranked.add_argument("model", metavar="MODEL", help="such as gpt2 or bert-large")
+    ranked.add_argument("--batch", type=int, default=1, help="samples in a step (default: 1)")
+    ranked.add_argument("--length", type=int, default=0, help="tokens, or pixels of a side")
+    ranked.add_argument("--optimizer", default="adam", help="default: adam")
+    ranked.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="default: cuda")
+    ranked.set_defaults(verb=_techniques)
     return parser
 
 
@@ -75,6 +87,14 @@ def _run(options: argparse.Namespace) -> None:
             fresh=options.fresh,
         ),
     )
+
+
+def _techniques(options: argparse.Namespace) -> None:
+    from profiler.verbs.techniques import techniques
+    from profiler.workload import Workload
+
+    workload = Workload(options.model, options.batch, options.length, options.optimizer)
+    techniques(workload, options.device)
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -307,7 +307,8 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segmen
 
 def _nodes(graph: Any) -> list[Any]:
     """The nodes of an autograd graph, from that of the loss down."""
-    pending, found = [graph], {}
+    pending = [graph]
+    found: dict[Any, None] = {}
     while pending:
         node = pending.pop()
         if node is not None and node not in found:
