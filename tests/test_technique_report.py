@@ -13,8 +13,8 @@ def test_with_few_tokens_only_the_optimizer_side_counts():
     before, found = savings(Workload("mlp-tiny", 2), "cuda")
     assert before.phase.name == "optimizer_step"
     by_name = {next(iter(names(s))): s for s in found if len(s.techniques) == 1}
-    # Foreach's denominators, a copy of the 64·256 + 256 + 256² + 256 + 256·10 + 10 weights; fused puts the six
-    # step counters on the device.
+    # Foreach's denominators, a copy of the 64·256 + 256 + 256² + 256 + 256·10 + 10 weights; fused puts the
+    # six step counters on the device.
     assert by_name["fused optimizer"].saved_bytes == 4 * 85_002 - 4 * 6
     assert by_name["checkpoint every layer"].saved_bytes == 0
     assert by_name["pure bf16"].saved_bytes > by_name["autocast bf16"].saved_bytes
