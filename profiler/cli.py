@@ -107,6 +107,18 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(verb=_explain)
     _add_fit(verbs)
     _add_report(verbs)
+
+    ranked = verbs.add_parser(
+        "techniques",
+        help="what each memory technique would save, predicted and ranked",
+        epilog="example: profiler techniques gpt2 --batch 8 --length 512 --device cuda",
+    )
+    ranked.add_argument("model", metavar="MODEL", help="such as gpt2 or bert-large")
+    ranked.add_argument("--batch", type=int, default=1, help="samples in a step (default: 1)")
+    ranked.add_argument("--length", type=int, default=0, help="tokens, or pixels of a side")
+    ranked.add_argument("--optimizer", default="adam", help="default: adam")
+    ranked.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="default: cuda")
+    ranked.set_defaults(verb=_techniques)
     return parser
 
 
@@ -243,6 +255,14 @@ def _report(options: argparse.Namespace) -> None:
             trace=Path(options.trace) if options.trace else None,
         )
     )
+
+
+def _techniques(options: argparse.Namespace) -> None:
+    from profiler.verbs.techniques import techniques
+    from profiler.workload import Workload
+
+    workload = Workload(options.model, options.batch, options.length, options.optimizer)
+    techniques(workload, options.device)
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -201,9 +201,10 @@ def _gradients(facts: ModelFacts, size_bytes: int | None = None) -> Term:
 def _incoming(facts: ModelFacts, accumulated: bool) -> tuple[Term, ...]:
     """Gradients of one parameter that exist at once, before they are added up.
 
-    Of a tied parameter two; in a later micro-batch one more, the sum so far.
+    Of a tied parameter two, and their sum where it is not made in place; in a later micro-batch one more,
+    the sum so far.
     """
-    extra = [p.size_bytes * (p.tied + accumulated) for p in facts.parameters]
+    extra = [p.size_bytes * (p.tied + (p.tied and p.transposed) + accumulated) for p in facts.parameters]
     return _temporary(
         max(extra, default=0),
         "gradients about to be added",

@@ -138,20 +138,22 @@ def _parameters(model: torch.nn.Module, nodes: list[Any]) -> Iterator[Parameter]
     import torch
 
     # A parameter's gradients meet in its AccumulateGrad node, one edge a use.
-    edges = Counter(
-        id(to.variable)
+    edges = [
+        (id(to.variable), node.name() == "TBackward0")
         for node in nodes
         for to, _ in node.next_functions
         if to is not None and to.name() == "torch::autograd::AccumulateGrad"
-    )
-
+    ]
+    uses = Counter(address for address, _ in edges)
+    transposed = {address for address, is_transposed in edges if is_transposed}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     for parameter in model.parameters():
         yield Parameter(
             shape=tuple(parameter.shape),
             element_bytes=parameter.element_size(),
             embedding=id(parameter) in embeddings,
-            tied=edges[id(parameter)] > 1,
+            tied=uses[id(parameter)] > 1,
+            transposed=id(parameter) in transposed,
         )
 
 
@@ -307,7 +309,8 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segmen
 
 def _nodes(graph: Any) -> list[Any]:
     """The nodes of an autograd graph, from that of the loss down."""
-    pending, found = [graph], {}
+    pending = [graph]
+    found: dict[Any, None] = {}
     while pending:
         node = pending.pop()
         if node is not None and node not in found:

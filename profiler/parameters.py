@@ -15,12 +15,15 @@ class Parameter:
         element_bytes: of one of its values.
         embedding: whether it is an embedding's table.
         tied: whether the forward pass uses it in two places, so that two gradients are added up.
+        transposed: whether one of these comes from a linear layer that used the parameter itself. It is then
+            a transposed view, which autograd does not add to in place: their sum is a third tensor.
     """
 
     shape: tuple[int, ...]
     element_bytes: int = 4
     embedding: bool = False
     tied: bool = False
+    transposed: bool = False
 
     @property
     def elements(self) -> int:

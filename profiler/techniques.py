@@ -1,123 +1,81 @@
-"""Ways to need less memory, as data: which fields of a workload each one changes, and what it costs.
-
-A technique is offered where the workload has the fields it changes and is not using it yet. New fields of
-Workload join by a line in TECHNIQUES.
-"""
+"""What each memory technique, and each pair of them, would take off a workload's predicted peak."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
-from profiler.errors import ProfilerError
+from profiler.formula import Prediction, peak, predict
+from profiler.model_facts import ModelFacts, count
 from profiler.workload import Workload
-
-Changes = Mapping[str, Any] | Callable[[Workload], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Technique:
-    """One way to need less memory.
-
-    Attributes:
-        name: in words, as offered.
-        changes: the workload's fields and their new values, or a function of the workload that gives them.
-        instead_of: field -> the values that it may have now; the technique is not offered at others.
-        cost: what it costs.
-    """
+    """A change of a workload's fields, where it acts, and what it costs."""
 
     name: str
-    changes: Changes
-    instead_of: Mapping[str, tuple[Any, ...]]
+    changes: dict[str, Any]
+    acts_on: str
     cost: str
 
-    def apply(self, workload: Workload) -> Workload | None:
-        """The workload with the technique; None where it does not apply."""
-        fields = {field.name for field in dataclasses.fields(workload)}
-        if not self.instead_of.keys() <= fields:
-            return None
-        if any(getattr(workload, name) not in values for name, values in self.instead_of.items()):
-            return None
-        changes = self.changes(workload) if callable(self.changes) else self.changes
-        if not changes or not changes.keys() <= fields:
-            return None
-        try:
-            return dataclasses.replace(workload, **changes)
-        except ProfilerError:  # this version of Workload has the field but not the value
-            return None
+
+@dataclass(frozen=True)
+class Saving:
+    """The predicted peak with some techniques: `saved_bytes` is negative where they need more."""
+
+    techniques: tuple[Technique, ...]
+    saved_bytes: int
+    peak: Prediction
 
 
-def _half_micro_batch(workload: Workload) -> Mapping[str, Any]:
-    if workload.batch % 2:
-        return {}
-    return {"batch": workload.batch // 2, "micro_batches": workload.micro_batches * 2}
+def techniques(workload: Workload) -> list[Technique]:
+    """Those that `workload` does not use yet."""
+    known = [
+        Technique("fused optimizer", {"optimizer_implementation": "fused"}, "step temporaries", "none"),
+        Technique("8-bit AdamW", {"optimizer": "adamw8bit"}, "optimizer states", "quantized states"),
+        Technique("Adafactor", {"optimizer": "adafactor"}, "optimizer states", "no first moment"),
+        Technique("autocast bf16", {"precision": "amp_bf16"}, "activations", "16-bit rounding"),
+        Technique("pure bf16", {"precision": "bf16"}, "everything", "small updates are lost"),
+        Technique(
+            "checkpoint every layer", {"checkpointing": "every_layer"}, "activations", "a forward pass more"
+        ),
+        Technique("checkpoint √L", {"checkpointing": "sqrt"}, "activations", "a forward pass more"),
+        Technique(
+            "selective checkpoint", {"checkpointing": "selective"}, "activations", "part of a forward pass"
+        ),
+    ]
+    if workload.batch > 1:
+        changes = {"batch": 1, "micro_batches": workload.batch * workload.micro_batches}
+        known.append(Technique("accumulation", changes, "activations", "smaller kernels"))
+    if workload.optimizer not in ("adam", "adamw", "momentum"):
+        known = [t for t in known if t.acts_on not in ("optimizer states", "step temporaries")]
+    return [t for t in known if any(getattr(workload, name) != value for name, value in t.changes.items())]
 
 
-_ADAM = {"optimizer": ("adam", "adamw")}
-_FULL = {"precision": ("fp32",)}
-_PLAIN = {"checkpointing": ("none",)}
+def savings(workload: Workload, device_type: str) -> tuple[Prediction, list[Saving]]:
+    """The workload's predicted peak, and what each technique and each pair saves of it, best first.
 
-TECHNIQUES = (
-    Technique(
-        "checkpoint every layer",
-        {"checkpointing": "every_layer"},
-        _PLAIN,
-        "about one more forward pass of compute",
-    ),
-    Technique(
-        "checkpoint stretches of about sqrt(layers)",
-        {"checkpointing": "sqrt"},
-        _PLAIN,
-        "about one more forward pass of compute",
-    ),
-    Technique(
-        "checkpoint selectively, keep matrix products",
-        {"checkpointing": "selective"},
-        _PLAIN,
-        "the cheap part of a forward pass again",
-    ),
-    Technique(
-        "autocast to bfloat16",
-        {"precision": "amp_bf16"},
-        _FULL,
-        "16-bit matrix products; weights stay fp32",
-    ),
-    Technique(
-        "everything in bfloat16",
-        {"precision": "bf16"},
-        _FULL,
-        "weights and optimizer states in 16 bits: training may suffer",
-    ),
-    Technique("8-bit AdamW (bitsandbytes)", {"optimizer": "adamw8bit"}, _ADAM, "quantized optimizer states"),
-    Technique("Adafactor", {"optimizer": "adafactor"}, _ADAM, "another optimizer: tune again"),
-    Technique("SGD with momentum", {"optimizer": "momentum"}, _ADAM, "another optimizer: tune again"),
-    Technique(
-        "fused optimizer",
-        {"optimizer_implementation": "fused"},
-        {
-            "optimizer": ("adam", "adamw", "sgd", "momentum"),
-            "optimizer_implementation": ("default", "foreach"),
-        },
-        "none known; the same update in one kernel",
-    ),
-    Technique(
-        "half the micro-batch, twice as many",
-        _half_micro_batch,
-        {},
-        "less work at once; the step's batch is the same",
-    ),
-    Technique(
-        "fused attention",
-        {"attention": "sdpa"},
-        {"attention": ("eager",)},
-        "none; the score matrix is never stored",
-    ),
-)
+    Techniques that change the same field, and an implementation together with another optimizer, make no
+    pair. Nothing is run: see profiler.model_facts.
+    """
+    facts: dict[Workload, ModelFacts] = {}
 
+    def predicted_peak(workload: Workload) -> Prediction:
+        counted = replace(workload, optimizer="sgd", optimizer_implementation="default")  # no matter to facts
+        if counted not in facts:
+            facts[counted] = count(counted)
+        return peak(predict(workload, facts[counted], device_type))
 
-def applicable(workload: Workload) -> list[tuple[Technique, Workload]]:
-    """The techniques that `workload` can still take on, each with the workload that has it."""
-    applied = ((technique, technique.apply(workload)) for technique in TECHNIQUES)
-    return [(technique, changed) for technique, changed in applied if changed is not None]
+    before = predicted_peak(workload)
+    found = []
+    known = techniques(workload)
+    for chosen in [(t,) for t in known] + list(combinations(known, 2)):
+        names = [name for technique in chosen for name in technique.changes]
+        if len(set(names)) < len(names) or {"optimizer", "optimizer_implementation"} <= set(names):
+            continue
+        changes = {name: value for technique in chosen for name, value in technique.changes.items()}
+        after = predicted_peak(replace(workload, **changes))
+        found.append(Saving(chosen, before.peak_bytes - after.peak_bytes, after))
+    return before, sorted(found, key=lambda saving: (-saving.saved_bytes, len(saving.techniques)))

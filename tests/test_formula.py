@@ -95,6 +95,8 @@ def test_moments_of_the_backward_pass():
     assert backward(segment) == max(2102, 2192)
     assert backward(replace(segment, segments=(Segment(120, 900, 90, 40),))) == 2302
     assert backward(tied) == 2192 + 1000  # its two gradients meet
+    summed = replace(FACTS, parameters=(Parameter((250,), tied=True, transposed=True), Parameter((10,))))
+    assert backward(summed) == 2192 + 2 * 1000  # and their sum is a third tensor
 
 
 def test_a_later_micro_batch_adds_the_largest_incoming_gradient():

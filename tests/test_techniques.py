@@ -12,7 +12,7 @@ from profiler.models import MODELS, build_model, make_batch
 from profiler.records import frame
 from profiler.runner import RunSettings, run
 from profiler.training_step import compute_loss, train
-from profiler.workload import CHECKPOINTING, OPTIMIZERS, PRECISIONS, Workload
+from profiler.workload import CHECKPOINTING, PRECISIONS, Workload
 
 TINY = [name for name in MODELS if name.endswith("-tiny")]
 _SCALARS_BYTES = 24  # numbers that torch wraps while an op runs, and GradScaler's
@@ -96,7 +96,10 @@ def test_every_precision_trains_with_its_weights(precision, dtype):
 # --- measured against predicted, in fresh processes -------------------------------------------------------
 
 GRID = [
-    *(Workload("gpt2-tiny", 1, 32, optimizer=o, steps=2) for o in OPTIMIZERS[3:]),
+    *(
+        Workload("gpt2-tiny", 1, 32, optimizer=o, steps=2)
+        for o in ("adamw", "adafactor_transformers_momentum", "paged_adamw8bit")
+    ),
     *(
         Workload("resnet-tiny", 2, 32, optimizer=o)
         for o in ("adafactor", "adafactor_transformers", "adamw8bit")

@@ -1,0 +1,47 @@
+"""The ranking of techniques on workloads whose peak is known to lie in one phase."""
+
+from profiler.cli import main
+from profiler.techniques import savings, techniques
+from profiler.workload import Workload
+
+
+def names(saving):
+    return {technique.name for technique in saving.techniques}
+
+
+def test_with_few_tokens_only_the_optimizer_side_counts():
+    before, found = savings(Workload("mlp-tiny", 2), "cuda")
+    assert before.phase.name == "optimizer_step"
+    by_name = {next(iter(names(s))): s for s in found if len(s.techniques) == 1}
+    # Foreach's denominators, a copy of the 64·256 + 256 + 256² + 256 + 256·10 + 10 weights; fused puts the
+    # six step counters on the device.
+    assert by_name["fused optimizer"].saved_bytes == 4 * 85_002 - 4 * 6
+    assert by_name["checkpoint every layer"].saved_bytes == 0
+    assert by_name["pure bf16"].saved_bytes > by_name["autocast bf16"].saved_bytes
+
+
+def test_with_many_tokens_accumulation_counts_and_the_optimizer_hardly():
+    before, found = savings(Workload("gpt2-tiny", 8, 128), "cuda")
+    assert before.phase.name == "backward"
+    by_name = {next(iter(names(s))): s for s in found if len(s.techniques) == 1}
+    assert by_name["accumulation"].saved_bytes > before.peak_bytes / 2
+    assert by_name["8-bit AdamW"].saved_bytes < before.peak_bytes / 20
+    assert "accumulation" in names(found[0])
+
+
+def test_pairs_change_different_fields_and_are_ranked():
+    _, found = savings(Workload("mlp-tiny", 4), "cpu")
+    assert [s.saved_bytes for s in found] == sorted((s.saved_bytes for s in found), reverse=True)
+    for saving in found:
+        fields = [name for technique in saving.techniques for name in technique.changes]
+        assert len(fields) == len(set(fields))
+
+
+def test_sgd_is_offered_no_other_optimizer_and_one_sample_no_accumulation():
+    offered = {technique.name for technique in techniques(Workload("mlp-tiny", 1, optimizer="sgd"))}
+    assert offered.isdisjoint({"8-bit AdamW", "Adafactor", "fused optimizer", "accumulation"})
+
+
+def test_the_verb_prints_a_table(capsys):
+    assert main(["techniques", "mlp-tiny", "--batch", "4", "--device", "cpu"]) == 0
+    assert "accumulation" in capsys.readouterr().out
