@@ -115,8 +115,8 @@ class _Search:
     def extrapolate(self, with_reserved: bool) -> int:
         """The batch at which the highest of the phases' lines meets the limit, at least 1.
 
-        The lines are the allocated peaks, which no retry can push below the limit; `with_reserved` raises them
-        by the share that the nearest known batch has reserved above them.
+        The lines are the allocated peaks, which no retry can push below the limit; `with_reserved` raises
+        them by the share that the nearest known batch has reserved above them.
         """
         nearest = sorted(self.needs, key=self._distance)
         closest = self.needs[nearest[0]]

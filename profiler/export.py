@@ -79,5 +79,5 @@ def perfetto(simulation: Simulation, points: int = 5000) -> dict[str, Any]:
                 {"ph": "X", "pid": 0, "tid": 0, "name": str(entry.phase), "ts": start, "dur": duration}
             )
             start = position
-    name = {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": simulation.gpu.name}}
-    return {"traceEvents": [name, *events], "displayTimeUnit": "ns"}
+    process = {"ph": "M", "pid": 0, "name": "process_name", "args": {"name": simulation.gpu.name}}
+    return {"traceEvents": [process, *events], "displayTimeUnit": "ns"}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from profiler.batch_search import LargestBatch, largest_batch
 from profiler.errors import ProfilerError
+from profiler.fit_techniques import Technique, applicable
 from profiler.gpus import GIB, GPU
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedRun, simulate
 from profiler.targets import Target
-from profiler.techniques import Technique, applicable
 from profiler.workload import Workload
 
 # A CUDA context with torch's kernels takes 0.47 to 0.92 GiB on one A100, depending on versions (measured in
@@ -50,8 +50,8 @@ class Fit:
         gpu: the device.
         context_bytes: set aside for the CUDA context.
         run: the workload with memory without limit: what it takes.
-        limited: the workload with the memory there is, where it takes more than that; it may still fit when the
-            allocator returns cached memory.
+        limited: the workload with the memory there is, where it takes more than that; it may still fit when
+            the allocator returns cached memory.
         largest: the largest batch, None if not asked for.
         techniques: by what they save, the most first.
         simulations: how many the answer took.
@@ -78,7 +78,7 @@ class Fit:
 
     @property
     def verdict(self) -> str:
-        """FITS, TIGHT (at least TIGHT_FROM of the device, or only by returning cached memory) or DOES_NOT_FIT."""
+        """FITS, TIGHT (from TIGHT_FROM of the device, or only by returning cached memory), DOES_NOT_FIT."""
         if self.limited is not None:
             return TIGHT if self.limited.fits else DOES_NOT_FIT
         tight = self.taken_bytes + self.context_bytes >= TIGHT_FROM * self.gpu.memory_bytes
@@ -92,7 +92,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Question:
-    """What to answer: which parts, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF."""
+    """Which parts to answer, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF."""
 
     context_bytes: int = CONTEXT_ALLOWANCE_BYTES
     allocator_settings: str = ""

@@ -47,7 +47,8 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
             width = layer.in_features
             return _vectors(width), _class_loss, f"inputs guessed: vectors of {width}; cross entropy"
     raise ProfilerError(
-        f"cannot guess the inputs of {type(model).__name__}; define make_batch(batch, length, device) beside it"
+        f"cannot guess the inputs of {type(model).__name__}; "
+        "define make_batch(batch, length, device) beside it"
     )
 
 
@@ -106,6 +107,7 @@ def _tensor(output: Any) -> Any:
 
     if not isinstance(output, torch.Tensor) or output.dim() < 2:
         raise ProfilerError(
-            f"no loss can be guessed for an output of type {type(output).__name__}; define compute_loss(model, batch)"
+            f"no loss can be guessed for an output of type {type(output).__name__}; "
+            "define compute_loss(model, batch)"
         )
     return output

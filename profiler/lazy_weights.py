@@ -14,11 +14,31 @@ from typing import Any
 SMALLEST_SKIPPED_BYTES = 1 << 20
 
 _FILLS = frozenset(
-    """zero_ fill_ normal_ uniform_ random_ bernoulli_ exponential_ log_normal_ cauchy_ geometric_ copy_
-    erfinv_ mul_ div_ add_ sub_ clamp_ clamp_min_ clamp_max_ masked_fill_""".split()
+    {
+        "zero_",
+        "fill_",
+        "normal_",
+        "uniform_",
+        "random_",
+        "bernoulli_",
+        "exponential_",
+        "log_normal_",
+        "cauchy_",
+        "geometric_",
+        "copy_",
+        "erfinv_",
+        "mul_",
+        "div_",
+        "add_",
+        "sub_",
+        "clamp_",
+        "clamp_min_",
+        "clamp_max_",
+        "masked_fill_",
+    }
 )
-_FACTORIES = frozenset("zeros ones full rand randn".split())
-_FACTORIES_LIKE = frozenset("zeros_like ones_like full_like rand_like randn_like".split())
+_FACTORIES = frozenset({"zeros", "ones", "full", "rand", "randn"})
+_FACTORIES_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"})
 
 
 @contextmanager

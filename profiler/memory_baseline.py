@@ -20,7 +20,7 @@ _CONTRIBUTORS = 5
 
 @dataclass(frozen=True)
 class Peak:
-    """What is kept of a run: its peaks, and what the allocated one is made of (bytes by category, by module)."""
+    """What is kept of a run: its peaks, and the allocated one's bytes by category and by module."""
 
     gpu: str
     workload: str
@@ -88,7 +88,8 @@ def contributors(peak: Peak) -> str:
     """What the peak is made of, the largest first."""
     return "\n".join(
         (
-            f"  peak: {format_bytes(peak.peak_allocated_bytes)} allocated in {peak.phase}; {peak.workload}, {peak.gpu}",
+            f"  peak: {format_bytes(peak.peak_allocated_bytes)} allocated in {peak.phase}; "
+            f"{peak.workload}, {peak.gpu}",
             f"  by category: {_top(peak.categories)}",
             f"  by module: {_top(peak.modules)}",
         )

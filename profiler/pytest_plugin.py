@@ -5,8 +5,8 @@
         memory_step(make_model, batch=8, length=512)
 
 `memory_step` simulates a training step in a fresh process and fails the test where the step takes more of the
-device than the mark allows, or than `--memory-baseline FILE` says it did before. It imports nothing heavy until it
-is used.
+device than the mark allows, or than `--memory-baseline FILE` says it did before. It imports nothing heavy
+until it is used.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
     """`memory_step(target, batch, length=0, **workload)`: simulate a training step and hold it to its limit.
 
     Args (of the function it gives):
-        target: what `profiler fit` takes (a model's name, "file.py:function", a transformers configuration), or a
-            function at the top level of its file that returns a module. `make_batch` and `compute_loss` beside
-            that function are used, as `profiler fit` does.
+        target: what `profiler fit` takes (a model's name, "file.py:function", a transformers configuration),
+            or a function at the top level of its file that returns a module. `make_batch` and `compute_loss`
+            beside that function are used, as `profiler fit` does.
         batch, length, **workload: fields of profiler.workload.Workload.
 
     Returns the simulated run, with every phase's bytes. Fails the test where the limit of its mark, or the

@@ -1,7 +1,7 @@
 """Recording a user's own training loop: `with profiler.record(model, optimizer) as recording: ...`.
 
-Phases are found by themselves (profiler.auto_phases), or named with `recording.phase("forward")`. Works on the
-CPU, on CUDA, and on the simulated GPU of `profiler.simulated_gpu("A100-40GB")`, whichever the model is on.
+Phases are found by themselves (profiler.auto_phases), or named with `recording.phase("forward")`. Works on
+the CPU, on CUDA, and on the simulated GPU of `profiler.simulated_gpu("A100-40GB")`, wherever the model is.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ class Recording:
         return self._measurements
 
     def table(self) -> pd.DataFrame:
-        """One row a phase: step, phase, micro_batch, bytes allocated and reserved at its end and at its peak, each
-        category at both (columns `<category>_bytes`, `peak_<category>_bytes`), the op at the peak, seconds.
+        """One row a phase: step, phase, micro_batch, bytes allocated and reserved at its end and at its peak,
+        each category at both (columns `<category>_bytes`, `peak_<category>_bytes`), the peak's op, seconds.
 
         Reserved bytes are missing on the CPU, which has no caching allocator.
         """

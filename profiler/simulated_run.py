@@ -1,4 +1,4 @@
-"""Simulating workloads of any target, each in a fresh process, so that a user's code can break nothing here."""
+"""Simulating any target, each time in a fresh process, so that a user's code can break nothing here."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def simulate(
 
     `allocator_settings` is written as in PYTORCH_ALLOC_CONF.
 
-    Raises ProfilerError with one line naming the user's own line if the target's code fails, or if the process
-    dies.
+    Raises ProfilerError with one line naming the user's own line if the target's code fails, or if the
+    process dies.
     """
     from profiler import simulation_worker
 
@@ -121,7 +121,7 @@ def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
             kind, content = "died", None
         process.join()
         if kind == "result":
-            return content  # type: ignore[no-any-return]
+            return content
         if kind == "error":
             raise ProfilerError(content)
         raise ProfilerError(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """One run: on a simulated `gpu` whose allocator may take its `memory_bytes`, or on the real one if None."""
+    """One run: on a simulated `gpu` whose allocator may take its `memory_bytes`; None for the real one."""
 
     target: Target
     workload: Workload

@@ -3,11 +3,11 @@
 A target is one of
 
 - a model of profiler.models: `gpt2`
-- a function that returns a torch.nn.Module: `train.py:make_model` or `package.module:make_model`. Its file may
-  also define `make_batch(batch, length, device)`, which returns a tensor or a tuple, list or dict of tensors
-  (given to the model as one argument, positions, or keywords), and `compute_loss(model, batch)`. Without
-  `compute_loss` the model's call must return the loss, or something with a `loss`. Without `make_batch` the
-  inputs are guessed from the model's first layer, see profiler.guessed_inputs.
+- a function that returns a torch.nn.Module: `train.py:make_model` or `package.module:make_model`. Its file
+  may also define `make_batch(batch, length, device)`, which returns a tensor or a tuple, list or dict of
+  tensors (given to the model as one argument, positions, or keywords), and `compute_loss(model, batch)`.
+  Without `compute_loss` the model's call must return the loss, or something with a `loss`. Without
+  `make_batch` the inputs are guessed from the model's first layer, see profiler.guessed_inputs.
 - a configuration of transformers: a class such as `LlamaConfig` (its defaults are a real model's), or a
   `config.json`.
 """

@@ -12,8 +12,8 @@ MIB = 2**20
 
 
 def world(limit_bytes: int, allocated: Callable[[int], list[int]], overhead: float, retries_recover: float):
-    """A simulate function: phases' allocated peaks by batch, reserved above them by a factor `overhead`, of which
-    retries can recover the share `retries_recover` when memory is the limit."""
+    """A simulate function: phases' allocated peaks by batch, reserved above them by a factor `overhead`, of
+    which retries can recover the share `retries_recover` when memory is the limit."""
     calls: list[int] = []
 
     def simulate(batch: int, limited: bool) -> SimulatedRun:
@@ -41,7 +41,7 @@ CASES = {
     "one line": (1000 * MIB, lambda b: [100 * MIB + 3 * MIB * b], 1.0, 0.0, 300),
     # The optimizer's 800 MiB hide the forward's 7 MiB a sample until batch 114; 142 × 7 = 994.
     "the peak moves": (1000 * MIB, lambda b: [800 * MIB, 7 * MIB * b], 1.0, 0.0, 142),
-    # A tenth more is reserved: 10 + 11 b <= 1000 gives 90, the retries recover it all: 100 b <= 9990 gives 99.
+    # A tenth more is reserved: 11 + 11 b <= 1000 gives 89; the retries recover it all: 10 + 10 b gives 99.
     "retries help": (1000 * MIB, lambda b: [10 * MIB * b + 10 * MIB], 1.1, 1.0, 99),
     "one sample": (1000 * MIB, lambda b: [600 * MIB * b], 1.0, 0.0, 1),
     "not even one": (1000 * MIB, lambda b: [1200 * MIB + MIB * b], 1.0, 0.0, 0),

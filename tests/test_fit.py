@@ -11,10 +11,10 @@ import pytest
 
 import profiler
 from profiler.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
+from profiler.fit_techniques import TECHNIQUES, applicable
 from profiler.gpus import GPUS, MIB
-from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun
+from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun, simulate
 from profiler.targets import Target
-from profiler.techniques import TECHNIQUES, applicable
 from profiler.workload import Workload
 
 ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)
@@ -91,9 +91,9 @@ def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
     largest = answer["largest_batch"]
     assert largest["fits"] > 64
     # Held against simulations of its own: that batch runs, and the first that does not fit stops.
-    for batch, code in ((largest["fits"], 0), (largest["does_not_fit"], 3)):
-        words = ("mlp-tiny", "--batch", str(batch), "--gpu", "64MiB", "--context", "20MiB", "--no-techniques")
-        assert command(*words, "--no-largest").returncode == code
+    for batch, fits in ((largest["fits"], True), (largest["does_not_fit"], False)):
+        run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", batch), GPUS["A100-40GB"], 44 * MIB)
+        assert run.fits == fits
 
 
 def test_a_model_that_does_not_fit_is_exit_code_3_and_says_where_it_stops():

@@ -128,5 +128,5 @@ def test_the_same_loop_on_a_simulated_gpu():
 
 
 def test_importing_profiler_does_not_import_torch():
-    code = "import sys, profiler; assert 'torch' not in sys.modules; profiler.record; assert 'torch' not in sys.modules"
+    code = "import sys, profiler; profiler.record; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -40,7 +40,8 @@ class _Boundary:
 class CudaRecorder:
     """Records a run on the current CUDA device. Use as `with CudaRecorder() as recorder: train(...)`.
 
-    With `from_snapshot`, what is alive at the beginning counts too. `save_snapshot(path)` writes the last phase's snapshot for pytorch.org/memory_viz.
+    With `from_snapshot`, what is alive at the beginning counts too. `save_snapshot(path)` writes the
+    last phase's snapshot for pytorch.org/memory_viz.
     """
 
     def __init__(

@@ -141,8 +141,8 @@ def _print(answer: Fit, measured: SimulatedRun | None) -> None:
     if answer.techniques:
         _print_techniques(answer, console)
     console.print(
-        f"\nNot included: {'; '.join(NOT_INCLUDED)}. {format_bytes(answer.context_bytes)} is set aside for the "
-        f"CUDA context (--context). {answer.simulations} simulations.",
+        f"\nNot included: {'; '.join(NOT_INCLUDED)}. {format_bytes(answer.context_bytes)} is set aside for "
+        f"the CUDA context (--context). {answer.simulations} simulations.",
         style="dim",
     )
 
@@ -159,7 +159,7 @@ def _print_verdict(answer: Fit, console: Console) -> None:
     )
     if answer.limited is not None and answer.limited.fits:
         console.print(
-            f"  only because the allocator gives cached memory back {answer.limited.retries} times, which is slow"
+            f"  only because the allocator gives cached memory back {answer.limited.retries} times: slow"
         )
     if _stopped_in(answer):
         console.print(f"  runs out of memory in {_stopped_in(answer)}")
