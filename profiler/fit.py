@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from profiler.batch_search import LargestBatch, largest_batch
 from profiler.errors import ProfilerError
-from profiler.fit_techniques import Technique, applicable
+from profiler.techniques import Technique, applicable
 from profiler.gpus import GIB, GPU
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedRun, simulate
 from profiler.targets import Target

@@ -11,7 +11,7 @@ import pytest
 
 import profiler
 from profiler.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
-from profiler.fit_techniques import TECHNIQUES, applicable
+from profiler.techniques import TECHNIQUES, applicable
 from profiler.gpus import GPUS, MIB
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun, simulate
 from profiler.targets import Target
