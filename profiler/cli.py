@@ -6,23 +6,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiler import __version__
 from profiler.errors import ProfilerError
 
+if TYPE_CHECKING:
+    from profiler.workload import Workload
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code: 0, or 1 after a one-line error (argparse exits with 2 itself)."""
+    """Run one verb; returns the exit code.
+
+    0, or 1 after a one-line error (argparse exits with 2 itself), or the verb's own: 3 for a run that does
+    not fit the GPU, 4 for a replay that differs.
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.verb(options)
+        code: int | None = options.verb(options)
     except ProfilerError as error:
         print(f"profiler: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nprofiler: stopped; what had finished is kept", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +66,69 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--source", default="formula", help="formula (default), textbook or simulation")
     show.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
     show.set_defaults(verb=_show)
+
+    predict = verbs.add_parser(
+        "predict",
+        help="what a training step takes of a GPU, without the GPU",
+        description="Simulate a training step, allocation by allocation. Exit code 3: it does not fit.",
+        epilog="example: profiler predict gpt2 --batch 8 --length 512 --gpu A100-40GB",
+    )
+    predict.add_argument(
+        "model", metavar="MODEL", help="a model's name, or your own code as script.py:function"
+    )
+    _add_simulation_options(predict)
+    predict.add_argument("--json", action="store_true", help="print everything as JSON")
+    predict.add_argument("--output", metavar="FOLDER", help="write a timeline figure and records there")
+    predict.set_defaults(verb=_predict)
+
+    replay = verbs.add_parser(
+        "replay",
+        help="hold a recorded CUDA memory snapshot against the model of the allocator",
+        description="Replay a snapshot's requests and compare every address. Exit code 4: it differs.",
+    )
+    replay.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
+    replay.set_defaults(verb=_replay)
+
+    explain = verbs.add_parser(
+        "explain",
+        help="what a recorded run allocated that a simulated or another recorded one did not",
+        description="Align two sequences of allocations and name what only one of them has.",
+        epilog="example: profiler explain run.pickle --against gpt2 --batch 8 --length 512 --gpu A100-40GB",
+    )
+    explain.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
+    explain.add_argument(
+        "--against",
+        dest="model",
+        required=True,
+        metavar="MODEL",
+        help="a model's name, your own code as script.py:function, or another snapshot file",
+    )
+    _add_simulation_options(explain)
+    explain.set_defaults(verb=_explain)
     return parser
+
+
+def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
+    """The GPU, its allocator, and every field of a workload."""
+    from dataclasses import MISSING, fields
+
+    from profiler.workload import Workload
+
+    verb.add_argument(
+        "--gpu", default="A100-40GB", help="a GPU's name or a size such as 24GiB; default: A100-40GB"
+    )
+    verb.add_argument(
+        "--allocator-settings", default="", metavar="SETTINGS", help="as PYTORCH_ALLOC_CONF has them"
+    )
+    for field in fields(Workload):
+        if field.name == "model":
+            continue
+        option = f"--{field.name.replace('_', '-')}"
+        default = 1 if field.default is MISSING else field.default
+        if isinstance(default, bool):
+            verb.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            verb.add_argument(option, type=type(default), default=default, help=f"default: {default}")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -88,6 +158,41 @@ def _show(options: argparse.Namespace) -> None:
     from profiler.verbs.show import show
 
     show(Path(options.results), options.source, options.workload)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from profiler.verbs.predict import PredictOptions, predict
+
+    output = Path(options.output) if options.output else None
+    settings = options.allocator_settings
+    return predict(PredictOptions(_target(options), options.gpu, settings, options.json, output))
+
+
+def _target(options: argparse.Namespace) -> Workload | str:
+    """The workload that the options say, or the user's function as it is."""
+    from dataclasses import fields
+
+    from profiler.prediction import is_reference
+    from profiler.workload import Workload
+
+    if is_reference(options.model):
+        return str(options.model)
+    return Workload(**{field.name: getattr(options, field.name) for field in fields(Workload)})
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from profiler.verbs.replay import replay
+
+    return replay(Path(options.snapshot))
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from profiler.models import MODELS
+    from profiler.verbs.explain import explain
+
+    path = Path(options.model)
+    against = path if options.model not in MODELS and path.is_file() else _target(options)
+    return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from profiler.training_step import FORWARD, Phase
 
@@ -36,11 +37,19 @@ CATEGORIES = (
 )
 
 
+class Place(NamedTuple):
+    """Where in the program: the module's path ("" outside of any), and the line as "file.py:12 function"."""
+
+    module: str
+    line: str
+
+
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A block handed out at `address`: `size_bytes` of the device for `requested_bytes` asked by `op`.
 
-    `category` is given where it is known at birth: a workspace, which no tensor owns.
+    `category` is given where it is known at birth: a workspace, which no tensor owns. `where` is given by
+    a recorder that knows the program's place.
     """
 
     address: int
@@ -48,6 +57,7 @@ class Allocation:
     requested_bytes: int
     op: str = ""
     category: str = ""
+    where: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,11 @@ def account(entries: Iterable[Allocation | Free | Mark]) -> list[Account]:
     entries = list(entries)
     blocks = _assign_categories(entries)
     return _sweep(entries, blocks)
+
+
+def categories(entries: Iterable[Allocation | Free | Mark]) -> dict[int, str]:
+    """The category of each allocation, by its position among the entries."""
+    return {index: block.category for index, block in _assign_categories(list(entries)).items()}
 
 
 def _assign_categories(entries: list[Allocation | Free | Mark]) -> dict[int, _Block]:

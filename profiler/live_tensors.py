@@ -45,3 +45,19 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
         yield from ((buffer, "inputs") for buffer in state.model.buffers())
     if state.loss is not None:
         yield state.loss, "activations"
+
+
+def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
+    """The path of its module by storage address, for each parameter, gradient and optimizer state on `device`."""
+    import torch
+
+    found: dict[int, str] = {}
+    if state.model is None:
+        return found
+    states = state.optimizer.state if state.optimizer is not None else {}
+    for path, parameter in state.model.named_parameters():
+        kept = (v for v in states.get(parameter, {}).values() if isinstance(v, torch.Tensor))
+        for tensor in (parameter, parameter.grad, *kept):
+            if tensor is not None and tensor.device.type == device.type:
+                found.setdefault(tensor.untyped_storage().data_ptr(), path.rpartition(".")[0] or path)
+    return found

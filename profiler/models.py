@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from profiler import checkpointing, precision
 from profiler.errors import ProfilerError
@@ -238,8 +240,11 @@ def find_model(name: str) -> Model:
     return MODELS[name]
 
 
-def build_model(workload: Workload) -> torch.nn.Module:
+def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     """The workload's model in training mode, in its precision, on torch's current default device.
+
+    With `initialize=False` the weights hold whatever their memory holds and none of it is touched: a model
+    larger than the machine's memory can be built, to be simulated. Buffers have their real values.
 
     Raises ProfilerError for a depth that the model cannot have.
     """
@@ -249,9 +254,25 @@ def build_model(workload: Workload) -> torch.nn.Module:
         if not model.family.depth:
             raise ProfilerError(f"the depth of {workload.model} is fixed; leave layers at 0")
         settings[model.family.depth] = workload.layers
-    with precision.default_dtype(workload.precision):
+    values = nullcontext() if initialize else _weights_untouched(model)
+    with precision.default_dtype(workload.precision), values:
         module = model.family.build(workload, settings)
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
+
+
+@contextmanager
+def _weights_untouched(model: Model) -> Iterator[None]:
+    import torch
+
+    with ExitStack() as patches:
+        for name in vars(torch.nn.init):
+            if name.endswith("_") and not name.startswith("_"):
+                patches.enter_context(
+                    patch.object(torch.nn.init, name, lambda tensor, *args, **options: tensor)
+                )
+        if model.family is not MLP:
+            patches.enter_context(patch("transformers.PreTrainedModel.initialize_weights"))
+        yield
 
 
 def make_batch(workload: Workload, device: torch.device) -> Batch:

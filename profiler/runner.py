@@ -57,11 +57,12 @@ def run(
         "device": device,
         **about,
     }
-    rows = [*_predicted(workload, settings.device_type), *_measured(workload, settings, on_phase)]
+    rows = [*formula_rows(workload, settings.device_type), *_measured(workload, settings, on_phase)]
     return [{**shared, **row} for row in rows]
 
 
-def _predicted(workload: Workload, device_type: str) -> Iterator[Row]:
+def formula_rows(workload: Workload, device_type: str) -> Iterator[Row]:
+    """What both formulas say of each phase, as the columns of records that they fill in."""
     facts = count(workload)
     sources = {
         "formula": formula.predict(workload, facts, device_type),

@@ -64,8 +64,10 @@ class Recorder(Protocol):
         """Entered before the phase's first allocation, left after its last."""
 
 
-def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
+def train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool = True) -> None:
     """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
+
+    With `initialize=False` the weights keep arbitrary values, for a device that computes nothing.
 
     The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
     accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
@@ -77,7 +79,7 @@ def train(workload: Workload, device: torch.device, recorder: Recorder) -> None:
     torch.manual_seed(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
-        state.model = build_model(workload).to(device)
+        state.model = build_model(workload, initialize).to(device)
     state.optimizer = make_optimizer(workload, state.model)
     state.scaler = precision.make_scaler(workload, device.type)
     for step in range(1, workload.steps + 1):

@@ -40,7 +40,7 @@ def run(
         order = phases(workload)
         recorder = _recorder(device_type, lambda phase: connection.send(("phase", order.index(phase))))
         error = _train(workload, device_type, limit_bytes, recorder)
-        rows = [_row(workload, index, m) for index, m in enumerate(recorder.measurements())]
+        rows = [phase_row(index, m) for index, m in enumerate(recorder.measurements())]
         if error is not None:
             rows[-1:] = [{**(rows or [phase_columns(0, order[0])])[-1], **out_of_memory(error)}]
         connection.send(("rows", rows))
@@ -113,7 +113,8 @@ def _lift_limit(device_type: str) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
-def _row(workload: Workload, index: int, measurement: PhaseMeasurement) -> Row:
+def phase_row(index: int, measurement: PhaseMeasurement, source: str = "measured") -> Row:
+    """The columns of a record that a recorder filled in for one phase."""
     account, statistics = measurement.account, measurement.memory_stats
     allocated_bytes = statistics.get("allocated_bytes.all.current", account.end_bytes)
     peak_bytes = statistics.get("allocated_bytes.all.peak", account.peak_bytes)
@@ -123,7 +124,7 @@ def _row(workload: Workload, index: int, measurement: PhaseMeasurement) -> Row:
     peak["unattributed"] += peak_bytes - account.peak_bytes
     return {
         **phase_columns(index, account.phase),
-        "source": "measured",
+        "source": source,
         "outcome": "ok",
         "detail": account.peak_op or None,
         "allocated_bytes": allocated_bytes,

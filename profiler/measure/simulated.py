@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from profiler.ledger import Allocation, Free, Mark, account
-from profiler.live_tensors import labels
+from profiler.ledger import Allocation, Free, Mark, Place, account
+from profiler.live_tensors import labels, parameter_modules
 from profiler.measure import PhaseMeasurement
 
 if TYPE_CHECKING:
@@ -33,24 +34,71 @@ class _Boundary:
     memory_stats: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A request that the GPU had no room for. Bytes are those of the moment before."""
+
+    requested_bytes: int
+    op: str
+    where: Place | None
+    allocated_bytes: int
+    reserved_bytes: int
+
+
 class _Listener:
-    """Writes what the device reports into the ledger's terms."""
+    """Writes what the device reports into the ledger's terms, with the bytes reserved after each entry."""
 
     def __init__(self) -> None:
         self.entries: list[Allocation | Free | Mark] = []
+        self.reserved_bytes = array("q")
+        self.refusals: list[Refusal] = []
+        self.allocated_bytes = 0
+        self._alive: dict[int, int] = {}  # address -> position of its allocation
+        self._here: Callable[[], Place | None] = lambda: None
+        self._free_and_total: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def attach(self, here: Callable[[], Place], free_and_total: Callable[[], tuple[int, int]]) -> None:
+        """Begin to note places, and the device's memory."""
+        self._here, self._free_and_total = here, free_and_total
 
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
         category = "workspaces" if op.endswith("workspace") else ""
-        self.entries.append(Allocation(address, size_bytes, requested_bytes, op, category))
+        self._alive[address] = len(self.entries)
+        self.allocated_bytes += size_bytes
+        self._note(Allocation(address, size_bytes, requested_bytes, op, category, self._here()))
 
     def freed(self, address: int) -> None:
-        self.entries.append(Free(address))
+        position = self._alive.pop(address, None)
+        entry = self.entries[position] if position is not None else None
+        if isinstance(entry, Allocation):
+            self.allocated_bytes -= entry.size_bytes
+        self._note(Free(address))
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        free_bytes, total_bytes = self._free_and_total()
+        reserved_bytes = total_bytes - free_bytes
+        where = self._here()
+        self.refusals.append(Refusal(requested_bytes, op, where, self.allocated_bytes, reserved_bytes))
+
+    def mark(self, mark: Mark, modules: Mapping[int, str]) -> None:
+        """The end of a phase. `modules` says to which module an address belongs that was born outside of any."""
+        for address, module in modules.items():
+            position = self._alive.get(address)
+            entry = self.entries[position] if position is not None else None
+            if isinstance(entry, Allocation) and entry.where is not None and not entry.where.module:
+                self.entries[position] = replace(entry, where=Place(module, entry.where.line))  # type: ignore[index]
+        self._note(mark)
+
+    def _note(self, entry: Allocation | Free | Mark) -> None:
+        self.entries.append(entry)
+        free_bytes, total_bytes = self._free_and_total()
+        self.reserved_bytes.append(total_bytes - free_bytes)
 
 
 class SimulatedRecorder:
     """Records a run on a simulated `gpu`; inside the `with` block "cuda" means that device.
 
-    `device` is what `train` takes. Running out of the GPU's memory raises torch.OutOfMemoryError there, as
+    `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's memory raises torch.OutOfMemoryError there, as
     a real one does.
     """
 
@@ -70,12 +118,17 @@ class SimulatedRecorder:
         self._open = ExitStack()
 
     def __enter__(self) -> SimulatedRecorder:
+        import torch
+
+        from profiler.attribution import Attribution
         from profiler.simulation import simulated_gpu
 
         gc.collect()
         gc.freeze()
         self._open.callback(gc.unfreeze)
         self.device = self._open.enter_context(simulated_gpu(self._gpu, self._settings, self._listener))
+        attribution = self._open.enter_context(Attribution())
+        self._listener.attach(attribution.here, torch.cuda.mem_get_info)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -90,7 +143,6 @@ class SimulatedRecorder:
         import torch
 
         self._on_phase(phase)
-        torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         try:
             yield
@@ -98,10 +150,27 @@ class SimulatedRecorder:
             ended = time.perf_counter()
             gc.collect()
             mark = Mark(phase, labels(state, self.device))
-            self._listener.entries.append(mark)
+            self._listener.mark(mark, parameter_modules(state, self.device))
             statistics = dict(torch.cuda.memory_stats())
+            # What happens until the next phase begins is part of it, as in the ledger.
+            torch.cuda.reset_peak_memory_stats()
             reading_seconds = time.perf_counter() - ended
             self._boundaries.append(_Boundary(mark, ended - started, reading_seconds, statistics))
+
+    @property
+    def entries(self) -> Sequence[Allocation | Free | Mark]:
+        """Everything that happened on the device, in order."""
+        return self._listener.entries
+
+    @property
+    def reserved_bytes(self) -> Sequence[int]:
+        """What the allocator held from the driver after each entry."""
+        return self._listener.reserved_bytes
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """The requests that the GPU had no room for, in order; each raised torch.OutOfMemoryError."""
+        return self._listener.refusals
 
     def measurements(self) -> list[PhaseMeasurement]:
         """One measurement a phase, in order; call it after the `with` block."""

@@ -108,6 +108,9 @@ class _Silence:
     def freed(self, address: int) -> None:
         pass
 
+    def refused(self, requested_bytes: int, op: str) -> None:
+        pass
+
 
 @contextmanager
 def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None]:
@@ -150,7 +153,7 @@ def simulated_gpu(
     floating-point scalar gives, for programs that log their loss and optimizers that scale by a norm
     (torch.optim.Adafactor); without it such a read is unsupported.
 
-    Raises DeviceOutOfMemory where the GPU would be full, UnsupportedOperation where the program needs
+    Raises torch.OutOfMemoryError where the GPU would be full, UnsupportedOperation where the program needs
     values that the simulation does not have.
     """
     register()

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from profiler.allocator import DeviceOutOfMemory
 from profiler.kernels.scratch import Scratch
 
 _EXTENSION_DEVICE = 12  # kDLExtDev, which ATen maps to PrivateUse1
@@ -127,12 +128,19 @@ def span_bytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> i
     return (last + 1) * itemsize
 
 
+class OutOfMemory(DeviceOutOfMemory, torch.OutOfMemoryError):
+    """The allocator's error under the name by which CUDA programs catch it."""
+
+
 class Observer(Protocol):
     """Hears of every block handed out and taken back, in the order of the device."""
 
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None: ...
 
     def freed(self, address: int) -> None: ...
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        """There is no room for a request: the device is about to raise."""
 
 
 class Allocator(Protocol):
@@ -163,7 +171,7 @@ class DeviceMemory:
     def tensor(
         self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, op: str
     ) -> torch.Tensor:
-        """A new tensor in a block of its own. Raises DeviceOutOfMemory as the allocator does."""
+        """A new tensor in a block of its own. Raises OutOfMemory as the allocator does."""
         requested_bytes = span_bytes(shape, strides, dtype.itemsize)
         address = self.malloc(requested_bytes, op) if requested_bytes else 0
         return tensor_at(address, shape, strides, dtype, self.free)
@@ -171,7 +179,13 @@ class DeviceMemory:
     def malloc(self, requested_bytes: int, op: str) -> int:
         """A block without a tensor: the temporary of a kernel. The caller frees it."""
         with self._lock:
-            address = self._allocator.malloc(requested_bytes, 0)
+            try:
+                address = self._allocator.malloc(requested_bytes, 0)
+            except DeviceOutOfMemory as error:
+                self._observer.refused(requested_bytes, op)
+                raise OutOfMemory(
+                    error.requested_bytes, error.reserved_bytes, error.allocated_bytes, error.capacity_bytes
+                ) from None
             self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)
         self._settle_deaths()
         return address

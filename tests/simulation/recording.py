@@ -28,6 +28,9 @@ class Ledger:
     def freed(self, address: int) -> None:
         self.events.append(-self.live.pop(address))
 
+    def refused(self, requested_bytes: int, op: str) -> None:
+        raise AssertionError(f"no room for {requested_bytes} bytes of {op}")
+
     @property
     def live_bytes(self) -> int:
         return sum(self.live.values())

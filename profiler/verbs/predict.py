@@ -1,0 +1,278 @@
+"""`profiler predict`: what a training step takes of a GPU that is not there, to the byte, and why."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from profiler.allocator import AllocatorSettings
+from profiler.errors import ProfilerError
+from profiler.gpus import GPU, gpu_by_name
+from profiler.prediction import Simulation, simulate, simulate_function
+from profiler.records import Row, append
+from profiler.timeline import Share, by_category, by_module
+from profiler.units import format_bytes
+from profiler.workload import Workload
+
+DOES_NOT_FIT = 3  # exit code
+_MODULES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What the command line may say; `target` is a workload, or a script.py:function."""
+
+    target: Workload | str
+    gpu: str
+    allocator_settings: str = ""
+    as_json: bool = False
+    output: Path | None = None
+
+
+def predict(options: PredictOptions) -> int:
+    """Simulate, print what was found, keep it under `output`; returns the exit code, DOES_NOT_FIT or 0.
+
+    Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be simulated.
+    """
+    gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
+    target = options.target
+    if isinstance(target, Workload):
+        simulation = simulate(target, gpu, settings)
+    else:
+        simulation = simulate_function(target, gpu, settings)
+    formula = _formula_rows(target) if isinstance(target, Workload) else []
+    report = _report(simulation, options, formula)
+    written = _write(simulation, options, formula) if options.output else []
+    if options.as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report, simulation, written)
+    return DOES_NOT_FIT if simulation.out_of_memory else 0
+
+
+def find_gpu(name: str) -> GPU:
+    """The GPU of that name or size; raises ProfilerError naming the known ones."""
+    try:
+        return gpu_by_name(name)
+    except ValueError as error:
+        raise ProfilerError(str(error)) from error
+
+
+def allocator_settings(text: str) -> AllocatorSettings:
+    """The settings as PYTORCH_ALLOC_CONF has them; raises ProfilerError for what PyTorch would refuse."""
+    try:
+        return AllocatorSettings.parse(text)
+    except ValueError as error:
+        raise ProfilerError(f"--allocator-settings: {error}") from error
+
+
+def _formula_rows(workload: Workload) -> list[Row]:
+    from profiler.runner import formula_rows
+
+    return list(formula_rows(workload, "cuda"))
+
+
+# --- what was found, as plain data ---------------------------------------------------------------------
+
+
+def _report(simulation: Simulation, options: PredictOptions, formula: list[Row]) -> dict[str, Any]:
+    target = options.target
+    peak = simulation.peak()
+    allocation = peak.allocation
+    failed = simulation.out_of_memory
+    return {
+        "target": target.to_dict() if isinstance(target, Workload) else target,
+        "target_in_words": str(target),
+        "gpu": simulation.gpu.name,
+        "gpu_bytes": simulation.gpu.memory_bytes,
+        "allocator_settings": options.allocator_settings,
+        "outcome": "out_of_memory" if failed else "ok",
+        "out_of_memory": failed
+        and {
+            "phase": str(failed.phase),
+            "message": failed.message,
+            "requested_bytes": failed.request.requested_bytes,
+            "allocated_bytes": failed.request.allocated_bytes,
+            "reserved_bytes": failed.request.reserved_bytes,
+            "op": failed.request.op,
+            "module": failed.request.where.module if failed.request.where else "",
+            "line": failed.request.where.line if failed.request.where else "",
+        },
+        "phases": _phase_reports(simulation, formula),
+        "peak": {
+            "phase": str(peak.phase),
+            "allocated_bytes": peak.allocated_bytes,
+            "reserved_bytes": peak.reserved_bytes,
+            "fragmentation_bytes": peak.fragmentation_bytes,
+            "op": allocation.op if allocation else "",
+            "op_bytes": allocation.requested_bytes if allocation else 0,
+            "module": allocation.where.module if allocation and allocation.where else "",
+            "line": allocation.where.line if allocation and allocation.where else "",
+            "categories": by_category(simulation.entries, peak.position),
+            "modules": [_share(share) for share in by_module(simulation.entries, peak.position)],
+        },
+    }
+
+
+def _share(share: Share) -> dict[str, Any]:
+    return {"module": share.name, "bytes": share.size_bytes, "modules": share.modules}
+
+
+def _phase_reports(simulation: Simulation, formula: list[Row]) -> list[dict[str, Any]]:
+    said = {row["phase_index"]: row for row in formula if row["source"] == "formula"}
+    reports = []
+    for index, (measured, peak) in enumerate(zip(simulation.phases, simulation.peaks(), strict=True)):
+        reports.append(
+            {
+                "phase": str(measured.account.phase),
+                "allocated_bytes": measured.memory_stats["allocated_bytes.all.current"],
+                "formula_bytes": said[index]["allocated_bytes"] if index in said else None,
+                "peak_allocated_bytes": measured.memory_stats["allocated_bytes.all.peak"],
+                "formula_peak_bytes": said[index]["peak_allocated_bytes"] if index in said else None,
+                "reserved_bytes": measured.memory_stats["reserved_bytes.all.current"],
+                "peak_reserved_bytes": measured.memory_stats["reserved_bytes.all.peak"],
+                "fragmentation_at_peak_bytes": peak.fragmentation_bytes,
+            }
+        )
+    return reports
+
+
+# --- on screen -----------------------------------------------------------------------------------------
+
+
+def _show(report: dict[str, Any], simulation: Simulation, written: list[Path]) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(width=150, highlight=False)  # a file or a pipe has no width to keep to
+    capacity = format_bytes(report["gpu_bytes"])
+    console.print(f"[bold]{report['target_in_words']}[/bold] on a simulated {report['gpu']} ({capacity})")
+    console.print(_phase_table(report))
+    peak = report["peak"]
+    console.print(
+        f"[bold]Peak[/bold]: {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B) allocated in "
+        f"{peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved"
+    )
+    if peak["op"]:
+        console.print(
+            f"  made by {peak['op']} ({format_bytes(peak['op_bytes'])})"
+            + (f" in {peak['module']}" if peak["module"] else "")
+            + (f", {peak['line']}" if peak["line"] else ""),
+            markup=False,
+        )
+    console.print(_share_table("category", peak["categories"].items(), peak["allocated_bytes"]))
+    modules = [
+        (f"{m['module']}  × {m['modules']}" if m["modules"] > 1 else m["module"], m["bytes"])
+        for m in peak["modules"]
+    ]
+    shown, rest = modules[:_MODULES_SHOWN], modules[_MODULES_SHOWN:]
+    if rest:
+        shown.append((f"{len(rest)} more", sum(size_bytes for _, size_bytes in rest)))
+    console.print(_share_table("module", shown, peak["allocated_bytes"]))
+    for path in written:
+        console.print(f"  {path}", markup=False)
+    failed = report["out_of_memory"]
+    if failed:
+        console.print(
+            f"[bold yellow]out of memory[/bold yellow] in {failed['phase']}: {failed['op']} asked for "
+            f"{format_bytes(failed['requested_bytes'])}; allocated {format_bytes(failed['allocated_bytes'])}, "
+            f"reserved {format_bytes(failed['reserved_bytes'])} of {capacity}"
+        )
+        place = ", ".join(word for word in (failed["module"], failed["line"]) if word)
+        if place:
+            console.print(f"  in {place}", markup=False)
+
+
+def _phase_table(report: dict[str, Any]) -> Table:
+    has_formula = any(phase["formula_bytes"] is not None for phase in report["phases"])
+    columns = {
+        "allocated": "allocated_bytes",
+        **({"formula": "formula_bytes"} if has_formula else {}),
+        "peak allocated": "peak_allocated_bytes",
+        **({"formula peak": "formula_peak_bytes"} if has_formula else {}),
+        "reserved": "reserved_bytes",
+        "peak reserved": "peak_reserved_bytes",
+        "fragmentation at peak": "fragmentation_at_peak_bytes",
+    }
+    table = Table()
+    table.add_column("phase", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for phase in report["phases"]:
+        cells = [phase[key] for key in columns.values()]
+        table.add_row(phase["phase"], *["" if cell is None else format_bytes(cell) for cell in cells])
+    return table
+
+
+def _share_table(name: str, shares: Any, total_bytes: int) -> Table:
+    table = Table()
+    table.add_column(f"{name} at the peak", no_wrap=True)
+    for column in ("bytes", "", "%"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for label, size_bytes in shares:
+        share = f"{100 * size_bytes / total_bytes:.1f}" if total_bytes else ""
+        table.add_row(
+            label.replace("_", " ") if name == "category" else label,
+            f"{size_bytes:,}",
+            format_bytes(size_bytes),
+            share,
+        )
+    return table
+
+
+# --- on disk -------------------------------------------------------------------------------------------
+
+
+def _write(simulation: Simulation, options: PredictOptions, formula: list[Row]) -> list[Path]:
+    """The figure as PNG and SVG and, for a workload, its records; returns the paths."""
+    from profiler.plots import style
+    from profiler.plots.timeline import timeline
+
+    assert options.output is not None
+    folder, target = options.output, options.target
+    name = _file_name(f"{target} {simulation.gpu.name}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProfilerError(
+            f"cannot write to {folder} ({error.strerror}); choose another --output"
+        ) from error
+    style.use_style()
+    paths = style.save(timeline(simulation, str(target)), folder, f"timeline-{name}")
+    if isinstance(target, Workload):
+        records = folder / "records.parquet"
+        append(records, _rows(simulation, target, options.allocator_settings, formula))
+        paths.append(records)
+    return paths
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", Path(text).name.lower()).strip("-")
+
+
+def _rows(simulation: Simulation, workload: Workload, settings: str, formula: list[Row]) -> list[Row]:
+    """The records of the simulation and of the formulas, as a run on that GPU would have them."""
+    from profiler.provenance import provenance
+    from profiler.runner import run_key
+    from profiler.worker import phase_row
+
+    about = provenance("cpu") | {"device_name": simulation.gpu.name, "allocator_settings": settings}
+    device = _file_name(simulation.gpu.name)
+    key = run_key(workload, device, str(about["torch_version"]))
+    shared = {
+        "experiment": "predict",
+        "run_key": f"{key}-{_file_name(settings)}" if settings else key,
+        "workload": str(workload),
+        **workload.to_dict(),
+        "device": device,
+        **about,
+    }
+    rows = [phase_row(index, phase, "simulation") for index, phase in enumerate(simulation.phases)]
+    if simulation.out_of_memory:
+        rows[-1] |= {"outcome": "out_of_memory", "detail": simulation.out_of_memory.message}
+    return [{**shared, **row} for row in [*formula, *rows]]
