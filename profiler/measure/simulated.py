@@ -109,9 +109,11 @@ class SimulatedRecorder:
         gpu: GPU,
         settings: AllocatorSettings | None = None,
         on_phase: Callable[[Phase], None] = lambda phase: None,
+        float_reads: float | None = None,
     ) -> None:
         self._gpu = gpu
         self._settings = settings
+        self._float_reads = float_reads
         self._on_phase = on_phase
         self._listener = _Listener()
         self._boundaries: list[_Boundary] = []
@@ -126,7 +128,8 @@ class SimulatedRecorder:
         gc.collect()
         gc.freeze()
         self._open.callback(gc.unfreeze)
-        self.device = self._open.enter_context(simulated_gpu(self._gpu, self._settings, self._listener))
+        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
+        self.device = self._open.enter_context(gpu)
         attribution = self._open.enter_context(Attribution())
         self._listener.attach(attribution.here, torch.cuda.mem_get_info)
         return self
