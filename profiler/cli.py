@@ -105,6 +105,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
+
+    reference = verbs.add_parser(
+        "record-reference",
+        help="record the reference suite on a GPU, as far as the time goes",
+        description="Record the runs and kernel probes that predictions are held against, most informative "
+        "first. What has been recorded is not run again, so the same command goes on where it stopped.",
+        epilog="example: profiler record-reference --minutes 9",
+    )
+    reference.add_argument(
+        "--device", default="cuda", metavar="DEVICE", help="cuda (default), cpu, or a GPU's name to rehearse"
+    )
+    reference.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
+    reference.add_argument("--minutes", type=float, default=9.0, help="start no run after this; default: 9")
+    reference.add_argument("--results", default="results", metavar="FOLDER", help="default: results")
+    reference.set_defaults(verb=_record_reference)
+
+    compare = verbs.add_parser(
+        "compare",
+        help="formula and simulation, computed now, against a recorded reference",
+        epilog="example: profiler compare results/nvidia-h100-80gb-hbm3",
+    )
+    compare.add_argument("results", metavar="RESULTS_FOLDER", help="of one device; with --page, of all")
+    compare.add_argument("--workload", metavar="TEXT", help="only runs whose words contain this, by phase")
+    compare.add_argument("--output", metavar="FOLDER", help="write the errors and their figures there")
+    compare.add_argument("--tighten", metavar="FILE", help="lower the tests' bounds to what is observed")
+    compare.add_argument("--page", metavar="FILE", help="write the page on accuracy, over all recordings")
+    compare.set_defaults(verb=_compare)
     return parser
 
 
@@ -193,6 +220,24 @@ def _explain(options: argparse.Namespace) -> int:
     path = Path(options.model)
     against = path if options.model not in MODELS and path.is_file() else _target(options)
     return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
+
+
+def _record_reference(options: argparse.Namespace) -> None:
+    from profiler.reference.campaign import Campaign
+    from profiler.reference.target import Target
+    from profiler.verbs.record_reference import record_reference
+
+    target, results = Target.parse(options.device), Path(options.results)
+    record_reference(Campaign(target, results, options.size, options.minutes))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from profiler.verbs.compare import CompareOptions, compare
+
+    output, tighten, page = (
+        Path(path) if path else None for path in (options.output, options.tighten, options.page)
+    )
+    compare(CompareOptions(Path(options.results), options.workload, output, tighten, page))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from profiler.run_settings import RunSettings
 from profiler.training_step import phases
 from profiler.workload import Workload
 
-
 _PRELOADED_MODELS = (
     "gpt2",
     "bert",

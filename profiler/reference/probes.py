@@ -205,16 +205,17 @@ def attention(probe: Probe, device: torch.device) -> Operate:
     """Causal scaled dot product attention, for batch × heads × length × head size."""
     import torch
 
-    operands = [_floats(probe, device, *probe.shape, grad=True) for _ in range(3)]
-    return lambda: torch.nn.functional.scaled_dot_product_attention(*operands, is_causal=True)
+    query, key, value = (_floats(probe, device, *probe.shape, grad=True) for _ in range(3))
+    return lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
 
 def attention_backward(probe: Probe, device: torch.device) -> Operate:
     """The gradients of `attention`."""
     import torch
 
-    operands = [_floats(probe, device, *probe.shape, grad=True) for _ in range(3)]
-    return _backward(torch.nn.functional.scaled_dot_product_attention(*operands, is_causal=True), operands)
+    query, key, value = (_floats(probe, device, *probe.shape, grad=True) for _ in range(3))
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return _backward(output, [query, key, value])
 
 
 def layer_norm_backward(probe: Probe, device: torch.device) -> Operate:
