@@ -79,6 +79,21 @@ CLAIMS = (
 )
 
 
+_HEADINGS = (
+    "quantity",
+    "predictor",
+    "count",
+    "exact",
+    "median of absolute errors, %",
+    "min %",
+    "max %",
+    "over",
+    "worst %",
+    "under",
+    "worst %",
+)
+
+
 def page(results: Sequence[Result]) -> str:
     """The whole page, in Markdown."""
     parts = [
@@ -86,10 +101,10 @@ def page(results: Sequence[Result]) -> str:
         "",
         "Written by `profiler compare results --page docs/accuracy.md`; do not edit.",
         "",
-        "An error is predicted minus measured, in percent of the measured value, of quantities that torch's",
-        "allocator reports (`torch.cuda.memory_stats`): allocated and reserved, their peaks in a phase, and",
-        "the peaks of a whole run. Over-prediction wastes memory and under-prediction runs out of it, so both",
-        "stand apart.",
+        "An error is predicted minus measured, in percent of the measured value, of quantities that",
+        "torch's allocator reports (`torch.cuda.memory_stats`): allocated and reserved, their peaks in a",
+        "phase, and the peaks of a whole run. Over-prediction wastes memory and under-prediction runs out",
+        "of it, so both stand apart.",
         "",
         "## Against recordings of the reference suite",
         "",
@@ -125,8 +140,8 @@ def _recorded(result: Result) -> list[str]:
         f"torch {about['torch_version']}, CUDA {about['cuda_version']}, driver {about['driver_version']}, "
         f"{errors['run_key'].nunique()} runs, recorded {about['recorded_at']}.",
         "",
-        "| quantity | predictor | count | exact | median size % | min % | max % | over | worst | under | worst |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(_HEADINGS)} |",
+        "|---" * len(_HEADINGS) + "|",
     ]
     for row in accuracy.spread(errors, ["quantity", "source"]).to_dict("records"):
         signed = [f"{row[name]:+.3f}" for name in ("min", "max")]
