@@ -58,6 +58,8 @@ def compare(options: CompareOptions) -> None:
     keys = [key for key, case in recording.cases.items() if (options.workload or "") in str(case)]
     if not keys:
         raise ProfilerError(f"no run in {recording.folder} has {options.workload!r} in its words")
+    if recording.about["device"].startswith("simulated"):
+        console.print("[yellow]a rehearsal: what is called measured here was simulated too[/yellow]")
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, keys, Path(traces), console)
         errors = accuracy.errors(recording.records, predicted)
