@@ -106,11 +106,16 @@ class _Recorder:
         }
 
     def probes_done(self) -> bool:
+        """Whether each probe of this size was recorded under this version of torch."""
         import pandas as pd
 
         path = self.folder / "probes.parquet"
-        version = self.about["torch_version"]
-        return path.exists() and version in set(pd.read_parquet(path, columns=["torch_version"]).iloc[:, 0])
+        if not path.exists():
+            return False
+        found = pd.read_parquet(path)
+        found = found[found["torch_version"] == self.about["torch_version"]]
+        recorded = found[["operation", "shape", "dtype", "option"]].itertuples(index=False, name=None)
+        return {probe.key for probe in probes.probes(self.campaign.size)} <= set(recorded)
 
     def run_probes(self) -> None:
         import pandas as pd

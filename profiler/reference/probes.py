@@ -46,6 +46,11 @@ class Probe:
     dtype: str = "float32"
     option: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Operation, shape, dtype and option as the table of probes has them."""
+        return self.operation, _shape(self.shape), self.dtype, self.option
+
     def __str__(self) -> str:
         words = [self.operation, _shape(self.shape), self.dtype, self.option]
         return " ".join(word for word in words if word)

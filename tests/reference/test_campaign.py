@@ -1,6 +1,7 @@
 """Recording: what a campaign writes, what it does not do again, and what is not memory's fault."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def test_what_has_been_recorded_is_not_run_again(rehearsal, monkeypatch):
     ran = []
     record(to, ran.append)
     assert [progress.name for progress in ran] == [str(CASES[3])]  # a skipped run may work another day
+
+
+def test_probes_of_the_small_size_do_not_count_for_the_full_one(rehearsal):
+    to = rehearsal[2]
+    assert campaign._Recorder(to).probes_done()
+    assert not campaign._Recorder(replace(to, size="full")).probes_done()
 
 
 def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):
