@@ -4,6 +4,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= results
+DEVICE ?= cuda
+MINUTES ?= 9
 
 ifeq ($(strip $(VENV)),)
 RUN := $(PYTHON)
@@ -13,13 +15,16 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
-.PHONY: help run-experiments test lint benchmark clean
+.PHONY: help run-experiments record-reference test lint benchmark clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 run-experiments: $(READY) ## measure, predict, and draw everything into results/ (continues where it stopped)
 	$(RUN) -m profiler run --results $(RESULTS)
+
+record-reference: $(READY) ## record on a GPU what predictions are held against (9 minutes at most; call again to go on)
+	$(RUN) -m profiler record-reference --device $(DEVICE) --minutes $(MINUTES) --results $(RESULTS)
 
 test: $(READY) ## run the tests, those that hold measured against predicted memory included
 	$(RUN) -m pytest -q

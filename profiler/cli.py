@@ -40,6 +40,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"profiler {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
+    for add in (
+        _add_run,
+        _add_list,
+        _add_show,
+        _add_predict,
+        _add_replay,
+        _add_explain,
+        _add_fit,
+        _add_report,
+        _add_techniques,
+        _add_record_reference,
+        _add_compare,
+    ):
+        add(verbs)
+    return parser
+
+
+def _add_run(verbs: Any) -> None:
     run = verbs.add_parser(
         "run",
         help="run experiments, keep their records and draw their figures",
@@ -54,9 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run again what has been recorded")
     run.set_defaults(verb=_run)
 
+
+def _add_list(verbs: Any) -> None:
     listing = verbs.add_parser("list", help="the experiments and the questions they answer")
     listing.set_defaults(verb=_list)
 
+
+def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
         "show",
         help="a table of measured against predicted",
@@ -67,6 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
     show.set_defaults(verb=_show)
 
+
+def _add_predict(verbs: Any) -> None:
     predict = verbs.add_parser(
         "predict",
         help="what a training step takes of a GPU, without the GPU",
@@ -81,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--output", metavar="FOLDER", help="write a timeline figure and records there")
     predict.set_defaults(verb=_predict)
 
+
+def _add_replay(verbs: Any) -> None:
     replay = verbs.add_parser(
         "replay",
         help="hold a recorded CUDA memory snapshot against the model of the allocator",
@@ -89,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
     replay.set_defaults(verb=_replay)
 
+
+def _add_explain(verbs: Any) -> None:
     explain = verbs.add_parser(
         "explain",
         help="what a recorded run allocated that a simulated or another recorded one did not",
@@ -105,9 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
-    _add_fit(verbs)
-    _add_report(verbs)
 
+
+def _add_techniques(verbs: Any) -> None:
     ranked = verbs.add_parser(
         "techniques",
         help="what each memory technique would save, predicted and ranked",
@@ -119,7 +147,37 @@ def _parser() -> argparse.ArgumentParser:
     ranked.add_argument("--optimizer", default="adam", help="default: adam")
     ranked.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="default: cuda")
     ranked.set_defaults(verb=_techniques)
-    return parser
+
+
+def _add_record_reference(verbs: Any) -> None:
+    reference = verbs.add_parser(
+        "record-reference",
+        help="record the reference suite on a GPU, as far as the time goes",
+        description="Record the runs and kernel probes that predictions are held against, most informative "
+        "first. What has been recorded is not run again, so the same command goes on where it stopped.",
+        epilog="example: profiler record-reference --minutes 9",
+    )
+    reference.add_argument(
+        "--device", default="cuda", metavar="DEVICE", help="cuda (default), cpu, or a GPU's name to rehearse"
+    )
+    reference.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
+    reference.add_argument("--minutes", type=float, default=9.0, help="start no run after this; default: 9")
+    reference.add_argument("--results", default="results", metavar="FOLDER", help="default: results")
+    reference.set_defaults(verb=_record_reference)
+
+
+def _add_compare(verbs: Any) -> None:
+    compare = verbs.add_parser(
+        "compare",
+        help="formula and simulation, computed now, against a recorded reference",
+        epilog="example: profiler compare results/nvidia-h100-80gb-hbm3",
+    )
+    compare.add_argument("results", metavar="RESULTS_FOLDER", help="of one device; with --page, of all")
+    compare.add_argument("--workload", metavar="TEXT", help="only runs whose words contain this, by phase")
+    compare.add_argument("--output", metavar="FOLDER", help="write the errors and their figures there")
+    compare.add_argument("--tighten", metavar="FILE", help="lower the tests' bounds to what is observed")
+    compare.add_argument("--page", metavar="FILE", help="write the page on accuracy, over all recordings")
+    compare.set_defaults(verb=_compare)
 
 
 def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
@@ -311,6 +369,24 @@ def _explain(options: argparse.Namespace) -> int:
     path = Path(options.model)
     against = path if options.model not in MODELS and path.is_file() else _target(options)
     return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
+
+
+def _record_reference(options: argparse.Namespace) -> None:
+    from profiler.reference.campaign import Campaign
+    from profiler.reference.target import Target
+    from profiler.verbs.record_reference import record_reference
+
+    target, results = Target.parse(options.device), Path(options.results)
+    record_reference(Campaign(target, results, options.size, options.minutes))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from profiler.verbs.compare import CompareOptions, compare
+
+    output, tighten, page = (
+        Path(path) if path else None for path in (options.output, options.tighten, options.page)
+    )
+    compare(CompareOptions(Path(options.results), options.workload, output, tighten, page))
 
 
 if __name__ == "__main__":

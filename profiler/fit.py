@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 from profiler.batch_search import LargestBatch, largest_batch
 from profiler.errors import ProfilerError
-from profiler.techniques import Technique, applicable
 from profiler.gpus import GIB, GPU
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedRun, simulate
 from profiler.targets import Target
+from profiler.techniques import Technique, applicable
 from profiler.workload import Workload
 
 # A CUDA context with torch's kernels takes 0.47 to 0.92 GiB on one A100, depending on versions (measured in

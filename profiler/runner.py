@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,17 @@ from profiler.errors import ProfilerError
 from profiler.model_facts import ModelFacts, count
 from profiler.provenance import device_class, provenance
 from profiler.records import Row
+from profiler.run_settings import RunSettings
 from profiler.training_step import phases
 from profiler.workload import Workload
 
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run: on which device ("cpu" or "cuda"), and under which memory limit, if any."""
-
-    device_type: str
-    limit_bytes: int | None = None
+_PRELOADED_MODELS = (
+    "gpt2",
+    "bert",
+    "llama",
+    "vit",
+    "resnet",
+)  # seconds of imports that each run would repeat
 
 
 def run_key(workload: Workload, device: str, torch_version: str) -> str:
@@ -58,7 +60,7 @@ def run(
         **about,
     }
     predicted = formula_rows(workload, count(workload), settings.device_type)
-    rows = [*predicted, *_measured(workload, settings, on_phase)]
+    rows = [*predicted, *measured(workload, settings, on_phase)]
     return [{**shared, **row} for row in rows]
 
 
@@ -89,46 +91,103 @@ def _by_category(prefix: str, terms: Iterable[formula.Term]) -> Row:
     return row
 
 
-def _measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int], None]) -> list[Row]:
-    context = process_context()
+def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int], None]) -> list[Row]:
+    """Run the workload in a fresh process; one row a phase, the last of which may be out of memory.
+
+    Raises ProfilerError if the workload failed for another reason.
+    """
+    phase_index = 0
+
+    def note(index: int) -> None:
+        nonlocal phase_index
+        phase_index = index
+        on_phase(index)
+
+    try:
+        with _environment(settings.allocator_settings):
+            return fresh_process_rows(
+                worker.run, (workload, settings), str(workload), note, bool(settings.allocator_settings)
+            )
+    except _Killed:
+        return [_killed(workload, phase_index)]
+
+
+class _Killed(ProfilerError):
+    """A process that the operating system ended."""
+
+
+def fresh_process_rows(
+    target: Callable[..., None],
+    arguments: tuple[Any, ...],
+    name: str,
+    on_phase: Callable[[int], None] = lambda index: None,
+    fresh_environment: bool = False,
+) -> list[Any]:
+    """The rows that `target(connection, *arguments, log)` sends from a process of its own.
+
+    Raises ProfilerError, with `name` and the last line of the log, if it ends without sending any.
+    """
+    context = process_context(fresh_environment)
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
-        process = context.Process(
-            target=worker.run,
-            args=(sender, workload, settings.device_type, settings.limit_bytes, log.name),
-        )
+        process = context.Process(target=target, args=(sender, *arguments, log.name))
         process.start()
         sender.close()
-        rows, phase_index = _listen(receiver, on_phase)
+        rows = _listen(receiver, on_phase)
         process.join()
         if rows is not None:
             return rows
         if process.exitcode == -signal.SIGKILL:
-            return [_killed(workload, phase_index)]
-        raise ProfilerError(f"{workload} failed: {_last_line(Path(log.name))}")
+            raise _Killed(f"{name} was killed by the operating system, as it does when memory runs out")
+        raise ProfilerError(f"{name} failed: {_last_line(Path(log.name))}")
 
 
-def process_context() -> Any:
-    """Fresh processes that start fast: forked from a server that has the libraries but no CUDA context."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+@contextmanager
+def _environment(allocator_settings: str) -> Iterator[None]:
+    """What a process started in here inherits: torch reads its allocator's settings from there, once.
+
+    PYTORCH_CUDA_ALLOC_CONF is the old name of PYTORCH_ALLOC_CONF, which torch reads since 2.9.
+    """
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF") if allocator_settings else ()
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, allocator_settings))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def process_context(fresh_environment: bool = False) -> Any:
+    """Fresh processes that start fast: forked from a server that has the libraries but no CUDA context.
+
+    The server keeps the environment that it started with: `fresh_environment` asks for a process that does
+    not come from it.
+    """
+    if fresh_environment or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "profiler.worker"])
+    # Asking CUDA how many devices there are would spoil it for every process forked later; NVML may be asked.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    models = [f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS]
+    context.set_forkserver_preload(["torch", "transformers", *models, "profiler.worker"])
     return context
 
 
-def _listen(receiver: Connection, on_phase: Callable[[int], None]) -> tuple[list[Row] | None, int]:
-    """The worker's rows (None if it died first) and the index of the last phase it began."""
-    phase_index = 0
+def _listen(receiver: Connection, on_phase: Callable[[int], None]) -> list[Any] | None:
+    """The worker's rows; None if it died first."""
     while True:
         try:
             kind, content = receiver.recv()
         except EOFError:
-            return None, phase_index
+            return None
         if kind == "rows":
-            return content, phase_index
-        phase_index = content
-        on_phase(phase_index)
+            rows: list[Any] = content
+            return rows
+        on_phase(content)
 
 
 def _killed(workload: Workload, phase_index: int) -> Row:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,37 +19,53 @@ from profiler.ledger import CATEGORIES
 from profiler.measure import PhaseMeasurement
 from profiler.model_facts import count
 from profiler.records import Row
+from profiler.run_settings import RunSettings
 from profiler.training_step import Phase, phases
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FLOAT_READS = 1.0  # what a simulated run reads where it asks for a norm (torch.optim.Adafactor)
 
-def run(
-    connection: Connection, workload: Workload, device_type: str, limit_bytes: int | None, log: str
-) -> None:
+
+def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:
     """Measure `workload` and send its rows; the entry point of the worker process.
 
     Args:
         connection: to the parent.
         workload: what to run.
-        device_type: "cpu" or "cuda".
-        limit_bytes: memory the run may take beyond what the libraries use; None for all there is.
+        settings: where and how.
         log: file for what libraries print.
     """
     with output_to(log):
         order = phases(workload)
-        recorder = _recorder(device_type, lambda phase: connection.send(("phase", order.index(phase))))
-        error = _train(workload, device_type, limit_bytes, recorder)
-        rows = [phase_row(index, m) for index, m in enumerate(recorder.measurements())]
-        if error is not None:
-            rows[-1:] = [{**(rows or [phase_columns(0, order[0])])[-1], **out_of_memory(error)}]
+        rows = measure(workload, settings, lambda phase: connection.send(("phase", order.index(phase))))
         connection.send(("rows", rows))
 
 
-def _recorder(device_type: str, on_phase: Any) -> Any:
-    if device_type == "cuda":
+def measure(workload: Workload, settings: RunSettings, on_phase: Callable[[Phase], None]) -> list[Row]:
+    """Train `workload` in this process, under a recorder, and write the trace if the settings name a file.
+
+    Returns one row a phase; running out of memory is the last row's outcome.
+    """
+    recorder = make_recorder(settings, on_phase)
+    error = _train(workload, settings, recorder)
+    rows = [phase_row(index, m) for index, m in enumerate(recorder.measurements())]
+    if error is not None:
+        rows[-1:] = [{**(rows or [phase_columns(0, phases(workload)[0])])[-1], **out_of_memory(error)}]
+    if settings.trace is not None:
+        from profiler.trace_file import write_trace
+
+        write_trace(settings.trace, recorder.entries)
+    return rows
+
+
+def make_recorder(settings: RunSettings, on_phase: Callable[[Phase], None] = lambda phase: None) -> Any:
+    """The recorder of the settings' device, not yet open."""
+    if settings.device_type == "simulated":
+        return _simulated_recorder(settings, on_phase)
+    if settings.device_type == "cuda":
         from profiler.measure.cuda import CudaRecorder
 
         return CudaRecorder(on_phase)
@@ -56,7 +74,19 @@ def _recorder(device_type: str, on_phase: Any) -> Any:
     return CpuRecorder(on_phase)
 
 
-def _train(workload: Workload, device_type: str, limit_bytes: int | None, recorder: Any) -> str | None:
+def _simulated_recorder(settings: RunSettings, on_phase: Callable[[Phase], None]) -> Any:
+    from profiler.allocator_settings import AllocatorSettings
+    from profiler.measure.simulated import SimulatedRecorder
+
+    assert settings.gpu is not None
+    allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
+    if settings.limit_bytes is not None:
+        fraction = min(1.0, settings.limit_bytes / settings.gpu.memory_bytes)
+        allocator_settings = replace(allocator_settings, memory_fraction=fraction)
+    return SimulatedRecorder(settings.gpu, allocator_settings, on_phase, float_reads=_FLOAT_READS)
+
+
+def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | None:
     """Run the steps; the message if memory ran out, None if all went well."""
     import torch
 
@@ -64,21 +94,34 @@ def _train(workload: Workload, device_type: str, limit_bytes: int | None, record
     from profiler.training_step import train
 
     import_library(workload)
-    device = torch.device(device_type)
-    with recorder:
+    simulated = settings.device_type == "simulated"
+    limit_bytes = None if simulated else settings.limit_bytes
+    with recorder, attention_by(settings.attention_kernel):
         if limit_bytes is not None:
             count(workload)  # imports the model's code, which the limit is not about
-            _limit_memory(device_type, limit_bytes)
+            _limit_memory(settings.device_type, limit_bytes)
+        device = recorder.device if simulated else torch.device(settings.device_type)
         try:
-            train(workload, device, recorder)
+            train(workload, device, recorder, initialize=not simulated)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
             return str(error).splitlines()[0]
         finally:
             if limit_bytes is not None:
-                _lift_limit(device_type)
+                _lift_limit(settings.device_type)
     return None
+
+
+def attention_by(kernel: str) -> AbstractContextManager[None]:
+    """Let scaled dot product attention use this kernel only ("" for torch's own choice)."""
+    if not kernel:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backend = "MATH" if kernel == "math" else f"{kernel.upper()}_ATTENTION"
+    chosen: AbstractContextManager[None] = sdpa_kernel(getattr(SDPBackend, backend))
+    return chosen
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

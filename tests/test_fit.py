@@ -11,10 +11,10 @@ import pytest
 
 import profiler
 from profiler.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
-from profiler.techniques import TECHNIQUES, applicable
 from profiler.gpus import GPUS, MIB
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun, simulate
 from profiler.targets import Target
+from profiler.techniques import TECHNIQUES, applicable
 from profiler.workload import Workload
 
 ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +88,14 @@ class CpuRecorder:
                 _Boundary(mark, ended - started, time.perf_counter() - ended, resident_bytes)
             )
 
+    @cached_property
+    def entries(self) -> Sequence[Allocation | Free | Mark]:
+        """Everything that happened, in order; ask for it after the `with` block."""
+        marks = [boundary.mark for boundary in self._boundaries]
+        return [*self._baseline, *_ledger_entries(self._profile, marks)]
+
     def measurements(self) -> list[PhaseMeasurement]:
         """One measurement a phase, in order; call it after the `with` block."""
-        marks = [boundary.mark for boundary in self._boundaries]
-        entries = [*self._baseline, *_ledger_entries(self._profile, marks)]
         return [
             PhaseMeasurement(
                 account=phase_account,
@@ -99,7 +104,7 @@ class CpuRecorder:
                 device_used_bytes=boundary.resident_bytes,
                 memory_stats={},
             )
-            for phase_account, boundary in zip(account(entries), self._boundaries, strict=True)
+            for phase_account, boundary in zip(account(self.entries), self._boundaries, strict=True)
         ]
 
 

@@ -1,6 +1,6 @@
 """Measuring on CUDA: the allocator's own statistics and trace at each phase boundary.
 
-Totals come from torch.cuda.memory_stats, with the peaks reset at the start of each phase. The categories
+Totals come from torch.cuda.memory_stats, with the peaks reset at the end of each phase. The categories
 come from the trace that `torch.cuda.memory._record_memory_history` keeps (each allocation and free with
 its address), cut at the boundaries by taking a snapshot and clearing the history. The history is kept on
 the host: it takes no device memory.
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,12 @@ class CudaRecorder:
         self._boundaries: list[_Boundary] = []
 
     def __enter__(self) -> CudaRecorder:
+        import torch
+
         gc.collect()
         gc.freeze()
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
         if self._from_snapshot:
             self._baseline = _active_allocations()
         _record_history()
@@ -75,7 +80,6 @@ class CudaRecorder:
         import torch
 
         self._on_phase(phase)
-        torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
         try:
             yield
@@ -87,6 +91,8 @@ class CudaRecorder:
             statistics = dict(torch.cuda.memory_stats())
             snapshot = torch.cuda.memory._snapshot()
             _record_history()
+            # What happens until the next phase begins is part of it, as in the ledger.
+            torch.cuda.reset_peak_memory_stats()
             mark = Mark(phase, labels(state, torch.device("cuda")))
             self._boundaries.append(
                 _Boundary(
@@ -108,12 +114,16 @@ class CudaRecorder:
         data = pickle.dumps(self._boundaries[-1].snapshot, protocol=4)
         write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
-    def measurements(self) -> list[PhaseMeasurement]:
-        """One measurement a phase, in order; call it after the `with` block."""
+    @cached_property
+    def entries(self) -> Sequence[Allocation | Free | Mark]:
+        """Everything that happened on the device, in order; ask for it after the `with` block."""
         import torch
 
-        device = torch.cuda.current_device()
-        accounts = account([*self._baseline, *_ledger_entries(self._boundaries, device)])
+        traced = _ledger_entries(self._boundaries, torch.cuda.current_device())
+        return [*self._baseline, *traced]
+
+    def measurements(self) -> list[PhaseMeasurement]:
+        """One measurement a phase, in order; call it after the `with` block."""
         return [
             PhaseMeasurement(
                 account=phase_account,
@@ -122,7 +132,7 @@ class CudaRecorder:
                 device_used_bytes=boundary.device_used_bytes,
                 memory_stats=boundary.memory_stats,
             )
-            for phase_account, boundary in zip(accounts, self._boundaries, strict=True)
+            for phase_account, boundary in zip(account(self.entries), self._boundaries, strict=True)
         ]
 
 
@@ -161,14 +171,14 @@ def _ledger_entries(boundaries: list[_Boundary], device: int) -> list[Allocation
         trace = boundary.snapshot["device_traces"][device]
         last_allocation = {event["addr"]: i for i, event in enumerate(trace) if event["action"] == "alloc"}
         for index, event in enumerate(trace):
-            address, size_bytes = event["addr"], event["size"]
             if event["action"] == "alloc":
+                address, size_bytes = event["addr"], event["size"]
                 rounded_bytes = -(-size_bytes // 512) * 512
                 if last_allocation[address] == index:
                     rounded_bytes = block_bytes.get(address, rounded_bytes)
                 entries.append(Allocation(address, rounded_bytes, size_bytes, _line(event)))
             elif event["action"] == "free_completed":
-                entries.append(Free(address))
+                entries.append(Free(event["addr"]))
         entries.append(boundary.mark)
     _name_workspaces(entries)
     return entries

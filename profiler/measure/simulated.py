@@ -113,8 +113,8 @@ class SimulatedRecorder:
         float_reads: float | None = None,
     ) -> None:
         self._gpu = gpu
-        self._float_reads = float_reads
         self._settings = settings
+        self._float_reads = float_reads
         self._on_phase = on_phase
         self._listener = _Listener()
         self._boundaries: list[_Boundary] = []

@@ -47,6 +47,14 @@ def test_a_trace_becomes_ledger_entries_with_real_block_sizes():
     assert (loaded.end["parameters"], loaded.end["rounding"]) == (11_000_000, 1_582_912)
 
 
+def test_running_out_of_memory_leaves_an_event_without_an_address():
+    """torch/csrc/cuda/memory_snapshot: an "oom" entry has `device_free` where the others have `addr`."""
+    trace = [alloc(0x1000, 100), {"action": "oom", "device_free": 0, "size": 1 << 40}]
+    entries = _ledger_entries([boundary(Phase(0, MODEL_LOADED), {}, trace, [])], 0)
+    assert entries[0] == Allocation(0x1000, 512, 100, "")
+    assert len(entries) == 2  # and the mark
+
+
 def test_a_workspace_is_known_by_its_size_and_by_never_being_freed():
     workspace, tensor = 8_519_680, 512
     boundaries = [

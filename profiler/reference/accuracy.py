@@ -1,0 +1,186 @@
+"""Errors of predictions against recordings, their spread along each axis, and the bounds that they keep.
+
+An error is predicted minus measured: positive is over-prediction, which wastes memory; negative is
+under-prediction, which runs out of it. Percentages are of the measured value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from profiler import records as record_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Quantity -> the column of profiler.records that holds it, for each phase.
+QUANTITIES = {
+    "allocated": "allocated_bytes",
+    "peak allocated": "peak_allocated_bytes",
+    "reserved": "reserved_bytes",
+    "peak reserved": "peak_reserved_bytes",
+}
+# Quantities of a whole run: the most over its phases.
+RUN_QUANTITIES = {"run peak allocated": "peak_allocated_bytes", "run peak reserved": "peak_reserved_bytes"}
+AXES = ("model", "optimizer", "precision", "technique", "batch", "length")
+
+
+def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Each quantity of each phase, and of each whole run, that was both measured in full and predicted.
+
+    Args:
+        measured: rows of profiler.records, source "measured".
+        predicted: rows of any other sources.
+
+    Returns:
+        Columns run_key, workload, the AXES, phase_index, step, phase, micro_batch (phase "run" and index -1
+        for a whole run), source, quantity, measured_bytes, predicted_bytes, error_bytes, error_percent.
+    """
+    import pandas as pd
+
+    phase = ["phase_index", "step", "phase", "micro_batch"]
+    good = measured[measured["outcome"] == "ok"].copy()
+    complete = ~good["run_key"].isin(measured.loc[measured["outcome"] != "ok", "run_key"])
+    good["technique"] = _technique(good)
+    runs = good[complete].assign(phase_index=-1, step=0, phase="run", micro_batch=0)
+    tables = []
+    for source, rows in predicted[predicted["outcome"] == "ok"].groupby("source"):
+        for quantity, column in QUANTITIES.items():
+            other = rows.set_index(["run_key", "phase_index"])[column]
+            tables.append(_joined(good, other, [*phase, *AXES], source, quantity, column))
+        for quantity, column in RUN_QUANTITIES.items():
+            key = ["run_key", *phase, "workload", *AXES]
+            most = runs.groupby(key, as_index=False, dropna=False, sort=False)[column].max()
+            other = rows.groupby("run_key")[column].max()
+            other.index = pd.MultiIndex.from_product([other.index, [-1]], names=["run_key", "phase_index"])
+            tables.append(_joined(most, other, [*phase, *AXES], source, quantity, column))
+    found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if found.empty:
+        return found
+    found["error_bytes"] = found["predicted_bytes"] - found["measured_bytes"]
+    share = found["error_bytes"].astype(float) / found["measured_bytes"].astype(float)
+    found["error_percent"] = (100 * share).where(found["error_bytes"] != 0, 0.0)
+    return found
+
+
+def _joined(
+    measured: pd.DataFrame, other: pd.Series, keep: list[str], source: object, quantity: str, column: str
+) -> pd.DataFrame:
+    table = measured[["run_key", "workload", *keep, column]].rename(columns={column: "measured_bytes"})
+    matched = other.rename("predicted_bytes")
+    joined = table.join(matched, on=["run_key", "phase_index"]).dropna(
+        subset=["measured_bytes", "predicted_bytes"]
+    )
+    return joined.assign(source=source, quantity=quantity)
+
+
+def _technique(rows: pd.DataFrame) -> pd.Series:
+    """What a run does beside plain training, in words; "plain" for nothing."""
+
+    def words(row: pd.Series) -> str:
+        found = []
+        if row["checkpointing"] != "none":
+            found.append(f"checkpointing {row['checkpointing']}")
+        if row["micro_batches"] > 1:
+            found.append("accumulation")
+        if row["attention"] != "sdpa":
+            found.append(f"{row['attention']} attention")
+        found += [word for word in str(row["workload"]).split(", ") if word.endswith(" kernel")]
+        if row["optimizer_implementation"] != "default":
+            found.append(str(row["optimizer_implementation"]))
+        if row["allocator_settings"]:
+            found.append(str(row["allocator_settings"]))
+        return ", ".join(found) or "plain"
+
+    return rows.apply(words, axis=1) if len(rows) else rows["workload"]
+
+
+def spread(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Errors in percent over groups: count, exact, min, median, max; over- and under-predictions apart.
+
+    Columns beside `by`: count, exact (to the byte), min, median, max (signed), median_size (of the absolute
+    error), over and under (how many), worst_over, worst_under (0 where there is none).
+    """
+    groups = found.groupby(by, sort=False, dropna=False)["error_percent"]
+    percent = found["error_percent"]
+    signs = found.assign(
+        exact=found["error_bytes"] == 0,
+        over=found["error_bytes"] > 0,
+        under=found["error_bytes"] < 0,
+        size=percent.abs(),
+        worst_over=percent.clip(lower=0),
+        worst_under=percent.clip(upper=0),
+    ).groupby(by, sort=False, dropna=False)
+    table = groups.agg(["count", "min", "median", "max"])
+    table["median_size"] = signs["size"].median()
+    for name in ("exact", "over", "under"):
+        table[name] = signs[name].sum()
+    table["worst_over"], table["worst_under"] = signs["worst_over"].max(), signs["worst_under"].min()
+    return table.reset_index()
+
+
+# --- bounds ------------------------------------------------------------------------------------------
+
+_STEPS = 1000  # bounds are rounded up to a thousandth of a percent
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The largest error allowed, in percent of the measured value, to each side."""
+
+    over_percent: float
+    under_percent: float
+
+
+def read_bounds(path: Path) -> dict[str, Bound]:
+    """Bounds by quantity; none if there is no such file."""
+    if not path.exists():
+        return {}
+    return {quantity: Bound(**bound) for quantity, bound in json.loads(path.read_text()).items()}
+
+
+def observed_bounds(found: pd.DataFrame) -> dict[str, Bound]:
+    """The tightest bounds that the errors of one source keep."""
+    table = spread(found, ["quantity"])
+    return {
+        row.quantity: Bound(_rounded_up(row.worst_over), _rounded_up(-row.worst_under))
+        for row in table.itertuples()
+    }
+
+
+def _rounded_up(percent: float) -> float:
+    return ceil(percent * _STEPS) / _STEPS
+
+
+def broken(found: pd.DataFrame, bounds: Mapping[str, Bound]) -> pd.DataFrame:
+    """The errors beyond their quantity's bound; an error of a quantity without one is not among them."""
+    over = found["quantity"].map({quantity: bound.over_percent for quantity, bound in bounds.items()})
+    under = found["quantity"].map({quantity: bound.under_percent for quantity, bound in bounds.items()})
+    percent = found["error_percent"]
+    return found[(percent > over) | (percent < -under)]
+
+
+def tightened(old: Mapping[str, Bound], observed: Mapping[str, Bound]) -> dict[str, Bound]:
+    """The smaller of both, side by side: a bound never loosens. A new quantity enters as observed."""
+    return {
+        quantity: Bound(
+            min(bound.over_percent, observed.get(quantity, bound).over_percent),
+            min(bound.under_percent, observed.get(quantity, bound).under_percent),
+        )
+        for quantity, bound in {**observed, **old}.items()
+    }
+
+
+def write_bounds(path: Path, bounds: Mapping[str, Bound]) -> None:
+    """Write bounds as JSON, sorted."""
+    plain = {
+        quantity: {"over_percent": bound.over_percent, "under_percent": bound.under_percent}
+        for quantity, bound in sorted(bounds.items())
+    }
+    text = json.dumps(plain, indent=2) + "\n"
+    record_files.write_atomically(path, lambda temporary: temporary.write_text(text))

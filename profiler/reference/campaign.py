@@ -1,0 +1,180 @@
+"""Recording the reference on one device: a fresh process a run, until all is done or the time is over."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from profiler import records
+from profiler.errors import ProfilerError
+from profiler.reference import probes
+from profiler.reference.suite import Case, cases
+from profiler.reference.target import SIMULATED, Target
+from profiler.run_settings import RunSettings
+from profiler.runner import fresh_process_rows, measured
+from profiler.training_step import phases
+from profiler.worker import phase_columns
+
+FOLDER = "reference"
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What to record and where.
+
+    Attributes:
+        target: the device.
+        results: folder of results; the recording goes to its <device class>/reference.
+        size: "small" (tiny models) or "full".
+        minutes: no run starts later than this.
+    """
+
+    target: Target
+    results: Path
+    size: str = "full"
+    minutes: float = 9.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One run that has ended: which, of how many, in what time, and how (an outcome of profiler.records)."""
+
+    name: str
+    number: int
+    total: int
+    seconds: float
+    outcome: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a campaign left behind: runs of the suite recorded and in all, and whether time ran out."""
+
+    folder: Path
+    recorded: int
+    total: int
+    seconds: float
+    time_was_over: bool
+
+
+class _Recorder:
+    """The state of one campaign on disk."""
+
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self.about = campaign.target.describe()
+        self.folder = campaign.results / self.about["device"] / FOLDER
+        self.path = self.folder / "records.parquet"
+        self.suite = {self.key(case): case for case in cases(campaign.size)}
+
+    def key(self, case: Case) -> str:
+        return f"{case.key}-{self.about['device']}-torch{self.about['torch_version']}"
+
+    def todo(self) -> dict[str, Case]:
+        """Runs without a record; one that failed for another reason than memory is tried again."""
+        found = records.read(self.path)
+        done = set(found.loc[found["outcome"] != "skipped", "run_key"])
+        return {key: case for key, case in self.suite.items() if key not in done}
+
+    def run(self, key: str, case: Case) -> tuple[str, str]:
+        """Record one case; returns its outcome and the words that go with it."""
+        target = self.campaign.target
+        settings = case.settings(target.device_type, target.gpu, self.folder / "traces" / f"{key}.parquet")
+        try:
+            rows = measured(case.workload, settings, lambda index: None)
+        except ProfilerError as error:
+            first = phase_columns(0, phases(case.workload)[0])
+            rows = [{**first, "source": "measured", "outcome": "skipped", "detail": str(error)}]
+        records.append(self.path, [{**self._shared(key, case), **row} for row in rows])
+        last = rows[-1]
+        return str(last["outcome"]), str(last["detail"] or "") if last["outcome"] != "ok" else ""
+
+    def _shared(self, key: str, case: Case) -> records.Row:
+        about = {name: value for name, value in self.about.items() if name in records.COLUMNS}
+        return {
+            "experiment": FOLDER,
+            "run_key": key,
+            "workload": str(case),
+            **case.workload.to_dict(),
+            **about,
+            "allocator_settings": case.allocator_settings or about["allocator_settings"],
+        }
+
+    def probes_done(self) -> bool:
+        """Whether each probe of this size was recorded under this version of torch."""
+        import pandas as pd
+
+        path = self.folder / "probes.parquet"
+        if not path.exists():
+            return False
+        found = pd.read_parquet(path)
+        found = found[found["torch_version"] == self.about["torch_version"]]
+        recorded = found[["operation", "shape", "dtype", "option"]].itertuples(index=False, name=None)
+        return {probe.key for probe in probes.probes(self.campaign.size)} <= set(recorded)
+
+    def run_probes(self) -> None:
+        import pandas as pd
+
+        target, chosen = self.campaign.target, probes.probes(self.campaign.size)
+        settings = RunSettings(target.device_type, gpu=target.gpu)
+        rows = fresh_process_rows(probes.run, (chosen, settings), "the kernel probes")
+        table = pd.DataFrame(rows, columns=list(probes.COLUMNS))
+        records.write_table(
+            self.folder / "probes.parquet", table.assign(torch_version=self.about["torch_version"])
+        )
+
+    def write_about(self, seconds: float) -> None:
+        """What was recorded where; the cases of an earlier torch version stay in it."""
+        path = self.folder / "about.json"
+        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        described = {key: case.to_dict() for key, case in self.suite.items()}
+        about = {
+            **self.about,
+            "recorded_seconds": round(before.get("recorded_seconds", 0) + seconds, 1),
+            "cases": {**before.get("cases", {}), **described},
+        }
+        text = json.dumps(about, indent=1) + "\n"
+        records.write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def record(campaign: Campaign, on_progress: Any = lambda progress: None) -> Summary:
+    """Record what is not recorded yet, most informative first.
+
+    Calls `on_progress` with a Progress after each run. Raises ProfilerError if there is no such device, the
+    folder cannot be written, or a simulated device would write among real results.
+    """
+    started = time.perf_counter()
+    if campaign.target.device_type == SIMULATED and campaign.results.resolve() == Path("results").resolve():
+        raise ProfilerError(
+            "a rehearsal on a simulated GPU is no measurement: name another folder, as in --results "
+            + tempfile.gettempdir()
+            + "/rehearsal"
+        )
+    recorder = _Recorder(campaign)
+    recorder.write_about(0.0)
+    todo = recorder.todo()
+    total, number = len(todo), 0
+
+    def over() -> bool:
+        return time.perf_counter() - started > 60 * campaign.minutes
+
+    if not recorder.probes_done() and not over():
+        begun = time.perf_counter()
+        recorder.run_probes()
+        on_progress(Progress("kernel probes", 0, total, time.perf_counter() - begun, "ok", ""))
+    for key, case in todo.items():
+        if over():
+            break
+        begun = time.perf_counter()
+        outcome, detail = recorder.run(key, case)
+        number += 1
+        on_progress(Progress(str(case), number, total, time.perf_counter() - begun, outcome, detail))
+    seconds = time.perf_counter() - started
+    recorder.write_about(seconds)
+    done = len(recorder.suite) - total + number
+    return Summary(recorder.folder, done, len(recorder.suite), seconds, number < total)

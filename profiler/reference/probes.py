@@ -1,0 +1,411 @@
+"""Kernel probes: one operation at a time, and the list of what it asks the allocator for, in order.
+
+The same code runs on a GPU, whose list is a recording, and on the simulated GPU, whose list comes from the
+rules of profiler.kernels. An operation's outputs are let go inside the probe, so that a list holds each
+request (positive) and, after it, its end (negative).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from profiler.ledger import Allocation, Free, Mark
+from profiler.run_settings import RunSettings
+from profiler.training_step import Phase, TrainingState
+
+if TYPE_CHECKING:
+    import torch
+
+Operate = Callable[[], object]
+Row = dict[str, Any]
+
+# Column -> what it says, of the table of a campaign's probes.
+COLUMNS = {
+    "operation": "a name of OPERATIONS",
+    "shape": "what the operation makes of it is said in its docstring",
+    "dtype": "of floating-point operands",
+    "option": "an attention kernel, or empty",
+    "position": "of the request in its probe, from 0; -1 in the single row of a probe that failed",
+    "requested_bytes": "asked for; negative where that many bytes were given back; 0 if the probe failed",
+    "op": "the operation, or the line of Python, that asked",
+    "outcome": "ok, or skipped",
+    "detail": "why skipped",
+}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One operation on operands of a shape (see the operation's docstring) and a dtype."""
+
+    operation: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    option: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Operation, shape, dtype and option as the table of probes has them."""
+        return self.operation, _shape(self.shape), self.dtype, self.option
+
+    def __str__(self) -> str:
+        words = [self.operation, _shape(self.shape), self.dtype, self.option]
+        return " ".join(word for word in words if word)
+
+
+def run(connection: Connection, probes: Sequence[Probe], settings: RunSettings, log: str) -> None:
+    """Run the probes one after the other and send their rows; the entry point of a fresh process."""
+    from profiler.worker import output_to
+
+    with output_to(log):
+        connection.send(("rows", measure(probes, settings)))
+
+
+def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
+    """The rows of all probes (see COLUMNS), run in this process on the settings' device."""
+    import torch
+
+    from profiler.worker import attention_by, make_recorder
+
+    failures: dict[Probe, str] = {}
+    recorder = make_recorder(settings)
+    with recorder:
+        device = (
+            recorder.device if settings.device_type == "simulated" else torch.device(settings.device_type)
+        )
+        for number, probe in enumerate(probes, start=1):
+            try:
+                with attention_by(probe.option):
+                    with recorder.phase(Phase(number, "prepare"), TrainingState()):
+                        operate = OPERATIONS[probe.operation](probe, device)
+                    with recorder.phase(Phase(number, "operate"), TrainingState()):
+                        operate()
+            except RuntimeError as error:  # out of memory and unsupported operations included
+                failures[probe] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            operate = _nothing
+    entries = _by_phase(recorder.entries)
+    return [
+        row
+        for number, probe in enumerate(probes, start=1)
+        for row in _rows(probe, entries.get(Phase(number, "operate"), []), failures.get(probe))
+    ]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _by_phase(entries: Sequence[Allocation | Free | Mark]) -> dict[Phase, list[tuple[int, str]]]:
+    """Requests (positive) and frees (negative) of each phase, with the op; no frees of earlier blocks."""
+    found: dict[Phase, list[tuple[int, str]]] = {}
+    events: list[tuple[int, str]] = []
+    live: dict[int, tuple[int, str]] = {}
+    for entry in entries:
+        if isinstance(entry, Allocation):
+            live[entry.address] = (entry.requested_bytes, entry.op)
+            events.append(live[entry.address])
+        elif isinstance(entry, Free):
+            born = live.pop(entry.address, None)
+            if born is not None:
+                events.append((-born[0], born[1]))
+        else:
+            found[entry.phase] = events
+            events, live = [], {}
+    return found
+
+
+def _rows(probe: Probe, events: list[tuple[int, str]], failure: str | None) -> Iterator[Row]:
+    shared = {
+        "operation": probe.operation,
+        "shape": _shape(probe.shape),
+        "dtype": probe.dtype,
+        "option": probe.option,
+        "outcome": "ok" if failure is None else "skipped",
+        "detail": failure,
+    }
+    if failure is not None or not events:
+        yield {**shared, "position": -1, "requested_bytes": 0, "op": ""}
+        return
+    for position, (requested_bytes, op) in enumerate(events):
+        yield {**shared, "position": position, "requested_bytes": requested_bytes, "op": op}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(str(size) for size in shape)
+
+
+# --- operations: each prepares its operands and returns what is to be recorded -----------------------
+
+
+def _floats(probe: Probe, device: torch.device, *shape: int, grad: bool = False) -> torch.Tensor:
+    import torch
+
+    return torch.ones(shape, dtype=getattr(torch, probe.dtype), device=device, requires_grad=grad)
+
+
+def _integers(high: int, device: torch.device, *shape: int) -> torch.Tensor:
+    import torch
+
+    return torch.randint(0, high, shape, device=device)
+
+
+def _backward(output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> Operate:
+    import torch
+
+    gradient = torch.ones_like(output)
+    return lambda: torch.autograd.grad(output, inputs, gradient)
+
+
+def column_sum(probe: Probe, device: torch.device) -> Operate:
+    """Sum of [rows, columns] over the rows, as a bias gradient is."""
+    matrix = _floats(probe, device, *probe.shape)
+    return lambda: matrix.sum(0)
+
+
+def row_mean(probe: Probe, device: torch.device) -> Operate:
+    """Mean of [rows, columns] over the columns."""
+    matrix = _floats(probe, device, *probe.shape)
+    return lambda: matrix.mean(1)
+
+
+def total_sum(probe: Probe, device: torch.device) -> Operate:
+    """Sum of [elements] to one number."""
+    vector = _floats(probe, device, *probe.shape)
+    return vector.sum
+
+
+def matrix_product(probe: Probe, device: torch.device) -> Operate:
+    """[m, k] times [k, n], for m × k × n. The first on a thread takes cuBLAS's workspace."""
+    m, k, n = probe.shape
+    left, right = _floats(probe, device, m, k), _floats(probe, device, k, n)
+    return lambda: left @ right
+
+
+def linear_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradients of the weight, the bias and the input of a linear layer, for rows × inputs × outputs."""
+    import torch
+
+    rows, inputs, outputs = probe.shape
+    operands = [
+        _floats(probe, device, rows, inputs, grad=True),
+        _floats(probe, device, outputs, inputs, grad=True),
+        _floats(probe, device, outputs, grad=True),
+    ]
+    return _backward(torch.nn.functional.linear(*operands), operands)
+
+
+def embedding_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradient of a table of [vocabulary, width] looked up by [indices], for vocabulary × width × indices."""
+    import torch
+
+    vocabulary, width, indices = probe.shape
+    table = _floats(probe, device, vocabulary, width, grad=True)
+    return _backward(torch.nn.functional.embedding(_integers(vocabulary, device, indices), table), [table])
+
+
+def attention(probe: Probe, device: torch.device) -> Operate:
+    """Causal scaled dot product attention, for batch × heads × length × head size."""
+    import torch
+
+    query, key, value = (_floats(probe, device, *probe.shape, grad=True) for _ in range(3))
+    return lambda: torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def attention_backward(probe: Probe, device: torch.device) -> Operate:
+    """The gradients of `attention`."""
+    import torch
+
+    query, key, value = (_floats(probe, device, *probe.shape, grad=True) for _ in range(3))
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return _backward(output, [query, key, value])
+
+
+def layer_norm_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradients of the input, the weight and the bias of a layer norm over the rows of [rows, width]."""
+    import torch
+
+    rows, width = probe.shape
+    weights = [_floats(probe, device, width, grad=True) for _ in range(2)]
+    rows_in = _floats(probe, device, rows, width, grad=True)
+    return _backward(
+        torch.nn.functional.layer_norm(rows_in, (width,), weights[0], weights[1]), [rows_in, *weights]
+    )
+
+
+def rms_norm_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradients of the input and the weight of an RMS norm over the rows of [rows, width]."""
+    import torch
+
+    rows, width = probe.shape
+    weight, rows_in = _floats(probe, device, width, grad=True), _floats(probe, device, rows, width, grad=True)
+    return _backward(torch.nn.functional.rms_norm(rows_in, (width,), weight), [rows_in, weight])
+
+
+def group_norm_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradients of a group norm in 32 groups, for batch × channels × height × width."""
+    import torch
+
+    weights = [_floats(probe, device, probe.shape[1], grad=True) for _ in range(2)]
+    images = _floats(probe, device, *probe.shape, grad=True)
+    return _backward(torch.nn.functional.group_norm(images, 32, weights[0], weights[1]), [images, *weights])
+
+
+def batch_norm(probe: Probe, device: torch.device) -> Operate:
+    """A batch norm in training, for batch × channels × height × width."""
+    import torch
+
+    channels = probe.shape[1]
+    images, (mean, variance, weight, bias) = (
+        _floats(probe, device, *probe.shape),
+        [_floats(probe, device, channels) for _ in range(4)],
+    )
+    return lambda: torch.nn.functional.batch_norm(images, mean, variance, weight, bias, training=True)
+
+
+def sort(probe: Probe, device: torch.device) -> Operate:
+    """Sort of each row of [rows, items]."""
+    matrix = _floats(probe, device, *probe.shape)
+    return lambda: matrix.sort(-1)
+
+
+def topk(probe: Probe, device: torch.device) -> Operate:
+    """The largest k of each row, for rows × items × k."""
+    rows, items, k = probe.shape
+    matrix = _floats(probe, device, rows, items)
+    return lambda: matrix.topk(k)
+
+
+def cumsum(probe: Probe, device: torch.device) -> Operate:
+    """Running sum along the last dimension."""
+    numbers = _floats(probe, device, *probe.shape)
+    return lambda: numbers.cumsum(-1)
+
+
+def convolution(probe: Probe, device: torch.device) -> Operate:
+    """A 3 × 3 convolution with padding 1, for batch × channels in × channels out × side."""
+    import torch
+
+    images, weight = _convolution_operands(probe, device)
+    return lambda: torch.nn.functional.conv2d(images, weight, padding=1)
+
+
+def convolution_backward(probe: Probe, device: torch.device) -> Operate:
+    """The gradients of `convolution`."""
+    import torch
+
+    images, weight = _convolution_operands(probe, device)
+    return _backward(torch.nn.functional.conv2d(images, weight, padding=1), [images, weight])
+
+
+def _convolution_operands(probe: Probe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, channels_in, channels_out, side = probe.shape
+    return (
+        _floats(probe, device, batch, channels_in, side, side, grad=True),
+        _floats(probe, device, channels_out, channels_in, 3, 3, grad=True),
+    )
+
+
+def clip_grad_norm(probe: Probe, device: torch.device) -> Operate:
+    """torch.nn.utils.clip_grad_norm_ over gradients of [width, width], for count × width."""
+    import torch
+
+    count, width = probe.shape
+    parameters = [_floats(probe, device, width, width, grad=True) for _ in range(count)]
+    for parameter in parameters:
+        parameter.grad = _floats(probe, device, width, width)
+    return lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+
+
+def index_put(probe: Probe, device: torch.device) -> Operate:
+    """Accumulation of rows into a table of [vocabulary, width], for vocabulary × width × indices."""
+    vocabulary, width, indices = probe.shape
+    table, rows = _floats(probe, device, vocabulary, width), _floats(probe, device, indices, width)
+    index = _integers(vocabulary, device, indices)
+    return lambda: table.index_put_((index,), rows, accumulate=True)
+
+
+def cross_entropy_backward(probe: Probe, device: torch.device) -> Operate:
+    """Gradient of the mean cross entropy of [rows, classes]."""
+    import torch
+
+    rows, classes = probe.shape
+    scores = _floats(probe, device, rows, classes, grad=True)
+    return _backward(torch.nn.functional.cross_entropy(scores, _integers(classes, device, rows)), [scores])
+
+
+OPERATIONS: dict[str, Callable[[Probe, torch.device], Operate]] = {
+    operation.__name__: operation
+    for operation in (
+        column_sum,
+        row_mean,
+        total_sum,
+        matrix_product,
+        linear_backward,
+        embedding_backward,
+        attention,
+        attention_backward,
+        layer_norm_backward,
+        rms_norm_backward,
+        group_norm_backward,
+        batch_norm,
+        sort,
+        topk,
+        cumsum,
+        convolution,
+        convolution_backward,
+        clip_grad_norm,
+        index_put,
+        cross_entropy_backward,
+    )
+}
+
+_SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    # cuBLAS takes its workspaces here, once for each thread, so that no later probe shows them.
+    "matrix_product": ((64, 64, 64), (1024, 1024, 1024)),
+    "linear_backward": ((64, 64, 64), (2048, 768, 3072), (8192, 1024, 1024)),
+    "column_sum": (
+        *((rows, 768) for rows in (128, 512, 1024, 2048, 4096, 8192, 16384)),
+        *((4096, columns) for columns in (8, 64, 1024, 3072, 4096, 50257)),
+        (32768, 16),
+        (131072, 1),
+    ),
+    "row_mean": ((64, 65536), (4, 1 << 20), (4096, 768)),
+    "total_sum": ((1 << 10,), (1 << 16,), (1 << 20,), (1 << 24,)),
+    "embedding_backward": ((50257, 768, 3072), (50257, 768, 3073), (50257, 768, 8192), (1000, 64, 16384)),
+    "layer_norm_backward": ((2048, 768), (65536, 768), (65537, 768), (131072, 64)),
+    "rms_norm_backward": ((2048, 2048), (131072, 64)),
+    "group_norm_backward": ((8, 64, 32, 32), (32, 256, 16, 16)),
+    "batch_norm": ((32, 64, 56, 56),),
+    "sort": ((1, 1000), (16, 4096), (16, 50257), (1, 1 << 20)),
+    "topk": ((8, 50257, 50), (1, 1 << 20, 10), (512, 1000, 5)),
+    "cumsum": ((1 << 20,), (64, 4096)),
+    "convolution": ((8, 64, 64, 56), (8, 256, 256, 14), (8, 3, 64, 224)),
+    "convolution_backward": ((8, 64, 64, 56), (8, 256, 256, 14)),
+    "clip_grad_norm": ((1, 1024), (64, 256), (300, 64)),
+    "index_put": ((50257, 768, 2048), (1000, 64, 16384)),
+    "cross_entropy_backward": ((2048, 50257), (32, 1000)),
+}
+_HALF_TOO = ("column_sum", "linear_backward", "layer_norm_backward", "embedding_backward", "convolution")
+_ATTENTION = ((2, 12, 512, 64), (1, 16, 2048, 64), (2, 8, 1024, 128), (2, 4, 64, 16))
+_ATTENTION_KERNELS = ("math", "efficient", "flash", "cudnn")
+
+
+def probes(size: str) -> list[Probe]:
+    """All probes ("full") or one an operation ("small"); none sees what an earlier one keeps for ever."""
+    if size == "small":
+        smallest = {operation: min(shapes, key=prod) for operation, shapes in _SHAPES.items()}
+        attention_shape = min(_ATTENTION, key=prod)
+        return [
+            *(Probe(operation, shape) for operation, shape in smallest.items()),
+            *(Probe("attention_backward", attention_shape, "bfloat16", k) for k in _ATTENTION_KERNELS),
+        ]
+    found = [Probe(operation, shape) for operation, shapes in _SHAPES.items() for shape in shapes]
+    found += [Probe(operation, shape, "bfloat16") for operation in _HALF_TOO for shape in _SHAPES[operation]]
+    for operation in ("attention", "attention_backward"):
+        for kernel in _ATTENTION_KERNELS:
+            found += [Probe(operation, shape, "bfloat16", kernel) for shape in _ATTENTION]
+        found += [Probe(operation, shape, "float32", "efficient") for shape in _ATTENTION]
+    return found

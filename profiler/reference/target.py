@@ -1,0 +1,75 @@
+"""The device that a campaign records on, and the facts about it that a prediction needs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from profiler.errors import ProfilerError
+from profiler.gpus import GPU, gpu_by_name
+from profiler.provenance import check_device, device_class, provenance
+from profiler.runner import process_context
+
+SIMULATED = "simulated"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to record: "cuda", "cpu", or a simulated `gpu`, which rehearses a campaign without a GPU."""
+
+    device_type: str
+    gpu: GPU | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> Target:
+        """The target called "cuda", "cpu", or by a GPU's name; raises ProfilerError for anything else."""
+        if name in ("cuda", "cpu"):
+            return cls(name)
+        try:
+            return cls(SIMULATED, gpu_by_name(name))
+        except ValueError as error:
+            raise ProfilerError(
+                f"--device takes cuda, cpu or the name of a GPU to simulate: {error}"
+            ) from None
+
+    def describe(self) -> dict[str, Any]:
+        """The device's class, its provenance, and as "gpu" the fields of profiler.gpus.GPU (None on a CPU).
+
+        Asked in a process of its own, so that this one takes no memory of the device.
+        Raises ProfilerError if there is no such device.
+        """
+        with process_context().Pool(1) as pool:
+            facts: dict[str, Any] = pool.apply(_describe, (self,))
+            return facts
+
+
+def _describe(target: Target) -> dict[str, Any]:
+    if target.gpu is not None:
+        name = target.gpu.name
+        about = provenance("cpu") | {"device_name": f"simulated {name}"}
+        device = f"{SIMULATED}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
+        return {"device": device, **about, "gpu": asdict(target.gpu), "free_bytes": target.gpu.memory_bytes}
+    check_device(target.device_type)
+    device = device_class(target.device_type)
+    facts: dict[str, Any] = {
+        "device": device,
+        **provenance(target.device_type),
+        "gpu": None,
+        "free_bytes": None,
+    }
+    if target.device_type == "cuda":
+        import torch
+
+        properties = torch.cuda.get_device_properties(0)
+        gpu = GPU(
+            name=properties.name,
+            memory_bytes=properties.total_memory,
+            sms=properties.multi_processor_count,
+            max_threads_per_sm=properties.max_threads_per_multi_processor,
+            capability=(properties.major, properties.minor),
+            memory_source="torch.cuda.get_device_properties on this device",
+        )
+        facts |= {"gpu": asdict(gpu), "free_bytes": torch.cuda.mem_get_info()[0]}
+        facts["cudnn_version"] = torch.backends.cudnn.version()
+    return facts

@@ -1,0 +1,271 @@
+"""`profiler compare`: formula and simulation, computed now, against a recording of the reference suite."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from profiler import records
+from profiler.errors import ProfilerError
+from profiler.reference import accuracy
+from profiler.reference.page import Result, page
+from profiler.reference.prediction import predict, predict_probes
+from profiler.reference.recording import Recording, gpu_recordings, read_recording
+from profiler.reference.residuals import compare_probes, residual
+from profiler.trace_file import read_trace
+from profiler.training_step import Phase
+from profiler.units import format_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SOURCES = ("textbook", "formula", "simulation")
+_CAUSES_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What the command line may say: see `profiler compare --help`."""
+
+    results: Path
+    workload: str | None = None
+    output: Path | None = None
+    tighten: Path | None = None
+    page: Path | None = None
+
+
+def compare(options: CompareOptions) -> None:
+    """Compare one recording, or write the page on all recordings below a results folder.
+
+    Raises ProfilerError if there is no recording, or none of the workload.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(width=160, highlight=False)
+    if options.page is not None:
+        results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
+        text = page(results)
+        records.write_atomically(options.page, lambda temporary: temporary.write_text(text))
+        console.print(f"{options.page}: {len(results)} recordings on GPUs")
+        return
+    recording = read_recording(options.results)
+    keys = [key for key, case in recording.cases.items() if (options.workload or "") in str(case)]
+    if not keys:
+        raise ProfilerError(f"no run in {recording.folder} has {options.workload!r} in its words")
+    if recording.about["device"].startswith("simulated"):
+        console.print("[yellow]a rehearsal: what is called measured here was simulated too[/yellow]")
+    with tempfile.TemporaryDirectory() as traces:
+        predicted = _predicted(recording, keys, Path(traces), console)
+        errors = accuracy.errors(recording.records, predicted)
+        if errors.empty:
+            raise ProfilerError(f"nothing in {recording.folder} was both measured and predicted")
+        if options.workload:
+            _print_phases(errors, console)
+        else:
+            _print_runs(errors, console)
+        _print_spreads(errors, console)
+        _print_failures(recording, predicted, keys, console)
+        _print_residuals(recording, keys, Path(traces), console)
+    if not options.workload:
+        _print_probes(recording, console)
+        _keep(recording, errors, options, console)
+
+
+def _predicted(recording: Recording, keys: list[str], traces: Path, console: Console) -> pd.DataFrame:
+    with console.status("simulating") as status:
+        done: list[str] = []
+
+        def tell(key: str) -> None:
+            done.append(key)
+            status.update(f"simulated {len(done)} of {len(keys)}: {recording.cases[key]}")
+
+        return predict(recording, keys, traces, tell)
+
+
+def _result(recording: Recording, console: Console) -> Result:
+    with tempfile.TemporaryDirectory() as traces:
+        predicted = _predicted(recording, list(recording.cases), Path(traces), console)
+    return Result(recording.about, accuracy.errors(recording.records, predicted))
+
+
+def _sources(errors: pd.DataFrame) -> list[str]:
+    return [source for source in _SOURCES if source in set(errors["source"])]
+
+
+def _print_runs(errors: pd.DataFrame, console: Console) -> None:
+    """One line a run: the peaks of the whole run."""
+    for quantity in accuracy.RUN_QUANTITIES:
+        chosen = errors[errors["quantity"] == quantity]
+        if not chosen.empty:
+            _print_errors(quantity, chosen, "workload", chosen["workload"], console)
+
+
+def _print_phases(errors: pd.DataFrame, console: Console) -> None:
+    """One line a phase, a table a run and quantity."""
+    phases = errors[errors["phase"] != "run"]
+    for (workload, quantity), chosen in phases.groupby(["workload", "quantity"], sort=False):
+        names = chosen.apply(lambda r: str(Phase(r["step"], r["phase"], r["micro_batch"])), axis=1)
+        _print_errors(f"{workload}: {quantity}", chosen, "phase", names, console)
+
+
+def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series, console: Console) -> None:
+    sources = _sources(chosen)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first)
+    table.add_column("measured", justify="right", no_wrap=True)
+    for source in sources:
+        table.add_column(source, justify="right", no_wrap=True)
+        table.add_column("error", justify="right", no_wrap=True)
+    for _, rows in chosen.assign(name=names).groupby(["run_key", "phase_index"], sort=False):
+        by_source = rows.set_index("source")
+        cells = [str(rows["name"].iloc[0]), format_bytes(int(rows["measured_bytes"].iloc[0]))]
+        for source in sources:
+            if source in by_source.index:
+                row: Any = by_source.loc[source]
+                cells += [format_bytes(int(row["predicted_bytes"])), _percent(row)]
+            else:
+                cells += ["", ""]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _percent(row: Any) -> str:
+    return "[green]0[/green]" if row["error_bytes"] == 0 else f"{row['error_percent']:+.3f} %"
+
+
+def _print_spreads(errors: pd.DataFrame, console: Console) -> None:
+    """Min, median and max, over everything and along each axis; both directions apart."""
+    _print_spread("all phases and runs", accuracy.spread(errors, ["source", "quantity"]), console)
+    for axis in accuracy.AXES:
+        runs = errors[errors["quantity"].isin(accuracy.RUN_QUANTITIES)]
+        if runs[axis].nunique() > 1:
+            table = accuracy.spread(runs, ["quantity", "source", axis])
+            _print_spread(f"peaks of runs by {axis}", table, console)
+
+
+def _print_spread(title: str, table: pd.DataFrame, console: Console) -> None:
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    keys = [column for column in table.columns if column in ("source", "quantity", *accuracy.AXES)]
+    for key in keys:
+        shown.add_column(key)
+    for name in (
+        "runs or phases",
+        "exact",
+        "min %",
+        "median %",
+        "max %",
+        "over",
+        "worst %",
+        "under",
+        "worst %",
+    ):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for row in table.to_dict("records"):
+        shown.add_row(
+            *(str(row[key]) for key in keys),
+            str(row["count"]),
+            str(row["exact"]),
+            *(f"{row[name]:+.3f}" for name in ("min", "median", "max")),
+            str(row["over"]),
+            f"{row['worst_over']:+.3f}",
+            str(row["under"]),
+            f"{row['worst_under']:+.3f}",
+        )
+    console.print(shown)
+
+
+def _print_failures(recording: Recording, predicted: pd.DataFrame, keys: list[str], console: Console) -> None:
+    """Runs without an end: what was recorded, and what the simulation says of the same run."""
+    found = recording.records[recording.records["run_key"].isin(keys)]
+    simulated = predicted[predicted["source"] == "simulation"]
+    failed = _failed(found, simulated)
+    for key in dict.fromkeys(failed["run_key"]):
+        words = [
+            f"{name}: {_ending(rows[rows['run_key'] == key])}"
+            for name, rows in (("measured", found), ("simulation", simulated))
+            if key in set(rows["run_key"])
+        ]
+        console.print(f"[yellow]{recording.cases[key]}[/yellow]  {'; '.join(words)}")
+
+
+def _failed(*tables: pd.DataFrame) -> pd.DataFrame:
+    """The rows of all tables whose outcome is not ok."""
+    import pandas as pd
+
+    return pd.concat([table[table["outcome"] != "ok"] for table in tables])
+
+
+def _ending(rows: pd.DataFrame) -> str:
+    last = rows.iloc[-1]
+    if last["outcome"] == "ok":
+        return "came to its end"
+    if last["outcome"] == "out_of_memory":
+        return f"out of memory in {Phase(last['step'], last['phase'], last['micro_batch'])}"
+    return f"skipped ({last['detail']})"
+
+
+def _print_residuals(recording: Recording, keys: list[str], traces: Path, console: Console) -> None:
+    """What only one side allocated, over all runs with two traces, and how much of it has no name."""
+    causes: Counter[tuple[str, str]] = Counter()
+    aligned = total = unnamed = unnamed_bytes = runs = 0
+    for key in keys:
+        measured, path = recording.trace(key), traces / f"{key}.parquet"
+        if measured is None or not path.exists():
+            continue
+        found = residual(measured, read_trace(path))
+        runs += 1
+        aligned, total = aligned + found.explanation.aligned, total + found.explanation.first_total
+        unnamed, unnamed_bytes = unnamed + found.unnamed, unnamed_bytes + found.unnamed_bytes
+        for side, groups in (
+            ("only measured", found.explanation.only_first),
+            ("only simulated", found.explanation.only_second),
+        ):
+            for group in groups:
+                causes[side, group.cause or "no name"] += group.total_bytes
+    if not runs:
+        return
+    console.print(
+        f"traces of {runs} runs: {aligned:,} of {total:,} measured allocations have a simulated counterpart; "
+        f"{unnamed:,} without one have no name ({format_bytes(unnamed_bytes)} in all)"
+    )
+    for (side, cause), size_bytes in causes.most_common(_CAUSES_SHOWN):
+        console.print(f"  {side:15} {format_bytes(size_bytes):>12}  {cause}", markup=False)
+
+
+def _print_probes(recording: Recording, console: Console) -> None:
+    measured = recording.probes()
+    if measured.empty or recording.gpu is None:
+        return
+    compared = compare_probes(measured, predict_probes(recording))
+    console.print(
+        f"kernel probes: {compared['exact'].sum()} of {len(compared)} as the rules say, to the byte"
+    )
+    for row in compared[~compared["exact"]].itertuples():
+        words = f"{row.operation} {row.shape} {row.dtype} {row.option}".strip()
+        console.print(f"  {words}: measured {list(row.measured)}, rules {list(row.predicted)}", markup=False)
+
+
+def _keep(recording: Recording, errors: pd.DataFrame, options: CompareOptions, console: Console) -> None:
+    from profiler.plots import accuracy as plots
+    from profiler.plots import style
+
+    if options.output is not None:
+        style.use_style()
+        records.write_atomically(options.output / "errors.parquet", errors.to_parquet)
+        figures = {
+            "measured_vs_predicted": plots.measured_against_predicted(errors, recording.about["device_name"]),
+            **{f"errors_{s}": plots.errors_by_axis(errors, s) for s in _sources(errors) if s != "textbook"},
+        }
+        for name, figure in figures.items():
+            console.print(str(style.save(figure, options.output, name)[0]))
+    if options.tighten is not None:
+        observed = accuracy.observed_bounds(errors[errors["source"] == "simulation"])
+        old = accuracy.read_bounds(options.tighten)
+        accuracy.write_bounds(options.tighten, accuracy.tightened(old, observed))
+        console.print(f"{options.tighten}: bounds never looser than before")

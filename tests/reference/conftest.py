@@ -1,0 +1,32 @@
+"""A recording made on a simulated GPU stands in for one made on a real GPU, in a temporary folder."""
+
+from pathlib import Path
+
+import pytest
+
+from profiler.gpus import GPUS
+from profiler.reference import campaign
+from profiler.reference.campaign import Campaign, Summary
+from profiler.reference.recording import Recording, read_recording
+from profiler.reference.suite import Case
+from profiler.reference.target import Target
+from profiler.workload import Workload
+
+MIB = 1 << 20
+CASES = [
+    Case(Workload("mlp-tiny", 32)),
+    Case(Workload("gpt2-tiny", 2, 64, precision="amp_bf16"), attention_kernel="efficient"),
+    Case(Workload("mlp-tiny", 32), limit_bytes=34 * MIB),  # a cuBLAS workspace takes 32 MiB
+    Case(Workload("llama-tiny", 2, 64, precision="bf16"), attention_kernel="efficient"),  # has no such kernel
+]
+
+
+@pytest.fixture(scope="session")
+def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recording, Summary, Campaign]:
+    """Recorded on a simulated H100: two runs to their end, one out of memory, one impossible."""
+    to = Campaign(Target.parse("H100"), tmp_path_factory.mktemp("rehearsal"), "small", minutes=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(campaign, "cases", lambda size: CASES)
+        summary = campaign.record(to)
+    assert Path("results").resolve() not in summary.folder.parents
+    return read_recording(to.results / f"simulated-{GPUS['H100-80GB'].name.lower()}"), summary, to

@@ -1,0 +1,126 @@
+"""Errors, their spread and their bounds, against numbers worked out by hand."""
+
+import pandas as pd
+import pytest
+
+from profiler.ledger import Allocation, Free
+from profiler.records import frame
+from profiler.reference import accuracy
+from profiler.reference.accuracy import Bound
+from profiler.reference.page import CLAIMS, Result, page
+from profiler.reference.residuals import residual
+from profiler.workload import Workload
+
+
+def rows(key, source, levels, reserved, **workload):
+    shared = {"run_key": key, "workload": key, "source": source, "outcome": "ok", "device": "a-gpu"}
+    shared |= Workload("mlp-tiny", 32, **workload).to_dict() | {"allocator_settings": ""}
+    return [
+        {
+            **shared,
+            "phase_index": index,
+            "step": 1,
+            "phase": "forward",
+            "micro_batch": index,
+            "allocated_bytes": level,
+            "peak_allocated_bytes": level * 2,
+            "reserved_bytes": held,
+            "peak_reserved_bytes": held,
+        }
+        for index, (level, held) in enumerate(zip(levels, reserved, strict=True))
+    ]
+
+
+@pytest.fixture
+def errors():
+    measured = rows("a", "measured", [100, 200], [1000, 1000])
+    measured += rows("b", "measured", [100, 100], [1000, 1000], optimizer="sgd")
+    predicted = rows("a", "simulation", [100, 210], [1000, 1000])
+    predicted += rows("b", "simulation", [98, 100], [1000, 1100], optimizer="sgd")
+    return accuracy.errors(frame(measured), frame(predicted))
+
+
+def test_errors_are_predicted_minus_measured_in_percent_of_measured(errors):
+    levels = errors[errors["quantity"] == "allocated"]
+    assert levels["error_bytes"].tolist() == [0, 10, -2, 0]
+    assert levels["error_percent"].tolist() == pytest.approx([0, 5, -2, 0])
+
+
+def test_a_run_has_the_most_of_its_phases(errors):
+    runs = errors[errors["phase"] == "run"].set_index(["quantity", "run_key"])
+    assert runs.loc[("run peak allocated", "a"), ["measured_bytes", "predicted_bytes"]].tolist() == [400, 420]
+    assert runs.loc[("run peak reserved", "b"), "error_percent"] == pytest.approx(10)
+
+
+def test_a_run_that_did_not_end_has_phases_but_no_peak_of_its_own():
+    measured = rows("a", "measured", [100, 200], [1000, 1000])
+    measured[-1]["outcome"] = "out_of_memory"
+    found = accuracy.errors(frame(measured), frame(rows("a", "simulation", [100, 200], [1000, 1000])))
+    assert set(found["phase"]) == {"forward"}
+    assert len(found) == 4
+
+
+def test_the_spread_keeps_both_directions_apart(errors):
+    table = accuracy.spread(errors[errors["quantity"] == "allocated"], ["optimizer"]).set_index("optimizer")
+    adam, sgd = table.loc["adam"], table.loc["sgd"]
+    assert (adam["count"], adam["exact"], adam["over"], adam["under"]) == (2, 1, 1, 0)
+    assert (adam["min"], adam["median"], adam["max"]) == pytest.approx((0, 2.5, 5))
+    assert (adam["worst_over"], adam["worst_under"]) == pytest.approx((5, 0))
+    assert (sgd["worst_over"], sgd["worst_under"]) == pytest.approx((0, -2))
+
+
+def test_bounds_are_what_was_observed_and_only_tighten(errors, tmp_path):
+    observed = accuracy.observed_bounds(errors)
+    assert observed["allocated"] == Bound(5.0, 2.0)
+    assert accuracy.broken(errors, observed).empty
+    old = {"allocated": Bound(7.0, 1.0), "gone": Bound(3.0, 3.0)}
+    tightened = accuracy.tightened(old, observed)
+    assert tightened["allocated"] == Bound(5.0, 1.0)
+    assert tightened["gone"] == Bound(3.0, 3.0)
+    assert tightened["run peak reserved"] == observed["run peak reserved"]
+    broken = accuracy.broken(errors, tightened)
+    assert broken[["quantity", "error_percent"]].to_numpy().tolist() == [["allocated", pytest.approx(-2)]]
+    accuracy.write_bounds(tmp_path / "bounds.json", tightened)
+    assert accuracy.read_bounds(tmp_path / "bounds.json") == tightened
+
+
+def test_a_residual_is_named_by_its_line_and_counted_without_one():
+    def alloc(size, op):
+        return Allocation(0, size, size, op)
+
+    measured = [alloc(512, "a.py:1 f"), alloc(64, ""), Free(0), alloc(2048, "b.py:2 g"), alloc(64, "")]
+    found = residual(measured, [alloc(512, "aten::mm"), alloc(4096, "aten::sum")])
+    assert found.explanation.aligned == 1
+    assert {(group.cause, group.total_bytes) for group in found.named} == {
+        ("b.py:2 g", 2048),
+        ("aten::sum", 4096),
+    }
+    assert (found.unnamed, found.unnamed_bytes) == (2, 128)
+
+
+def test_the_page_says_that_nothing_was_recorded_or_what_was(errors):
+    empty = page([])
+    assert "No recording of the reference suite on a GPU has been made yet" in empty
+    assert all(claim.words in empty and claim.source in empty for claim in CLAIMS)
+    about = dict.fromkeys(
+        ("device_name", "torch_version", "cuda_version", "driver_version", "recorded_at"), "x"
+    )
+    full = page([Result(about, errors)])
+    assert "No recording" not in full
+    assert "| allocated | simulation | 4 | 2 | 1.000 | -2.000 | +5.000 | 1 | +5.000 | 1 | -2.000 |" in full
+
+
+def test_the_committed_page_is_what_the_command_writes_without_recordings():
+    from pathlib import Path
+
+    from profiler.reference.recording import gpu_recordings
+
+    root = Path(__file__).parents[2]
+    if gpu_recordings(root / "results"):
+        pytest.skip("there are recordings: the page takes minutes to make")
+    assert (root / "docs/accuracy.md").read_text() == page([])
+
+
+def test_an_empty_comparison_has_no_rows():
+    assert isinstance(accuracy.errors(frame([]), frame([])), pd.DataFrame)
+    assert accuracy.errors(frame([]), frame([])).empty

@@ -1,0 +1,93 @@
+"""Recording: what a campaign writes, what it does not do again, and what is not memory's fault."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CASES
+
+from profiler.errors import ProfilerError
+from profiler.ledger import account
+from profiler.reference import campaign
+from profiler.reference.campaign import Campaign, record
+from profiler.reference.target import Target
+
+
+def keys_of(recording):
+    return {str(case): key for key, case in recording.cases.items()}
+
+
+def rows_of(recording, case):
+    records = recording.records
+    return records[records["run_key"] == keys_of(recording)[str(case)]]
+
+
+def test_a_run_that_ends_has_a_row_a_phase_with_allocated_and_reserved(rehearsal):
+    rows = rows_of(rehearsal[0], CASES[0])
+    assert rows["outcome"].tolist() == ["ok"] * 9  # loading, and two steps of four phases
+    assert rows["source"].unique().tolist() == ["measured"]
+    # Parameters of 64-256-256-10 with biases, in blocks of 512 bytes: 64 KiB + 1 KiB + 256 KiB + 1 KiB +
+    # 10 KiB + 512 B; they come from one small segment of 2 MiB.
+    assert rows["allocated_bytes"].iloc[0] == (64 + 1 + 256 + 1 + 10) * 1024 + 512
+    assert rows["reserved_bytes"].iloc[0] == 2 << 20
+
+
+def test_running_out_of_memory_is_data_with_its_phase(rehearsal):
+    rows = rows_of(rehearsal[0], CASES[2])
+    # 2 MiB of tensors and the forward thread's cuBLAS workspace fit; that of the backward's thread does not.
+    assert rows["outcome"].tolist() == ["ok", "ok", "out_of_memory"]
+    assert (rows["phase"].iloc[-1], rows["step"].iloc[-1]) == ("backward", 1)
+
+
+def test_a_run_that_cannot_be_is_skipped_with_the_reason(rehearsal):
+    (row,) = rows_of(rehearsal[0], CASES[3]).to_dict("records")
+    assert row["outcome"] == "skipped"
+    assert "No available kernel" in row["detail"]
+
+
+def test_the_trace_holds_the_same_run_as_the_records(rehearsal):
+    recording = rehearsal[0]
+    rows = rows_of(recording, CASES[1])
+    accounts = account(recording.trace(keys_of(recording)[str(CASES[1])]))
+    assert [a.end_bytes for a in accounts] == rows["allocated_bytes"].tolist()
+    assert [a.peak_bytes for a in accounts] == rows["peak_allocated_bytes"].tolist()
+    assert accounts[-1].end["parameters"] == rows["parameters_bytes"].iloc[-1]
+
+
+def test_about_says_which_device_and_which_cases(rehearsal):
+    about = json.loads((rehearsal[0].folder / "about.json").read_text())
+    assert about["device_name"] == "simulated H100-80GB"
+    assert about["gpu"]["sms"] == 132
+    assert len(about["cases"]) == len(CASES)
+
+
+def test_what_has_been_recorded_is_not_run_again(rehearsal, monkeypatch):
+    _, summary, to = rehearsal
+    assert (summary.recorded, summary.total, summary.time_was_over) == (4, 4, False)
+    monkeypatch.setattr(campaign, "cases", lambda size: CASES)
+    ran = []
+    record(to, ran.append)
+    assert [progress.name for progress in ran] == [str(CASES[3])]  # a skipped run may work another day
+
+
+def test_probes_of_the_small_size_do_not_count_for_the_full_one(rehearsal):
+    to = rehearsal[2]
+    assert campaign._Recorder(to).probes_done()
+    assert not campaign._Recorder(replace(to, size="full")).probes_done()
+
+
+def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "cases", lambda size: CASES)
+    summary = record(Campaign(Target.parse("H100"), tmp_path, minutes=0.0))
+    assert (summary.recorded, summary.time_was_over) == (0, True)
+
+
+def test_a_rehearsal_may_not_write_among_results():
+    with pytest.raises(ProfilerError, match="no measurement"):
+        record(Campaign(Target.parse("H100"), Path("results"), "small"))
+
+
+def test_a_device_that_is_none_is_refused():
+    with pytest.raises(ProfilerError, match="name of a GPU"):
+        Target.parse("abacus")
