@@ -15,7 +15,7 @@ def test_an_mlp_keeps_the_same_on_both_devices():
 
 def test_dropout_keeps_one_byte_an_element_on_cuda_and_four_on_the_cpu():
     # BERT with eager attention: dropout after the embeddings, and in each of 2 layers twice on [2, 64, 64]
-    # and once on the scores [2, 4, 64, 64]. The scale of the scores, 8 bytes a layer, is a number on the host.
+    # and once on the scores [2, 4, 64, 64]. The scores' scale, 8 bytes a layer, is a number on the host.
     workload = Workload("bert-tiny", 2, 64, attention="eager")
     elements = 5 * 2 * 64 * 64 + 2 * 2 * 4 * 64 * 64
     assert count(workload).saved_bytes - count_on_gpu(workload, A100).saved_bytes == 3 * elements + 2 * 8

@@ -81,7 +81,7 @@ def predict_probes(recording: Recording) -> pd.DataFrame:
 
 
 def _facts(workload: Workload, gpu: GPU | None) -> ModelFacts:
-    """Counted with the kernels of the recording's device; with the CPU's where no GPU can run the workload."""
+    """Counted with the kernels of the recording's device; with the CPU's where that cannot be simulated."""
     with output_to(os.devnull):
         if gpu is not None:
             with suppress(RuntimeError, ProfilerError):
