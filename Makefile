@@ -4,6 +4,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 RESULTS ?= results
+SIZE ?= small
 DEVICE ?= cuda
 MINUTES ?= 9
 
@@ -20,8 +21,8 @@ endif
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-run-experiments: $(READY) ## measure, predict, and draw everything into results/ (continues where it stopped)
-	$(RUN) -m profiler run --results $(RESULTS)
+run-experiments: $(READY) ## measure, predict, draw into results/ in minutes (SIZE=full: as results/cpu has it)
+	$(RUN) -m profiler run --size $(SIZE) --results $(RESULTS)
 
 record-reference: $(READY) ## record on a GPU what predictions are held against (9 minutes at most; call again to go on)
 	$(RUN) -m profiler record-reference --device $(DEVICE) --minutes $(MINUTES) --results $(RESULTS)

@@ -29,7 +29,7 @@ _REAL = [
     ("bert-large", 2, 128),
 ]
 _OPTIMIZERS = ("sgd", "momentum", "adam")
-_HERO = "gpt2, batch 4 × 256, adam"
+_HEROES = ("gpt2, batch 4 × 256, adam", "gpt2-tiny, batch 2 × 64, adam")
 
 
 def workloads(size: str) -> list[Workload]:
@@ -49,7 +49,7 @@ def figures(records: pd.DataFrame) -> dict[str, Figure]:
     from profiler.plots.scatter import measured_against_predicted
 
     adam = records[(records["optimizer"] == "adam") & (records["seed"] == 0)]
-    hero = _HERO if (records["workload"] == _HERO).any() else str(records["workload"].iloc[0])
+    hero = next(name for name in _HEROES if (records["workload"] == name).any())
     return {
         "phases": phase_bars(records[(records["workload"] == hero) & (records["seed"] == 0)]),
         "phases_by_model": phase_grid(adam[adam["workload"] != hero]),

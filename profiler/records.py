@@ -142,6 +142,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises ProfilerError if the folder cannot be made or written.
     """
+    temporary = _temporary_beside(path)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ProfilerError unless files can be made in `folder`: better before a run than after it."""
+    _temporary_beside(folder / "check").unlink()
+
+
+def _temporary_beside(path: Path) -> Path:
+    """A new empty file in the folder of `path`, which is made if need be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -150,10 +166,4 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise ProfilerError(
             f"cannot write to {path.parent} ({error.strerror}); choose another --results"
         ) from error
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Path(name)

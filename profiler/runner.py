@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Mapping, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,9 +31,13 @@ _PRELOADED_MODELS = (
 )  # seconds of imports that each run would repeat
 
 
-def run_key(workload: Workload, device: str, torch_version: str) -> str:
-    """The name that the rows of one run share; a run under this name need not be run again."""
-    return f"{workload.key}-{device}-torch{torch_version}"
+def run_key(workload: Workload, device: str, about: Mapping[str, str | None]) -> str:
+    """The name that the rows of one run share; a run under this name need not be run again.
+
+    It is another name for another workload, device, processor or torch version. `about` is a provenance.
+    """
+    where = hashlib.sha256(str(about["device_name"]).encode()).hexdigest()[:6]
+    return f"{workload.key}-{device}-{where}-torch{about['torch_version']}"
 
 
 def run(
@@ -53,7 +58,7 @@ def run(
     device = device_class(settings.device_type)
     shared = {
         "experiment": experiment,
-        "run_key": run_key(workload, device, str(about["torch_version"])),
+        "run_key": run_key(workload, device, about),
         "workload": str(workload),
         **workload.to_dict(),
         "device": device,

@@ -58,7 +58,7 @@ def test_asking_for_a_gpu_that_is_not_there(capsys):
 
 
 def test_a_corrupt_record_file_stops_the_run_before_it_starts(tmp_path):
-    folder = tmp_path / "cpu" / "activation_scaling"
+    folder = tmp_path / "cpu-small" / "activation_scaling"
     folder.mkdir(parents=True)
     (folder / "records.parquet").write_bytes(b"garbage")
     done = run_cli(
@@ -82,7 +82,7 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
 def test_a_killed_run_continues_where_it_was(tmp_path):
     command = [sys.executable, "-m", "profiler", "run", "activation_scaling"]
     command += ["--device", "cpu", "--size", "small", "--results", str(tmp_path)]
-    path = tmp_path / "cpu" / "activation_scaling" / "records.parquet"
+    path = tmp_path / "cpu-small" / "activation_scaling" / "records.parquet"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline:

@@ -269,7 +269,7 @@ def _rows(simulation: Simulation, workload: Workload, settings: str, formula: li
 
     about = provenance("cpu") | {"device_name": simulation.gpu.name, "allocator_settings": settings}
     device = _file_name(simulation.gpu.name)
-    key = run_key(workload, device, str(about["torch_version"]))
+    key = run_key(workload, device, about)
     shared = {
         "experiment": "predict",
         "run_key": f"{key}-{_file_name(settings)}" if settings else key,

@@ -49,6 +49,8 @@ class _Experiment:
 def run(names: Sequence[str], options: RunOptions) -> None:
     """Run the named experiments, all of them if none is named.
 
+    Results go to a folder of the device's name, those in small size to one beside it.
+
     Raises ProfilerError for an unknown experiment or device, a folder that cannot be written, records that
     cannot be read; what had finished by then is kept.
     """
@@ -56,7 +58,9 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     device_type = options.device_type or default_device()
     check_device(device_type)
     settings = RunSettings(device_type, options.limit_bytes)
-    results = options.results / device_class(device_type)
+    small = "-small" if options.size == "small" else ""
+    results = options.results / f"{device_class(device_type)}{small}"
+    records.check_writable(results)
     console = Console()
     for name, module in modules.items():
         console.print(f"[bold]{name}[/bold]  {module.QUESTION}")
@@ -71,9 +75,9 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
     """Run the workloads that have no record yet; returns the records of all of them."""
     path = experiment.folder / "records.parquet"
     device_type = experiment.settings.device_type
-    device, torch_version = device_class(device_type), str(provenance(device_type)["torch_version"])
+    device, about = device_class(device_type), provenance(device_type)
     chosen = catalog.workloads(experiment.module, experiment.size, device_type)
-    workloads = {run_key(w, device, torch_version): w for w in chosen}
+    workloads = {run_key(w, device, about): w for w in chosen}
     done = set() if experiment.fresh else set(records.read(path)["run_key"])
     todo = [workload for key, workload in workloads.items() if key not in done]
     if len(todo) < len(workloads):
