@@ -103,18 +103,27 @@ class Block(nn.Module):
         return middle + transformed
 
 
+class Embedding(nn.Module):
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.weight[ids, :]
+
+
 class Transformer(nn.Module):
     def __init__(  # noqa: PLR0917  the order of the schema
         self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int
     ) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.empty(vocabulary, width))
-        rotary = Rotary(length, width // heads)
-        self.layers = nn.ModuleList(Block(width, heads, hidden, rotary) for _ in range(layers))
+        self.embedding = Embedding(vocabulary, width)
+        self.rotary = Rotary(length, width // heads)
+        self.layers = nn.ModuleList(Block(width, heads, hidden, self.rotary) for _ in range(layers))
         self.norm, self.head = RMSNorm(width), Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
-        embedded = self.embedding[ids, :]
+        embedded = self.embedding(ids)
         x = embedded
         for layer in self.layers:
             x = layer(x)
