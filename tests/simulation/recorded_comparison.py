@@ -1,5 +1,6 @@
 """A recorded program on the simulated GPU, compared with its trace."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -42,8 +43,7 @@ def simulated(trace: Trace) -> Outcome:
     ledger = Ledger()
     with simulated_gpu(
         GPUS[trace.gpu], trace.settings, observer=ledger, torch_version=trace.torch_version
-    ) as device:
-        program = trace.program(device)
+    ) as device, closing(trace.program(device)) as program:
         next(program)
         torch.cuda.reset_peak_memory_stats()
         ledger.clear()

@@ -5,20 +5,20 @@ from the settings that its authors published; it starts on an empty device. A pr
 recording began and where it ended.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from recorded_transformer import Transformer
+from recorded_plain_transformer import InPlaceAdamW, PlainTransformer
+from recorded_plain_transformer import cross_entropy as plain_cross_entropy
+from recorded_transformer import Transformer, cross_entropy
 from torch import Tensor, nn
 
 from profiler.allocator import AllocatorSettings
 
 VOCABULARY = 10_000
-import os
-WARMUPS=int(os.environ.get('W','5'))
 SIZES = {  # width, layers, heads, feed-forward
     "small": (768, 12, 12, 3072),
     "medium": (1024, 24, 16, 4096),
@@ -45,9 +45,11 @@ def precision(half: bool) -> torch.autocast | nullcontext[None]:
     return torch.autocast("cuda", torch.bfloat16) if half else nullcontext()
 
 
-def transformer(size: str, length: int, device: torch.device) -> Transformer:
+def transformer(
+    size: str, length: int, device: torch.device, gathers_positions: bool = False
+) -> Transformer:
     width, layers, heads, hidden = SIZES[size]
-    return Transformer(VOCABULARY, length, width, layers, heads, hidden).to(device)
+    return Transformer(VOCABULARY, length, width, layers, heads, hidden, gathers_positions).to(device)
 
 
 def tokens(batch: int, length: int, device: torch.device) -> Tensor:
@@ -55,11 +57,12 @@ def tokens(batch: int, length: int, device: torch.device) -> Tensor:
 
 
 def forward(
-    device: torch.device, size: str, length: int, batch: int, half: bool, grad: bool, warmups: int = 5
+    device: torch.device, length: int, half: bool, grad: bool, holds_targets: bool
 ) -> Iterator[None]:
     """Forward passes whose logits die at once; with `grad` the graph is built as well."""
-    model = transformer(size, length, device)
-    ids, targets = tokens(batch, length, device), tokens(batch, length, device)
+    model = transformer("xl", length, device)
+    ids = tokens(4, length, device)
+    targets = tokens(4, length, device) if holds_targets else None
 
     def step() -> None:
         with torch.set_grad_enabled(grad):
@@ -67,7 +70,7 @@ def forward(
                 logits = model(ids)
             del logits
 
-    for _ in range(warmups):
+    for _ in range(5):
         step()
     yield
     step()
@@ -91,11 +94,122 @@ def full_step(device: torch.device, size: str, length: int, batch: int, half: bo
         loss.backward()
         optimizer.step()
 
-    for _ in range(WARMUPS):
+    for _ in range(5):
         step()
     yield
     step()
     yield
+
+
+def forward_with_loss(device: torch.device, length: int, half: bool, grad: bool) -> Iterator[None]:
+    """Forward and loss, both kept until the next step replaces them; the cache emptied before recording."""
+    model = transformer("large", length, device, gathers_positions=True)
+    ids, targets = tokens(1, length, device), tokens(1, length, device)
+
+    def steps() -> Iterator[None]:
+        for step in range(6):
+            if step == 5:
+                torch.cuda.empty_cache()
+                yield
+            with precision(half), torch.set_grad_enabled(grad):
+                model.zero_grad()
+                logits = model(ids)
+                loss = nn.functional.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
+        yield
+        del loss
+
+    return steps()
+
+
+def accumulated_gradients(device: torch.device) -> Iterator[None]:
+    """Forward, loss and backward without an optimizer; gradients are never cleared."""
+    model = transformer("small", 256, device)
+    ids, targets = tokens(32, 256, device), tokens(32, 256, device)
+    for step in range(6):
+        if step == 5:
+            yield
+        logits = model(ids)
+        loss = cross_entropy(logits, targets)
+        loss.backward()
+    yield
+    del logits
+
+
+def first_step(device: torch.device, stages: Sequence[tuple[str, int]]) -> Iterator[None]:
+    """The first forward or training step of a new model, without warm-up. Several stages run one after
+    the other in one process, and the last is recorded.
+    """
+    for stage, length in stages[:-1]:
+        for _ in _first_step(device, stage, length):
+            pass
+    yield from _first_step(device, *stages[-1])
+
+
+def _first_step(device: torch.device, stage: str, length: int) -> Iterator[None]:
+    width, layers, heads, hidden = SIZES["xl"]
+    with device:
+        model = PlainTransformer(VOCABULARY, length, width, layers, heads, hidden)
+    optimizer = InPlaceAdamW(model.parameters())
+    ids = tokens(4, length, device)
+    yield
+    torch.cuda.empty_cache()
+    logits = model(ids)
+    if stage == "fullstep":
+        loss = plain_cross_entropy(logits, ids)
+        loss.backward()
+        optimizer.step()
+    yield
+
+
+def _kkaitlyn() -> Iterator[Trace]:
+    stages = [(stage, length) for stage in ("forward", "fullstep") for length in (128, 256, 512)]
+    for count, (stage, length) in enumerate(stages, 1):
+        yield Trace(
+            f"kkaitlyn111+cs336-a2-systems/memory_files__memory_ctx{length}_{stage}_.*",
+            f"2.7B, 4 x {length}, first {stage}" + (f", after {count - 1} others" if count > 1 else ""),
+            "H100-80GB",
+            (2, 6),
+            partial(first_step, stages=stages[:count]),
+        )
+    yield Trace(
+        "kkaitlyn111+cs336-a2-systems/memory_files__memory_ctx128_fullstep.*",
+        "2.7B, 4 x 128, first fullstep",
+        "H100-80GB",
+        (2, 6),
+        partial(first_step, stages=[("fullstep", 128)]),
+    )
+
+
+def _hyperion() -> Iterator[Trace]:
+    for length in (128, 256, 512):
+        for grad in (False, True):
+            for half in (False, True):
+                stage = "fw_with_grad" if grad else "fw"
+                yield Trace(
+                    "Hyperion-shuo+assignment2-systems/*_large_cl"
+                    f"{length}_{stage}{'_bf16' if half else ''}.*",
+                    f"large, 1 x {length}, {stage}",
+                    "A10-24GB",
+                    (2, 6),
+                    partial(forward_with_loss, length=length, half=half, grad=grad),
+                )
+
+
+def _others() -> Iterator[Trace]:
+    expandable = AllocatorSettings.parse("expandable_segments:True")
+    for length, kind, grad in (
+        (128, "float32", False), (2048, "float32", False), (512, "float32", True), (512, "bfloat16", True)):
+        yield Trace(
+            f"bolongcheng+assignment2-systems/*_xl_fwd_cl{length}_dtypetorch.{kind}.*",
+            f"xl, 4 x {length}, forward",
+            "A100-80GB",
+            (2, 11),
+            partial(forward, length=length, half=kind == "bfloat16", grad=grad, holds_targets=False),
+            expandable,
+        )
+    yield Trace(
+        "MAGMA27+assignment2-systems/memory_snapshot.*", "small, 32 x 256, forward and backward",
+        "RTX-4090", (2, 11), accumulated_gradients)
 
 
 def _linyun() -> Iterator[Trace]:
@@ -111,6 +225,6 @@ def _linyun() -> Iterator[Trace]:
                     (2, 11),
                     partial(full_step, size="xl", length=length, batch=4, half=half)
                     if stage == "full_step"
-                    else partial(forward, size="xl", length=length, batch=4, half=half, grad=False),
+                    else partial(forward, length=length, half=half, grad=False, holds_targets=True),
                 )
-TRACES = tuple(_linyun())
+TRACES = (*_linyun(), *_hyperion(), *_others(), *_kkaitlyn())
