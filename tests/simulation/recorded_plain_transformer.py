@@ -7,8 +7,16 @@ Like recorded_transformer.py it performs the operations that the traces name and
 import math
 
 import torch
-from recorded_transformer import Embedding, FeedForward, Linear
+from recorded_transformer import Embedding
+from recorded_transformer import Linear as InputFirstLinear
 from torch import Tensor, einsum, nn
+
+
+class Linear(InputFirstLinear):
+    """The weight is the first operand, so that the product lies transposed in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return einsum("oi,bsi->bso", self.weight, x)
 
 
 class Norm(nn.Module):
@@ -62,8 +70,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
-        q, k, v = self.query(x), self.key(x), self.value(x)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        projected = self.query(x), self.key(x), self.value(x)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in projected)
         positions = torch.arange(length, device=x.device).unsqueeze(0).expand(batch, -1)
         q = self.rotary(q, positions)
         k = self.rotary(k, positions)
@@ -75,7 +83,11 @@ class Attention(nn.Module):
         return self.out(out)
 
 
-class GatedFeedForward(FeedForward):
+class FeedForward(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate, self.down, self.up = Linear(width, hidden), Linear(hidden, width), Linear(width, hidden)
+
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate(x)
         up = self.up(x)
@@ -90,7 +102,7 @@ class Block(nn.Module):
         self.norm_1 = Norm(width)
         self.attention = Attention(width, heads, length)
         self.norm_2 = Norm(width)
-        self.feed_forward = GatedFeedForward(width, hidden)
+        self.feed_forward = FeedForward(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.norm_1(x)
