@@ -32,18 +32,19 @@ def recorded(path: Path) -> Outcome:
     if replayed.verdict != "exact":
         raise ValueError(f"{path.name}: the replay is {replayed.verdict}: {replayed.first_mismatch}")
     sign = {"alloc": 1, "free_completed": -1}
-    events = tuple(
-        sign[event.action] * event.size_bytes for event in device.events if event.action in sign
-    )
+    events = tuple(sign[event.action] * event.size_bytes for event in device.events if event.action in sign)
     return Outcome(replayed.peak_allocated_bytes, replayed.peak_reserved_bytes, events)
 
 
 def simulated(trace: Trace) -> Outcome:
     """The program from an empty device; the peaks and events of the part that was recorded."""
     ledger = Ledger()
-    with simulated_gpu(
-        GPUS[trace.gpu], trace.settings, observer=ledger, torch_version=trace.torch_version
-    ) as device, closing(trace.program(device)) as program:
+    with (
+        simulated_gpu(
+            GPUS[trace.gpu], trace.settings, observer=ledger, torch_version=trace.torch_version
+        ) as device,
+        closing(trace.program(device)) as program,
+    ):
         next(program)
         torch.cuda.reset_peak_memory_stats()
         ledger.clear()

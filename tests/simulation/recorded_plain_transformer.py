@@ -1,5 +1,5 @@
-"""The training step of other recorded runs: a transformer of plain tensor code that gathers its rotary angles,
-fills its mask, divides by its norm, and updates its AdamW state in place.
+"""The training step of other recorded runs: a transformer of plain tensor code that gathers its rotary
+angles, fills its mask, divides by its norm, and updates its AdamW state in place.
 
 Like recorded_transformer.py it performs the operations that the traces name and holds its variables as long.
 """
@@ -13,10 +13,15 @@ from torch import Tensor, einsum, nn
 
 
 class Linear(InputFirstLinear):
-    """The weight is the first operand, so that the product lies transposed in memory."""
+    """An einsum whose first operand is the weight, as torch 2.6 runs it: the product lies transposed in
+    memory. (Later versions exchange the operands.)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return einsum("oi,bsi->bso", self.weight, x)
+        batch, length, inputs = x.shape
+        columns = x.reshape(1, batch * length, inputs).transpose(1, 2)
+        product = torch.bmm(self.weight.unsqueeze(0), columns)
+        return product.view(-1, batch, length).permute(1, 2, 0)
 
 
 class Norm(nn.Module):
@@ -39,10 +44,9 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         cos = self.table[0][positions].unsqueeze(1)
         sin = self.table[1][positions].unsqueeze(1)
-        even, odd = x[..., 0::2], x[..., 1::2]
         rotated = torch.empty_like(x)
-        rotated[..., 0::2] = even * cos - odd * sin
-        rotated[..., 1::2] = even * sin + odd * cos
+        rotated[..., 0::2] = x[..., 0::2] * cos - x[..., 1::2] * sin
+        rotated[..., 1::2] = x[..., 0::2] * sin + x[..., 1::2] * cos
         return rotated
 
 
@@ -134,10 +138,10 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.view(-1, logits.shape[-1])
     targets = targets.view(-1)
     largest = torch.max(logits, dim=-1, keepdim=True).values
-    shifted = logits - largest
-    powers = torch.exp(shifted)
+    logits = logits - largest
+    powers = torch.exp(logits)
     total = torch.sum(powers, dim=-1)
-    chosen = shifted[torch.arange(targets.shape[0]), targets]
+    chosen = logits[torch.arange(targets.shape[0]), targets]
     losses = torch.log(total) - chosen
     return torch.mean(losses)
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from recorded_plain_transformer import InPlaceAdamW, PlainTransformer
 from recorded_plain_transformer import cross_entropy as plain_cross_entropy
-from recorded_transformer import Transformer, cross_entropy
+from recorded_transformer import AdamW, Transformer, cross_entropy
 from torch import Tensor, nn
 
 from profiler.allocator import AllocatorSettings
@@ -45,9 +45,7 @@ def precision(half: bool) -> torch.autocast | nullcontext[None]:
     return torch.autocast("cuda", torch.bfloat16) if half else nullcontext()
 
 
-def transformer(
-    size: str, length: int, device: torch.device, gathers_positions: bool = False
-) -> Transformer:
+def transformer(size: str, length: int, device: torch.device, gathers_positions: bool = False) -> Transformer:
     width, layers, heads, hidden = SIZES[size]
     return Transformer(VOCABULARY, length, width, layers, heads, hidden, gathers_positions).to(device)
 
@@ -56,9 +54,7 @@ def tokens(batch: int, length: int, device: torch.device) -> Tensor:
     return torch.zeros(batch, length, dtype=torch.long, device=device)
 
 
-def forward(
-    device: torch.device, length: int, half: bool, grad: bool, holds_targets: bool
-) -> Iterator[None]:
+def forward(device: torch.device, length: int, half: bool, grad: bool, holds_targets: bool) -> Iterator[None]:
     """Forward passes whose logits die at once; with `grad` the graph is built as well."""
     model = transformer("xl", length, device)
     ids = tokens(4, length, device)
@@ -78,19 +74,17 @@ def forward(
     del targets
 
 
-def full_step(device: torch.device, size: str, length: int, batch: int, half: bool) -> Iterator[None]:
+def full_step(device: torch.device, length: int, half: bool) -> Iterator[None]:
     """Training with torch.optim.AdamW and the built-in cross entropy."""
-    model = transformer(size, length, device)
-    ids, targets = tokens(batch, length, device), tokens(batch, length, device)
+    model = transformer("xl", length, device)
+    ids, targets = tokens(4, length, device), tokens(4, length, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with precision(half):
             logits = model(ids)
-        loss = nn.functional.cross_entropy(
-            logits.float().reshape(-1, VOCABULARY), targets.reshape(-1)
-        )
+        loss = nn.functional.cross_entropy(logits.float().reshape(-1, VOCABULARY), targets.reshape(-1))
         loss.backward()
         optimizer.step()
 
@@ -101,24 +95,47 @@ def full_step(device: torch.device, size: str, length: int, batch: int, half: bo
     yield
 
 
+def medium(device: torch.device, length: int, half: bool, trains: bool) -> Iterator[None]:
+    """Training with plain tensor code for the loss and AdamW, or inference; the logits stay until the end.
+    All batches exist from the start.
+    """
+    model = transformer("medium", length, device)
+    batches = [(tokens(4, length, device), tokens(4, length, device) if trains else None) for _ in range(6)]
+    optimizer = AdamW(model.parameters())
+    for step, (ids, targets) in enumerate(batches):
+        if trains:
+            optimizer.zero_grad()
+        logits = loss = None
+        if step == 5:
+            yield
+        with torch.inference_mode(not trains), precision(half):
+            logits = model(ids)
+            loss = cross_entropy(logits, targets) if trains else None
+        if trains:
+            loss.backward()
+            optimizer.step()
+        else:
+            logits = None
+    yield
+    del logits
+
+
 def forward_with_loss(device: torch.device, length: int, half: bool, grad: bool) -> Iterator[None]:
-    """Forward and loss, both kept until the next step replaces them; the cache emptied before recording."""
+    """Forward and loss, both kept until the next step replaces them; the cache is emptied before
+    recording.
+    """
     model = transformer("large", length, device, gathers_positions=True)
     ids, targets = tokens(1, length, device), tokens(1, length, device)
-
-    def steps() -> Iterator[None]:
-        for step in range(6):
-            if step == 5:
-                torch.cuda.empty_cache()
-                yield
-            with precision(half), torch.set_grad_enabled(grad):
-                model.zero_grad()
-                logits = model(ids)
-                loss = nn.functional.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
-        yield
-        del loss
-
-    return steps()
+    for step in range(6):
+        if step == 5:
+            torch.cuda.empty_cache()
+            yield
+        with precision(half), torch.set_grad_enabled(grad):
+            model.zero_grad()
+            logits = model(ids)
+            loss = nn.functional.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1))
+    yield
+    del loss
 
 
 def accumulated_gradients(device: torch.device) -> Iterator[None]:
@@ -180,51 +197,111 @@ def _kkaitlyn() -> Iterator[Trace]:
     )
 
 
-def _hyperion() -> Iterator[Trace]:
+def _medium() -> Iterator[Trace]:
+    for length in (128, 256, 512, 1024):
+        for stage, half in (("training", length >= 512), ("inference", length == 512)):
+            yield Trace(
+                f"Wedsonlin+assignment2-systems/*medium_{length}_{stage}_*",
+                f"medium, 4 x {length}, {stage}",
+                "A100-80GB",
+                (2, 11),
+                partial(medium, length=length, half=half, trains=stage == "training"),
+            )
+
+
+def _xl() -> Iterator[Trace]:
+    folder = "LINYUNLinYun+CS336-assignment2-systems"
+    for length in (128, 512, 1024, 2048):
+        for half in (False, True):
+            # At length 128 there are recordings of several versions of the program: one without, one
+            # with the graph (the frees in the trace tell).
+            name = f"{folder}/*__xl_ctx{length}_forward_{'bf16' if half else 'none'}"
+            files = {f"{name}.*": False}
+            if length == 128:
+                files = {f"{name}.e1139f57*": False, f"{name}.3333ec24*": True}
+                if not half:
+                    files = {f"{name}.972da1f1*": False, f"{name}.9a386054*": True}
+            for file, grad in files.items():
+                yield Trace(
+                    file,
+                    f"xl, 4 x {length}, forward {'with' if grad else 'without'} graph",
+                    "RTX-PRO-6000-96GB",
+                    (2, 11),
+                    partial(forward, length=length, half=half, grad=grad, holds_targets=True),
+                )
+            if length <= 512:
+                yield Trace(
+                    f"{folder}/*__xl_ctx{length}_full_step_{'bf16' if half else 'none'}.*",
+                    f"xl, 4 x {length}, AdamW step",
+                    "RTX-PRO-6000-96GB",
+                    (2, 11),
+                    partial(full_step, length=length, half=half),
+                )
+
+
+def _expandable() -> Iterator[Trace]:
+    for length, kind, grad in (
+        (128, "float32", False),
+        (512, "float32", True),
+        (512, "bfloat16", True),
+        (2048, "float32", False),
+    ):
+        yield Trace(
+            f"bolongcheng+assignment2-systems/*_xl_fwd_cl{length}_dtypetorch.{kind}.*",
+            f"xl, 4 x {length}, forward {'with' if grad else 'without'} graph",
+            "A100-80GB",
+            (2, 11),
+            partial(forward, length=length, half=kind == "bfloat16", grad=grad, holds_targets=False),
+            AllocatorSettings.parse("expandable_segments:True"),
+        )
+
+
+def _large() -> Iterator[Trace]:
     for length in (128, 256, 512):
         for grad in (False, True):
             for half in (False, True):
-                stage = "fw_with_grad" if grad else "fw"
+                name = f"large_cl{length}_fw{'_with_grad' if grad else ''}{'_bf16' if half else ''}"
                 yield Trace(
-                    "Hyperion-shuo+assignment2-systems/*_large_cl"
-                    f"{length}_{stage}{'_bf16' if half else ''}.*",
-                    f"large, 1 x {length}, {stage}",
+                    f"Hyperion-shuo+assignment2-systems/*_{name}.*",
+                    f"large, 1 x {length}, forward and loss {'with' if grad else 'without'} graph",
                     "A10-24GB",
                     (2, 6),
                     partial(forward_with_loss, length=length, half=half, grad=grad),
                 )
 
 
-def _others() -> Iterator[Trace]:
-    expandable = AllocatorSettings.parse("expandable_segments:True")
-    for length, kind, grad in (
-        (128, "float32", False), (2048, "float32", False), (512, "float32", True), (512, "bfloat16", True)):
+def _first_steps() -> Iterator[Trace]:
+    folder = "kkaitlyn111+cs336-a2-systems"
+    stages = [(stage, length) for stage in ("forward", "fullstep") for length in (128, 256, 512)]
+    for count, (stage, length) in enumerate(stages, 1):
         yield Trace(
-            f"bolongcheng+assignment2-systems/*_xl_fwd_cl{length}_dtypetorch.{kind}.*",
-            f"xl, 4 x {length}, forward",
-            "A100-80GB",
-            (2, 11),
-            partial(forward, length=length, half=kind == "bfloat16", grad=grad, holds_targets=False),
-            expandable,
+            f"{folder}/memory_files__memory_ctx{length}_{stage}_.*",
+            f"xl, 4 x {length}, first {'forward' if stage == 'forward' else 'AdamW step'}"
+            + (f", in a process that ran {count - 1} before" if count > 1 else ""),
+            "H100-80GB",
+            (2, 6),
+            partial(first_step, stages=stages[:count]),
         )
     yield Trace(
-        "MAGMA27+assignment2-systems/memory_snapshot.*", "small, 32 x 256, forward and backward",
-        "RTX-4090", (2, 11), accumulated_gradients)
+        f"{folder}/memory_files__memory_ctx128_fullstep.*",
+        "xl, 4 x 128, first AdamW step",
+        "H100-80GB",
+        (2, 6),
+        partial(first_step, stages=[("fullstep", 128)]),
+    )
 
 
-def _linyun() -> Iterator[Trace]:
-    folder = "LINYUNLinYun+CS336-assignment2-systems"
-    for length in (128, 512, 1024, 2048):
-        for precision_name in ("none", "bf16"):
-            for stage in ("forward", "full_step"):
-                half = precision_name == "bf16"
-                yield Trace(
-                    f"{folder}/*__xl_ctx{length}_{stage}_{precision_name}.*",
-                    f"xl, 4 x {length}, {stage}",
-                    "RTX-PRO-6000-96GB",
-                    (2, 11),
-                    partial(full_step, size="xl", length=length, batch=4, half=half)
-                    if stage == "full_step"
-                    else partial(forward, length=length, half=half, grad=False, holds_targets=True),
-                )
-TRACES = (*_linyun(), *_hyperion(), *_others(), *_kkaitlyn())
+TRACES = (
+    *_medium(),
+    *_large(),
+    *_xl(),
+    *_expandable(),
+    Trace(
+        "MAGMA27+assignment2-systems/memory_snapshot.*",
+        "small, 32 x 256, forward, loss and backward",
+        "RTX-4090",
+        (2, 11),
+        accumulated_gradients,
+    ),
+    *_first_steps(),
+)

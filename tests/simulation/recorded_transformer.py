@@ -93,9 +93,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(
-        self, width: int, heads: int, hidden: int, rotary: Rotary, gathers_positions: bool
-    ) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, rotary: Rotary, gathers_positions: bool) -> None:
         super().__init__()
         self.attention = Attention(width, heads, rotary, gathers_positions)
         self.feed_forward = FeedForward(width, hidden)
