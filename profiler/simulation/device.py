@@ -113,13 +113,15 @@ class _Silence:
 
 
 @contextmanager
-def _opened(allocator: Allocator, observer: Observer, gpu: GPU) -> Iterator[None]:
+def _opened(
+    allocator: Allocator, observer: Observer, gpu: GPU, torch_version: tuple[int, int] | None = None
+) -> Iterator[None]:
     if machine.memory is not None:
         raise RuntimeError("a simulated GPU is already open in this process")
     values = machine.values = HostValues()
     memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
     machine.capability = gpu.capability
-    machine.scratch_of = hidden.HiddenAllocations(gpu).of
+    machine.scratch_of = hidden.HiddenAllocations(gpu, torch_version).of
     try:
         yield
     finally:
@@ -143,6 +145,7 @@ def simulated_gpu(
     settings: AllocatorSettings | None = None,
     observer: Observer | None = None,
     float_reads: float | None = None,
+    torch_version: tuple[int, int] | None = None,
 ) -> Iterator[torch.device]:
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
 
@@ -153,11 +156,14 @@ def simulated_gpu(
     floating-point scalar gives, for programs that log their loss and optimizers that scale by a norm
     (torch.optim.Adafactor); without it such a read is unsupported.
 
+    `torch_version` is the PyTorch whose CUDA kernels take the scratch memory, (major, minor); the
+    installed one if not given. The operations themselves are always those of the installed PyTorch.
+
     Raises torch.OutOfMemoryError where the GPU would be full, UnsupportedOperation where the program needs
     values that the simulation does not have.
     """
     register()
     allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())
-    with _opened(allocator, observer or _Silence(), gpu), cuda_names(gpu, allocator) as device:
+    with _opened(allocator, observer or _Silence(), gpu, torch_version), cuda_names(gpu, allocator) as device:
         machine.float_reads = float_reads
         yield device

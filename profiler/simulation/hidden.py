@@ -371,12 +371,12 @@ def _arguments(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> A
 
 
 class HiddenAllocations:
-    """The hidden allocations of one run on one GPU."""
+    """The hidden allocations of one run on one GPU, as the kernels of `torch_version` make them."""
 
-    def __init__(self, gpu: GPU) -> None:
+    def __init__(self, gpu: GPU, torch_version: tuple[int, int] | None = None) -> None:
         self._gpu = gpu
         major, minor = torch.__version__.split(".")[:2]
-        self._version = (int(major), int(minor))
+        self._version = torch_version or (int(major), int(minor))
         self._blas_threads: set[int] = set()
 
     def of(

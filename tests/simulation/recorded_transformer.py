@@ -37,9 +37,9 @@ class Rotary(nn.Module):
         angles = torch.outer(torch.arange(length), 10000.0 ** (-torch.arange(0, head_size, 2) / head_size))
         self.register_buffer("table", torch.stack((torch.cos(angles), torch.sin(angles))))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         even, odd = x.unflatten(-1, (-1, 2)).movedim(-1, 0)
-        cos, sin = self.table[:, : x.shape[-2]]
+        cos, sin = self.table[:, : x.shape[-2]] if positions is None else self.table[:, positions]
         rotated_even = cos * even - sin * odd
         rotated_odd = sin * even + cos * odd
         return torch.concat([rotated_even.unsqueeze(-1), rotated_odd.unsqueeze(-1)], -1).flatten(-2)
@@ -59,17 +59,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int, rotary: Rotary) -> None:
+    def __init__(self, width: int, heads: int, rotary: Rotary, gathers_positions: bool) -> None:
         super().__init__()
-        self.heads, self.rotary = heads, rotary
+        self.heads, self.rotary, self.gathers_positions = heads, rotary, gathers_positions
         self.query, self.key, self.value, self.out = (Linear(width, width) for _ in range(4))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
         length = x.shape[1]
         q, k, v = self.query(x), self.key(x), self.value(x)
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        q = self.rotary(q)
-        k = self.rotary(k)
+        if self.gathers_positions:
+            wanted = torch.arange(length, device=x.device)
+        q = self.rotary(q, wanted)
+        k = self.rotary(k, wanted)
         positions = torch.arange(length, device=x.device)
         mask = positions.view(1, 1, length, 1) >= positions.view(1, 1, 1, length)
         out = attention(q, k, v, mask)
@@ -91,9 +93,10 @@ def silu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, hidden: int, rotary: Rotary) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, rotary: Rotary, gathers_positions: bool) -> None:
         super().__init__()
-        self.attention, self.feed_forward = Attention(width, heads, rotary), FeedForward(width, hidden)
+        self.attention = Attention(width, heads, rotary, gathers_positions)
+        self.feed_forward = FeedForward(width, hidden)
         self.norm_1, self.norm_2 = RMSNorm(width), RMSNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,23 +106,48 @@ class Block(nn.Module):
         return middle + transformed
 
 
+class Embedding(nn.Module):
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocabulary, width))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.weight[ids, :]
+
+
 class Transformer(nn.Module):
-    def __init__(
-        self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int
+    """`gathers_positions`: rotary angles are indexed by a tensor of positions, not sliced; and the embedded
+    tokens are not held until the end of the forward.
+    """
+
+    def __init__(  # noqa: PLR0917  the order of the schema
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        gathers_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.empty(vocabulary, width))
-        rotary = Rotary(length, width // heads)
-        self.layers = nn.ModuleList(Block(width, heads, hidden, rotary) for _ in range(layers))
+        self.holds_embedded = not gathers_positions
+        self.embedding = Embedding(vocabulary, width)
+        self.rotary = Rotary(length, width // heads)
+        self.layers = nn.ModuleList(
+            Block(width, heads, hidden, self.rotary, gathers_positions) for _ in range(layers)
+        )
         self.norm, self.head = RMSNorm(width), Linear(width, vocabulary)
 
     def forward(self, ids: Tensor) -> Tensor:
-        embedded = self.embedding[ids, :]
-        x = embedded
+        x = self.embedding(ids)
+        held = x if self.holds_embedded else None
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        return self.head(x)
+        logits = self.head(x)
+        del held
+        return logits
 
 
 def log_softmax(x: Tensor) -> Tensor:
