@@ -75,7 +75,10 @@ class SimulatedRecorder:
         gc.collect()
         gc.freeze()
         self._open.callback(gc.unfreeze)
-        self.device = self._open.enter_context(simulated_gpu(self._gpu, self._settings, self._listener))
+        # A training step reads floating-point values only to scale by them (Adafactor's norms).
+        self.device = self._open.enter_context(
+            simulated_gpu(self._gpu, self._settings, self._listener, float_reads=1.0)
+        )
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -118,7 +118,7 @@ class Block(nn.Module):
 
 
 class PlainTransformer(nn.Module):
-    def __init__(  # noqa: PLR0917  the order of the schema
+    def __init__(
         self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int
     ) -> None:
         super().__init__()

@@ -120,7 +120,7 @@ class Transformer(nn.Module):
     tokens are not held until the end of the forward.
     """
 
-    def __init__(  # noqa: PLR0917  the order of the schema
+    def __init__(
         self,
         vocabulary: int,
         length: int,
