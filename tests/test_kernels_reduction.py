@@ -72,6 +72,11 @@ def test_no_scratch(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
     assert reduction(shape, dims, 4, H100) == ()
 
 
+@pytest.mark.parametrize("dims", [None, (), (0,), (-1,)])
+def test_a_scalar_needs_no_scratch(dims: tuple[int, ...] | None) -> None:
+    assert reduction((), dims, 4, H100) == ()
+
+
 def test_alignment_of_the_input_decides_the_vector() -> None:
     """An offset of 2 floats allows 2 outputs per thread, so 256 threads: 32 x 8, 8 per
     multiprocessor, 12 blocks wide for 768. 8192 / 8 = 1024 values; min(1056 / 12 = 88, 64) = 64.

@@ -322,7 +322,7 @@ def reduction(
     strided last dimension, all to the byte; no allocation where none is predicted. Derived, not
     measured: 16-bit inputs, mean, var, norm, casts, inputs beyond 31-bit offsets.
     """
-    if prod(shape) == 0:
+    if prod(shape) == 0 or not shape:  # nothing, or one element: one block does it
         return ()
     output_bytes = element_bytes if output_element_bytes is None else output_element_bytes
     acc = accumulator(kind, element_bytes, output_bytes, torch_version)

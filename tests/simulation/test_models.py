@@ -96,6 +96,17 @@ MODELS = {
     "llama": lambda: transformers.LlamaForCausalLM(
         transformers.LlamaConfig(vocab_size=100, num_key_value_heads=2, **SMALL)
     ),
+    "t5": lambda: transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=100,
+            d_model=64,
+            d_kv=16,
+            d_ff=128,
+            num_layers=2,
+            num_heads=4,
+            decoder_start_token_id=0,
+        )
+    ),
     "vit": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(image_size=32, **SMALL)),
     "resnet": lambda: transformers.ResNetForImageClassification(transformers.ResNetConfig(num_labels=10)),
 }

@@ -5,6 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from profiler.gpus import GPUS
+from profiler.simulation import simulated_gpu
+
 # Two Linear layers, 256 -> 512 -> 256: numbers of elements of their parameters.
 SHAPES = (512 * 256, 512, 256 * 512, 256)
 PARAMETER_BYTES = 4 * sum(SHAPES)
@@ -58,6 +61,18 @@ def test_states_and_temporaries(name, cuda, ledger):
         optimizer.zero_grad()
     assert ledger.live_bytes == before[1] - PARAMETER_BYTES
     assert ledger.peak_bytes - before[1] == temporary_bytes
+
+
+def test_adafactor_keeps_rows_and_columns(ledger):
+    """It reads norms on the host, whose values the caller states."""
+    with simulated_gpu(GPUS["A100-40GB"], observer=ledger, float_reads=1.0) as device:
+        model = nn.Sequential(nn.Linear(256, 512), nn.Linear(512, 256)).to(device)
+        optimizer = torch.optim.Adafactor(model.parameters())
+        model(torch.zeros(4, 256, device=device)).sum().backward()
+        before = ledger.live_bytes
+        optimizer.step()
+        matrices, vectors = 2 * (512 + 256), 512 + 256
+        assert ledger.live_bytes - before == 4 * (matrices + vectors)
 
 
 def test_zero_grad_frees_the_gradients_or_keeps_them(cuda, ledger):

@@ -29,8 +29,9 @@ EXACT = (
     "MAGMA27",
     "memory_ctx128_forward_.",
 )
-# Prediction less recording, in bytes of peak allocated and of peak reserved. bf16: autocast frees its cached casts in the order of a hash table of addresses.
-# First step of torch 2.6: its backward of an index operation takes two small blocks less.
+# Prediction less recording, in bytes of peak allocated and of peak reserved. bf16: autocast frees its
+# cached casts in the order of a hash table of addresses. First step of torch 2.6: its backward of an
+# index operation takes two small blocks less.
 CLOSE = {
     "large_cl128_fw_bf16": (0, 0),
     "large_cl128_fw_with_grad_bf16": (0, 0),
