@@ -20,7 +20,7 @@ def workloads(size: str) -> list[Workload]:
     tiny = [Workload("gpt2-tiny", 16 // k, 64, micro_batches=k) for k in _MICRO_BATCHES]
     if size == "small":
         return tiny
-    return tiny + [Workload("gpt2", 16 // k, 32, micro_batches=k, layers=4) for k in _MICRO_BATCHES]
+    return tiny + [Workload("gpt2", 16 // k, 128, micro_batches=k, layers=4) for k in _MICRO_BATCHES]
 
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:

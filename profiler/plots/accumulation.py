@@ -36,7 +36,7 @@ def accumulation(records: pd.DataFrame) -> Figure:
     factor = float(kept.loc[first["micro_batches"]]) / float(kept.loc[last["micro_batches"]])
     axes.set_title(
         f"{last['micro_batches']} micro-batches: activations {factor:.1f}× smaller,\n"
-        f"peak {saved:.0f} % lower",
+        f"peak {abs(saved):.0f} % {'lower' if saved >= 0 else 'higher'}",
         pad=30,
     )
     total = int(first["batch"]) * int(first["micro_batches"])
@@ -47,5 +47,5 @@ def accumulation(records: pd.DataFrame) -> Figure:
         transform=axes.transAxes,
         color=style.MUTED,
     )
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
     return figure
