@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,12 +65,9 @@ class CpuRecorder:
         self._profile.__exit__(None, None, None)
         gc.unfreeze()
 
-    def phase(self, phase: Phase, state: TrainingState) -> AbstractContextManager[None]:
-        """Record one phase of the training step."""
-        return self._phase(phase, state)
-
     @contextmanager
-    def _phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+        """Record one phase of the training step."""
         import torch
         from torch.profiler import record_function
 

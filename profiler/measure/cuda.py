@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -71,12 +71,9 @@ class CudaRecorder:
         torch.cuda.memory._record_memory_history(enabled=None)
         gc.unfreeze()
 
-    def phase(self, phase: Phase, state: TrainingState) -> AbstractContextManager[None]:
-        """Record one phase of the training step."""
-        return self._phase(phase, state)
-
     @contextmanager
-    def _phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+        """Record one phase of the training step."""
         import torch
 
         self._on_phase(phase)

@@ -10,7 +10,7 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -138,12 +138,9 @@ class SimulatedRecorder:
     def __exit__(self, *error: object) -> None:
         self._open.close()
 
-    def phase(self, phase: Phase, state: TrainingState) -> AbstractContextManager[None]:
-        """Record one phase of the training step."""
-        return self._phase(phase, state)
-
     @contextmanager
-    def _phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+        """Record one phase of the training step."""
         import torch
 
         self._on_phase(phase)
