@@ -20,12 +20,12 @@ def workloads(size: str, device_type: str) -> list[Workload]:
     """BERT-large with sequences of 512, and Llama of 1B beside it, on a GPU; a tiny BERT in small.
 
     On a CPU such a step takes minutes in fp32, so there BERT-large has 4 of its 24 layers and sequences of
-    128: weights and activations come down together, and which of them decides the peak stays the same.
+    256: weights and activations come down together, and which of them decides the peak stays the same.
     """
     if size == "small":
         return stack(Workload("bert-tiny", _TOTAL_BATCH, 128))
     if device_type == "cpu":
-        return stack(Workload("bert-large", _TOTAL_BATCH, 128, layers=4))
+        return stack(Workload("bert-large", _TOTAL_BATCH, 256, layers=4))
     return stack(Workload("bert-large", _TOTAL_BATCH, 512)) + stack(Workload("llama-1b", _TOTAL_BATCH, 1024))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from profiler.runner import process_context
+from profiler.worker import output_to
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -90,7 +92,7 @@ def _measure(sender: Connection, workload: Workload, recorded: bool, device: str
 
     on_cuda = device == "cuda"
     recorder: Any = (CudaRecorder() if on_cuda else CpuRecorder()) if recorded else _Bare()
-    with recorder:
+    with output_to(os.devnull), recorder:
         train(workload, torch.device(device), recorder)
     row: dict[str, Any] = {
         "recorded": recorded,
@@ -134,9 +136,12 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
             color=style.SKY,
             label="reading at the boundaries",
         )
-        added = (recorded["resident_bytes"] - bare["resident_bytes"]) / style.MIB
-        sizes.bar(place, added, 0.5, color=style.BLUE)
-        sizes.annotate(f"{added:+.0f} MiB", (place, added), ha="center", va="bottom")
+        runs = overhead[overhead["workload"] == name].pivot(
+            index="repeat", columns="recorded", values="resident_bytes"
+        )
+        added = (runs[True] - runs[False]) / style.MIB
+        sizes.scatter([place] * len(added), added, s=60, color=style.BLUE, alpha=0.7)
+        sizes.annotate(f"median {added.median():+.0f} MiB", (place + 0.08, added.median()), va="center")
     ratio = (medians.xs(True, level=1)["seconds"] / medians.xs(False, level=1)["seconds"]).max()
     figure.suptitle(
         f"A recorded step takes at most {ratio:.2f}× the time of a bare one",
@@ -147,8 +152,10 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
     )
     times.set_title("a steady training step", fontsize=13)
     times.set_ylabel("milliseconds (median)")
-    sizes.set_title("host memory that recording adds to the process", fontsize=13)
-    sizes.set_ylabel("resident (MiB)")
+    sizes.axhline(0, color=style.INK, linewidth=1)
+    sizes.set_xlim(-0.5, len(names) - 0.2)
+    sizes.set_title("host memory, recorded run less bare run, one point a repeat", fontsize=13)
+    sizes.set_ylabel("resident at its peak (MiB)")
     for axes in (times, sizes):
         axes.set_xticks(range(len(names)), [name.replace(", ", "\n", 1) for name in names])
         axes.grid(axis="x", visible=False)
