@@ -144,7 +144,7 @@ def fresh_process_rows(
             return rows
         if process.exitcode == -signal.SIGKILL:
             raise _Killed(f"{name} was killed by the operating system, as it does when memory runs out")
-        raise ProfilerError(f"{name} failed: {_last_line(Path(log.name))}")
+        raise ProfilerError(f"{name} failed: {last_line(Path(log.name))}")
 
 
 @contextmanager
@@ -178,7 +178,9 @@ def process_context(fresh_environment: bool = False) -> Any:
     # Asking CUDA how many devices there are would spoil it for every process forked later; NVML may be asked.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     models = [f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS]
-    context.set_forkserver_preload(["torch", "transformers", *models, "profiler.worker"])
+    # The optimizers import torch._dynamo, which takes longer than a simulation.
+    libraries = ["torch", "torch._dynamo", "transformers", *models]
+    context.set_forkserver_preload([*libraries, "profiler.worker", "profiler.simulation_worker"])
     return context
 
 
@@ -203,6 +205,7 @@ def _killed(workload: Workload, phase_index: int) -> Row:
     }
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
+    """What a process said last, before it died."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "the process ended without a word"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
+from profiler.runner import last_line, process_context
 from profiler.targets import Target
 from profiler.workload import Workload
 
@@ -109,7 +109,7 @@ def measure(target: Target, workload: Workload) -> SimulatedRun:
 def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
     from profiler import simulation_worker
 
-    context = _process_context()
+    context = process_context()
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
         process = context.Process(target=simulation_worker.run, args=(sender, request, log.name))
@@ -125,22 +125,5 @@ def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
         if kind == "error":
             raise ProfilerError(content)
         raise ProfilerError(
-            f"{request.workload} ended with exit code {process.exitcode}: {_last_line(Path(log.name))}"
+            f"{request.workload} ended with exit code {process.exitcode}: {last_line(Path(log.name))}"
         )
-
-
-def _process_context() -> Any:
-    """Fresh processes that start fast: forked from a server that has imported torch and never used it."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # The optimizers import torch._dynamo, which takes longer than a simulation.
-    context.set_forkserver_preload(
-        ["torch", "torch._dynamo", "profiler.prediction", "profiler.simulation_worker"]
-    )
-    return context
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "it left no word"
