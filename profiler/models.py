@@ -106,7 +106,9 @@ def _token_batch(workload: Workload, settings: dict[str, Any], device: torch.dev
 def _image_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
     import torch
 
-    pixels = torch.randn(workload.batch, 3, workload.length, workload.length, device=device)
+    shape = (workload.batch, 3, workload.length, workload.length)
+    layout = getattr(torch, workload.memory_format)
+    pixels = torch.empty(shape, device=device, memory_format=layout).normal_()
     labels = torch.randint(0, settings["num_labels"], (workload.batch,), device=device)
     return {"pixel_values": pixels, "labels": labels}
 
@@ -287,9 +289,13 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     With `initialize=False` the weights hold whatever their memory holds and none of it is touched: a model
     larger than the machine's memory can be built, to be simulated.
 
-    Raises ProfilerError for a depth that the model cannot have.
+    Raises ProfilerError for a depth or a layout that the model cannot have.
     """
+    import torch
+
     model = find_model(workload.model)
+    if workload.memory_format != "contiguous_format" and model.unit != "pixels":
+        raise ProfilerError(f"{workload.memory_format} is a layout of images, which {workload.model} has none of")
     settings = dict(model.settings)
     if workload.layers:
         if not model.family.depth:
@@ -298,7 +304,16 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     writing = nullcontext() if initialize else weights_left_unwritten()
     with precision.default_dtype(workload.precision), writing:
         module = model.family.build(workload, settings)
+        if workload.memory_format != "contiguous_format":
+            _lay_out(module, getattr(torch, workload.memory_format))
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
+
+
+def _lay_out(module: torch.nn.Module, layout: torch.memory_format) -> None:
+    """What `module.to(memory_format=layout)` does, which fake tensors refuse."""
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def make_batch(workload: Workload, device: torch.device) -> Batch:

@@ -41,6 +41,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "precision": (_TEXT, "Workload.precision"),
     "checkpointing": (_TEXT, "Workload.checkpointing"),
     "layers": (_COUNT, "Workload.layers: 0 for the model's own"),
+    "memory_format": (_TEXT, "Workload.memory_format"),
     "device": (_TEXT, "device class: cpu, or the GPU's name in lower case"),
     "source": (_TEXT, "measured, formula, textbook or simulation"),
     "outcome": (_TEXT, "ok, out_of_memory or skipped"),
@@ -70,6 +71,9 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "allocator_settings": (_TEXT, "PYTORCH_ALLOC_CONF or PYTORCH_CUDA_ALLOC_CONF"),
     "recorded_at": (_TEXT, "UTC, ISO 8601"),
 }
+
+# Columns that older files lack, and what the rows there mean.
+_ADDED = {"memory_format": "contiguous_format"}
 
 Row = dict[str, Any]
 
@@ -114,6 +118,7 @@ def read(path: Path) -> pd.DataFrame:
         raise ProfilerError(
             f"{path} holds records of schema {version}, not {SCHEMA_VERSION}; move it away and run again"
         )
+    records = records.assign(**{n: v for n, v in _ADDED.items() if n not in records})
     missing = COLUMNS.keys() - set(records.columns)
     if missing:
         raise ProfilerError(f"{path} lacks the columns {', '.join(sorted(missing))}; it is not a record file")

@@ -18,6 +18,7 @@ IMPLEMENTATIONS = ("default", "forloop", "foreach", "fused")
 PRECISIONS = ("fp32", "amp_bf16", "amp_fp16", "bf16", "fp16_master")
 CHECKPOINTING = ("none", "every_layer", "sqrt", "selective")
 ATTENTION = ("sdpa", "eager")
+MEMORY_FORMATS = ("contiguous_format", "channels_last")  # names in torch
 
 _CHOICES = {
     "optimizer": OPTIMIZERS,
@@ -25,6 +26,7 @@ _CHOICES = {
     "precision": PRECISIONS,
     "checkpointing": CHECKPOINTING,
     "attention": ATTENTION,
+    "memory_format": MEMORY_FORMATS,
 }
 
 
@@ -50,6 +52,8 @@ class Workload:
             "every_layer", "sqrt" (stretches of about sqrt(layers) layers), or "selective" (every layer, but
             the outputs of matrix products are kept).
         layers: depth of the model; 0 for the model's own.
+        memory_format: layout of a network of images and of its convolutions' weights: "contiguous_format"
+            (batch × channels × height × width) or "channels_last" (channels innermost).
     """
 
     model: str
@@ -64,6 +68,7 @@ class Workload:
     precision: str = "fp32"
     checkpointing: str = "none"
     layers: int = 0
+    memory_format: str = "contiguous_format"
 
     def __post_init__(self) -> None:
         """Raise ProfilerError where a value can never run."""
@@ -118,4 +123,6 @@ class Workload:
             words.append(self.precision)
         if self.checkpointing != "none":
             words.append(f"checkpointing {self.checkpointing}")
+        if self.memory_format != "contiguous_format":
+            words.append(self.memory_format)
         return ", ".join(words)

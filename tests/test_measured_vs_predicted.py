@@ -68,6 +68,15 @@ def test_accumulation_is_exact_too():
     assert not table["difference_bytes"].any()
 
 
+@pytest.mark.parametrize("model", ["resnet-tiny", "vit-tiny"])
+def test_images_with_channels_last_are_exact_too(model):
+    table = measure(Workload(model, 4, 32, memory_format="channels_last"), "cpu")
+    columns = [c for c in table if c.endswith("difference_bytes") and c != "peak_difference_bytes"]
+    assert len(columns) == 10
+    assert not table[columns].any().any()
+    assert (table["peak_difference_bytes"] >= 0).all()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -52,6 +52,12 @@ def test_an_old_schema_is_refused_with_its_version(tmp_path):
         records.read(path)
 
 
+def test_a_file_from_before_layouts_were_recorded_is_of_contiguous_ones(tmp_path):
+    path = tmp_path / "records.parquet"
+    records.frame([row()]).drop(columns="memory_format").to_parquet(path)
+    assert records.read(path)["memory_format"].tolist() == ["contiguous_format"]
+
+
 def test_some_other_parquet_file_is_refused(tmp_path):
     path = tmp_path / "records.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(path)

@@ -3,6 +3,7 @@ import contextlib
 import pytest
 import torch
 
+from profiler.errors import ProfilerError
 from profiler.models import MODELS, build_model, make_batch
 from profiler.training_step import phases, train
 from profiler.workload import Workload
@@ -65,6 +66,24 @@ def test_micro_batches_average_their_gradients():
     expected = [(a + b) / 2 for a, b in zip(*gradients, strict=True)]
     for actual, wanted in zip(listen(workload).gradients[0], expected, strict=True):
         torch.testing.assert_close(actual, wanted)
+
+
+def test_layouts_have_the_same_numbers_in_another_order():
+    plain, last = (
+        make_batch(Workload("resnet-tiny", 2, 32, memory_format=layout), torch.device("cpu"))["pixel_values"]
+        for layout in ("contiguous_format", "channels_last")
+    )
+    assert plain.stride() == (3 * 32 * 32, 32 * 32, 32, 1)
+    assert last.stride() == (3 * 32 * 32, 1, 3 * 32, 3)
+    model = build_model(Workload("resnet-tiny", 2, 32, memory_format="channels_last"))
+    weights = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_a_layout_of_images_is_refused_for_text():
+    with pytest.raises(ProfilerError, match="layout of images"):
+        build_model(Workload("gpt2-tiny", 2, 32, memory_format="channels_last"))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-tiny")])

@@ -21,9 +21,10 @@ def test_equal_workloads_share_a_key_and_any_difference_changes_it():
             {"precision": "bf16"},
             {"checkpointing": "sqrt"},
             {"layers": 3},
+            {"memory_format": "channels_last"},
         )
     ]
-    assert len({workload.key for workload in [base, *others]}) == 10
+    assert len({workload.key for workload in [base, *others]}) == 11
 
 
 def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
@@ -43,6 +44,7 @@ def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
         ({"layers": -1}, "layers"),
         ({"precision": "fp8"}, "fp8"),
         ({"checkpointing": "all"}, "all"),
+        ({"memory_format": "nhwc"}, "nhwc"),
         ({"optimizer": "adamw8bit", "optimizer_implementation": "fused"}, "one implementation"),
         ({"optimizer": "adafactor", "optimizer_implementation": "fused"}, "foreach or forloop"),
         ({"optimizer": "adamw8bit", "precision": "fp16_master"}, "fp16_master"),
