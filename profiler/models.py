@@ -295,7 +295,7 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
 
     model = find_model(workload.model)
     if workload.memory_format != "contiguous_format" and model.unit != "pixels":
-        raise ProfilerError(f"{workload.memory_format} is a layout of images, which {workload.model} has none of")
+        raise ProfilerError(f"{workload.memory_format} is a layout of images; {workload.model} has none")
     settings = dict(model.settings)
     if workload.layers:
         if not model.family.depth:

@@ -12,6 +12,7 @@ from profiler.snapshot import Frame
 # In C++ frames (present with `stacks="all"`): `at::_ops::NAME::call`, and the node of a backward pass.
 _OPERATION = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)")
 _NODE = re.compile(r"torch::autograd::(?:generated::)?(\w+)::apply\(")
+UNKNOWN = "no recorded frame"
 # Operations that only make a tensor: the one that wanted it says more.
 _FACTORIES = (
     "empty",
@@ -44,7 +45,7 @@ def origin(frames: Sequence[Frame]) -> str:
         elif kind == "line" and not line:
             line = found
     words = [word for word in (operation or fallback, node or line) if word]
-    return ", ".join(words) or "no recorded frame"
+    return ", ".join(words) or UNKNOWN
 
 
 @cache

@@ -8,101 +8,50 @@ gradients out of place (`isTensorSubclassLike` in ATen/TensorSubclassLikeUtils.h
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profiler.ledger import Allocation, Free, Mark, account
+from profiler.ledger import Allocation, Free, Mark
 from profiler.live_tensors import labels
-from profiler.measure import PhaseMeasurement
+from profiler.measure.recorder import PhaseRecorder, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from profiler.training_step import Phase, TrainingState
 
 _MARK = "profiler phase end"
 
 
-@dataclass
-class _Boundary:
-    mark: Mark
-    seconds: float
-    reading_seconds: float
-    resident_bytes: int | None
-
-
-class CpuRecorder:
-    """Records a run on the CPU. Use as `with CpuRecorder() as recorder: train(..., recorder)`.
-
-    `measurements()` then gives one PhaseMeasurement for each phase, a phase that raised included: what was
-    allocated until then is its account. `baseline` is what was alive before, in this order.
-    """
+class CpuRecorder(PhaseRecorder):
+    """Records a run on the CPU; see PhaseRecorder. `baseline` is what was alive before, in this order."""
 
     def __init__(
         self, on_phase: Callable[[Phase], None] = lambda phase: None, baseline: Sequence[Allocation] = ()
     ) -> None:
+        super().__init__(on_phase)
         self._baseline = baseline
-        self._on_phase = on_phase
-        self._boundaries: list[_Boundary] = []
         self._profile: Any = None
 
-    def __enter__(self) -> CpuRecorder:
+    def _start(self, stack: ExitStack) -> None:
         from torch.profiler import ProfilerActivity, profile
 
-        gc.collect()
-        gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
-        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-        self._profile.__enter__()
-        return self
+        self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
 
-    def __exit__(self, *error: object) -> None:
-        self._profile.__exit__(None, None, None)
-        gc.unfreeze()
-
-    @contextmanager
-    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
-        """Record one phase of the training step."""
+    def _read(self, phase: Phase, state: TrainingState) -> Reading:
         import torch
         from torch.profiler import record_function
 
-        self._on_phase(phase)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            ended = time.perf_counter()
-            gc.collect()
-            with record_function(_MARK):
-                mark = Mark(phase, labels(state, torch.device("cpu")))
-            resident_bytes = _resident_bytes()
-            self._boundaries.append(
-                _Boundary(mark, ended - started, time.perf_counter() - ended, resident_bytes)
-            )
+        with record_function(_MARK):
+            mark = Mark(phase, labels(state, torch.device("cpu")))
+        return Reading(mark, _resident_bytes())
 
     @cached_property
     def entries(self) -> Sequence[Allocation | Free | Mark]:
         """Everything that happened, in order; ask for it after the `with` block."""
-        marks = [boundary.mark for boundary in self._boundaries]
+        marks = [reading.mark for reading, _, _ in self._boundaries]
         return [*self._baseline, *_ledger_entries(self._profile, marks)]
-
-    def measurements(self) -> list[PhaseMeasurement]:
-        """One measurement a phase, in order; call it after the `with` block."""
-        return [
-            PhaseMeasurement(
-                account=phase_account,
-                seconds=boundary.seconds,
-                reading_seconds=boundary.reading_seconds,
-                device_used_bytes=boundary.resident_bytes,
-                memory_stats={},
-            )
-            for phase_account, boundary in zip(account(self.entries), self._boundaries, strict=True)
-        ]
 
 
 def _ledger_entries(profile: Any, marks: list[Mark]) -> list[Allocation | Free | Mark]:

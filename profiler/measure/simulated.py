@@ -6,17 +6,15 @@ Nothing is computed and no memory is taken; the caching allocator is a model of 
 
 from __future__ import annotations
 
-import gc
-import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from profiler.ledger import Allocation, Free, Mark, Place, account
+from profiler.ledger import Allocation, Free, Mark, Place
 from profiler.live_tensors import labels, parameter_modules
-from profiler.measure import PhaseMeasurement
+from profiler.measure.recorder import PhaseRecorder, Reading
 
 if TYPE_CHECKING:
     import torch
@@ -24,14 +22,6 @@ if TYPE_CHECKING:
     from profiler.allocator import AllocatorSettings
     from profiler.gpus import GPU
     from profiler.training_step import Phase, TrainingState
-
-
-@dataclass
-class _Boundary:
-    mark: Mark
-    seconds: float
-    reading_seconds: float
-    memory_stats: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -95,8 +85,8 @@ class _Listener:
         self.reserved_bytes.append(total_bytes - free_bytes)
 
 
-class SimulatedRecorder:
-    """Records a run on a simulated `gpu`; inside the `with` block "cuda" means that device.
+class SimulatedRecorder(PhaseRecorder):
+    """Records a run on a simulated `gpu`, which "cuda" means inside the `with` block; see PhaseRecorder.
 
     `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's
     memory raises torch.OutOfMemoryError there, as a real one does. `float_reads` is what a program gets that
@@ -112,51 +102,31 @@ class SimulatedRecorder:
         on_phase: Callable[[Phase], None] = lambda phase: None,
         float_reads: float | None = None,
     ) -> None:
+        super().__init__(on_phase)
         self._gpu = gpu
         self._settings = settings
         self._float_reads = float_reads
-        self._on_phase = on_phase
         self._listener = _Listener()
-        self._boundaries: list[_Boundary] = []
-        self._open = ExitStack()
 
-    def __enter__(self) -> SimulatedRecorder:
+    def _start(self, stack: ExitStack) -> None:
         import torch
 
         from profiler.attribution import Attribution
         from profiler.simulation import simulated_gpu
 
         gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
-        self.device = self._open.enter_context(gpu)
-        attribution = self._open.enter_context(Attribution())
+        self.device = stack.enter_context(gpu)
+        attribution = stack.enter_context(Attribution())
         self._listener.attach(attribution.here, torch.cuda.mem_get_info)
-        gc.collect()
-        gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
-        self._open.callback(gc.unfreeze)
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._open.close()
-
-    @contextmanager
-    def phase(self, phase: Phase, state: TrainingState) -> Iterator[None]:
-        """Record one phase of the training step."""
+    def _read(self, phase: Phase, state: TrainingState) -> Reading:
         import torch
 
-        self._on_phase(phase)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            ended = time.perf_counter()
-            gc.collect()
-            mark = Mark(phase, labels(state, self.device))
-            self._listener.mark(mark, parameter_modules(state, self.device))
-            statistics = dict(torch.cuda.memory_stats())
-            # What happens until the next phase begins is part of it, as in the ledger.
-            torch.cuda.reset_peak_memory_stats()
-            reading_seconds = time.perf_counter() - ended
-            self._boundaries.append(_Boundary(mark, ended - started, reading_seconds, statistics))
+        mark = Mark(phase, labels(state, self.device))
+        self._listener.mark(mark, parameter_modules(state, self.device))
+        statistics = torch.cuda.memory_stats()
+        torch.cuda.reset_peak_memory_stats()
+        return Reading(mark, memory_stats=statistics)
 
     @property
     def entries(self) -> Sequence[Allocation | Free | Mark]:
@@ -172,16 +142,3 @@ class SimulatedRecorder:
     def refusals(self) -> Sequence[Refusal]:
         """The requests that the GPU had no room for, in order; each raised torch.OutOfMemoryError."""
         return self._listener.refusals
-
-    def measurements(self) -> list[PhaseMeasurement]:
-        """One measurement a phase, in order; call it after the `with` block."""
-        return [
-            PhaseMeasurement(
-                account=phase_account,
-                seconds=boundary.seconds,
-                reading_seconds=boundary.reading_seconds,
-                device_used_bytes=None,
-                memory_stats=boundary.memory_stats,
-            )
-            for phase_account, boundary in zip(account(self._listener.entries), self._boundaries, strict=True)
-        ]
