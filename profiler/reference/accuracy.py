@@ -90,6 +90,8 @@ def _technique(rows: pd.DataFrame) -> pd.Series:
             found.append("accumulation")
         if row["attention"] != "sdpa":
             found.append(f"{row['attention']} attention")
+        if row["memory_format"] != "contiguous_format":
+            found.append(str(row["memory_format"]))
         found += [word for word in str(row["workload"]).split(", ") if word.endswith(" kernel")]
         if row["optimizer_implementation"] != "default":
             found.append(str(row["optimizer_implementation"]))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from profiler import records
 from profiler.errors import ProfilerError
 from profiler.reference import probes
+from profiler.reference.recording import read_about, read_probes
 from profiler.reference.suite import Case, cases
 from profiler.reference.target import SIMULATED, Target
 from profiler.run_settings import RunSettings
@@ -39,16 +42,22 @@ class Campaign:
     minutes: float = 9.0
 
 
+PROBES = "kernel probes"
+
+
 @dataclass(frozen=True)
 class Progress:
-    """One run that has ended: which, of how many, in what time, and how (an outcome of profiler.records)."""
+    """One run, or the kernel probes: which, of how many to be done, in what time, and how it ended.
+
+    `outcome` is one of profiler.records, "" while it is running.
+    """
 
     name: str
     number: int
     total: int
-    seconds: float
-    outcome: str
-    detail: str
+    seconds: float = 0.0
+    outcome: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,31 +116,33 @@ class _Recorder:
 
     def probes_done(self) -> bool:
         """Whether each probe of this size was recorded under this version of torch."""
-        import pandas as pd
-
-        path = self.folder / "probes.parquet"
-        if not path.exists():
+        found = read_probes(self.folder)
+        if found.empty:
             return False
-        found = pd.read_parquet(path)
         found = found[found["torch_version"] == self.about["torch_version"]]
         recorded = found[["operation", "shape", "dtype", "option"]].itertuples(index=False, name=None)
         return {probe.key for probe in probes.probes(self.campaign.size)} <= set(recorded)
 
-    def run_probes(self) -> None:
+    def run_probes(self) -> tuple[str, str]:
+        """Record the probes; returns the outcome and the words that go with it."""
         import pandas as pd
 
         target, chosen = self.campaign.target, probes.probes(self.campaign.size)
         settings = RunSettings(target.device_type, gpu=target.gpu)
-        rows = fresh_process_rows(probes.run, (chosen, settings), "the kernel probes")
+        try:
+            rows = fresh_process_rows(probes.run, (chosen, settings), f"the {PROBES}")
+        except ProfilerError as error:
+            return "skipped", str(error)
         table = pd.DataFrame(rows, columns=list(probes.COLUMNS))
         records.write_table(
             self.folder / "probes.parquet", table.assign(torch_version=self.about["torch_version"])
         )
+        return "ok", ""
 
     def write_about(self, seconds: float) -> None:
         """What was recorded where; the cases of an earlier torch version stay in it."""
         path = self.folder / "about.json"
-        before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        before = read_about(self.folder) if path.exists() else {}
         described = {key: case.to_dict() for key, case in self.suite.items()}
         about = {
             **self.about,
@@ -142,11 +153,11 @@ class _Recorder:
         records.write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def record(campaign: Campaign, on_progress: Any = lambda progress: None) -> Summary:
+def record(campaign: Campaign, on_progress: Callable[[Progress], None] = lambda progress: None) -> Summary:
     """Record what is not recorded yet, most informative first.
 
-    Calls `on_progress` with a Progress after each run. Raises ProfilerError if there is no such device, the
-    folder cannot be written, or a simulated device would write among real results.
+    Calls `on_progress` as each run begins and again when it has ended. Raises ProfilerError if there is no
+    such device, the folder cannot be read or written, or a simulated device would write among real results.
     """
     started = time.perf_counter()
     if campaign.target.device_type == SIMULATED and campaign.results.resolve() == Path("results").resolve():
@@ -156,25 +167,32 @@ def record(campaign: Campaign, on_progress: Any = lambda progress: None) -> Summ
             + "/rehearsal"
         )
     recorder = _Recorder(campaign)
-    recorder.write_about(0.0)
-    todo = recorder.todo()
-    total, number = len(todo), 0
+    todo: list[tuple[str, Callable[[], tuple[str, str]]]] = []
+    with _keeping(recorder.folder):
+        recorder.write_about(0.0)
+        missing = recorder.todo()
+        if not recorder.probes_done():
+            todo.append((PROBES, recorder.run_probes))
+        todo += [(str(case), partial(recorder.run, key, case)) for key, case in missing.items()]
+        ended = 0
+        for number, (name, run) in enumerate(todo, start=1):
+            if time.perf_counter() - started > 60 * campaign.minutes:
+                break
+            on_progress(Progress(name, number, len(todo)))
+            begun = time.perf_counter()
+            outcome, detail = run()
+            on_progress(Progress(name, number, len(todo), time.perf_counter() - begun, outcome, detail))
+            ended += name != PROBES
+        seconds = time.perf_counter() - started
+        recorder.write_about(seconds)
+    done = len(recorder.suite) - len(missing) + ended
+    return Summary(recorder.folder, done, len(recorder.suite), seconds, ended < len(missing))
 
-    def over() -> bool:
-        return time.perf_counter() - started > 60 * campaign.minutes
 
-    if not recorder.probes_done() and not over():
-        begun = time.perf_counter()
-        recorder.run_probes()
-        on_progress(Progress("kernel probes", 0, total, time.perf_counter() - begun, "ok", ""))
-    for key, case in todo.items():
-        if over():
-            break
-        begun = time.perf_counter()
-        outcome, detail = recorder.run(key, case)
-        number += 1
-        on_progress(Progress(str(case), number, total, time.perf_counter() - begun, outcome, detail))
-    seconds = time.perf_counter() - started
-    recorder.write_about(seconds)
-    done = len(recorder.suite) - total + number
-    return Summary(recorder.folder, done, len(recorder.suite), seconds, number < total)
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """A full disk, say, is one line, and loses at most the run that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ProfilerError(f"stopped ({error}); what {folder} had before is kept") from error

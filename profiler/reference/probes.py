@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from profiler.ledger import Allocation, Free, Mark
-from profiler.run_settings import RunSettings
+from profiler.run_settings import ATTENTION_KERNELS, RunSettings
 from profiler.training_step import Phase, TrainingState
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ COLUMNS = {
     "operation": "a name of OPERATIONS",
     "shape": "what the operation makes of it is said in its docstring",
     "dtype": "of floating-point operands",
-    "option": "an attention kernel, or empty",
+    "option": "an attention kernel, a layout of images (a name of torch's), or empty",
     "position": "of the request in its probe, from 0; -1 in the single row of a probe that failed",
     "requested_bytes": "asked for; negative where that many bytes were given back; 0 if the probe failed",
     "op": "the operation, or the line of Python, that asked",
@@ -78,7 +78,7 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
         )
         for number, probe in enumerate(probes, start=1):
             try:
-                with attention_by(probe.option):
+                with attention_by(probe.option if probe.option in ATTENTION_KERNELS else ""):
                     with recorder.phase(Phase(number, "prepare"), TrainingState()):
                         operate = OPERATIONS[probe.operation](probe, device)
                     with recorder.phase(Phase(number, "operate"), TrainingState()):
@@ -144,6 +144,14 @@ def _floats(probe: Probe, device: torch.device, *shape: int, grad: bool = False)
     import torch
 
     return torch.ones(shape, dtype=getattr(torch, probe.dtype), device=device, requires_grad=grad)
+
+
+def _images(probe: Probe, device: torch.device, *shape: int) -> torch.Tensor:
+    """Four dimensions in the probe's layout, with a gradient to come."""
+    import torch
+
+    layout = getattr(torch, probe.option or "contiguous_format")
+    return _floats(probe, device, *shape).contiguous(memory_format=layout).requires_grad_()
 
 
 def _integers(high: int, device: torch.device, *shape: int) -> torch.Tensor:
@@ -223,6 +231,19 @@ def attention_backward(probe: Probe, device: torch.device) -> Operate:
     return _backward(output, [query, key, value])
 
 
+def grouped_attention_backward(probe: Probe, device: torch.device) -> Operate:
+    """The gradients of attention in which four heads share keys and values, for `attention`'s sizes."""
+    import torch
+
+    batch, heads, length, width = probe.shape
+    query = _floats(probe, device, *probe.shape, grad=True)
+    key, value = (_floats(probe, device, batch, heads // 4, length, width, grad=True) for _ in range(2))
+    output = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, enable_gqa=True
+    )
+    return _backward(output, [query, key, value])
+
+
 def layer_norm_backward(probe: Probe, device: torch.device) -> Operate:
     """Gradients of the input, the weight and the bias of a layer norm over the rows of [rows, width]."""
     import torch
@@ -255,14 +276,26 @@ def group_norm_backward(probe: Probe, device: torch.device) -> Operate:
 
 def batch_norm(probe: Probe, device: torch.device) -> Operate:
     """A batch norm in training, for batch × channels × height × width."""
+    images, normalize = _batch_norm(probe, device)
+    return lambda: normalize(images)
+
+
+def batch_norm_backward(probe: Probe, device: torch.device) -> Operate:
+    """The gradient of `batch_norm`'s input."""
+    images, normalize = _batch_norm(probe, device)
+    return _backward(normalize(images), [images])
+
+
+def _batch_norm(
+    probe: Probe, device: torch.device
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     import torch
 
-    channels = probe.shape[1]
-    images, (mean, variance, weight, bias) = (
-        _floats(probe, device, *probe.shape),
-        [_floats(probe, device, channels) for _ in range(4)],
+    mean, variance, weight, bias = (_floats(probe, device, probe.shape[1]) for _ in range(4))
+    batch_norm = torch.nn.functional.batch_norm
+    return _images(probe, device, *probe.shape), lambda images: batch_norm(
+        images, mean, variance, weight, bias, training=True
     )
-    return lambda: torch.nn.functional.batch_norm(images, mean, variance, weight, bias, training=True)
 
 
 def sort(probe: Probe, device: torch.device) -> Operate:
@@ -303,8 +336,8 @@ def convolution_backward(probe: Probe, device: torch.device) -> Operate:
 def _convolution_operands(probe: Probe, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     batch, channels_in, channels_out, side = probe.shape
     return (
-        _floats(probe, device, batch, channels_in, side, side, grad=True),
-        _floats(probe, device, channels_out, channels_in, 3, 3, grad=True),
+        _images(probe, device, batch, channels_in, side, side),
+        _images(probe, device, channels_out, channels_in, 3, 3),
     )
 
 
@@ -347,10 +380,12 @@ OPERATIONS: dict[str, Callable[[Probe, torch.device], Operate]] = {
         embedding_backward,
         attention,
         attention_backward,
+        grouped_attention_backward,
         layer_norm_backward,
         rms_norm_backward,
         group_norm_backward,
         batch_norm,
+        batch_norm_backward,
         sort,
         topk,
         cumsum,
@@ -378,7 +413,8 @@ _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "layer_norm_backward": ((2048, 768), (65536, 768), (65537, 768), (131072, 64)),
     "rms_norm_backward": ((2048, 2048), (131072, 64)),
     "group_norm_backward": ((8, 64, 32, 32), (32, 256, 16, 16)),
-    "batch_norm": ((32, 64, 56, 56),),
+    "batch_norm": ((32, 64, 56, 56), (32, 2048, 7, 7)),
+    "batch_norm_backward": ((32, 64, 56, 56), (32, 2048, 7, 7)),
     "sort": ((1, 1000), (16, 4096), (16, 50257), (1, 1 << 20)),
     "topk": ((8, 50257, 50), (1, 1 << 20, 10), (512, 1000, 5)),
     "cumsum": ((1 << 20,), (64, 4096)),
@@ -388,7 +424,8 @@ _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "index_put": ((50257, 768, 2048), (1000, 64, 16384)),
     "cross_entropy_backward": ((2048, 50257), (32, 1000)),
 }
-_HALF_TOO = ("column_sum", "linear_backward", "layer_norm_backward", "embedding_backward", "convolution")
+_IMAGES = ("convolution", "convolution_backward", "batch_norm", "batch_norm_backward")
+_HALF_TOO = ("column_sum", "linear_backward", "layer_norm_backward", "embedding_backward", *_IMAGES)
 _ATTENTION = ((2, 12, 512, 64), (1, 16, 2048, 64), (2, 8, 1024, 128), (2, 4, 64, 16))
 _ATTENTION_KERNELS = ("math", "efficient", "flash", "cudnn")
 
@@ -401,10 +438,20 @@ def probes(size: str) -> list[Probe]:
         return [
             *(Probe(operation, shape) for operation, shape in smallest.items()),
             *(Probe("attention_backward", attention_shape, "bfloat16", k) for k in _ATTENTION_KERNELS),
+            *(
+                Probe(operation, min(_SHAPES[operation], key=prod), "float32", "channels_last")
+                for operation in _IMAGES
+            ),
         ]
     found = [Probe(operation, shape) for operation, shapes in _SHAPES.items() for shape in shapes]
     found += [Probe(operation, shape, "bfloat16") for operation in _HALF_TOO for shape in _SHAPES[operation]]
-    for operation in ("attention", "attention_backward"):
+    found += [
+        Probe(operation, shape, dtype, "channels_last")
+        for operation in _IMAGES
+        for shape in _SHAPES[operation]
+        for dtype in ("float32", "bfloat16")
+    ]
+    for operation in ("attention", "attention_backward", "grouped_attention_backward"):
         for kernel in _ATTENTION_KERNELS:
             found += [Probe(operation, shape, "bfloat16", kernel) for shape in _ATTENTION]
         found += [Probe(operation, shape, "float32", "efficient") for shape in _ATTENTION]

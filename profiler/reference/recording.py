@@ -43,10 +43,7 @@ class Recording:
 
     def probes(self) -> pd.DataFrame:
         """The kernel probes (profiler.reference.probes.COLUMNS); no rows if none were recorded."""
-        import pandas as pd
-
-        path = self.folder / "probes.parquet"
-        return pd.read_parquet(path) if path.exists() else pd.DataFrame()
+        return read_probes(self.folder)
 
 
 def read_recording(folder: Path) -> Recording:
@@ -59,7 +56,7 @@ def read_recording(folder: Path) -> Recording:
     path = folder / "about.json"
     if not path.exists() or not (folder / "records.parquet").exists():
         raise ProfilerError(f"{folder} holds no reference recording; `profiler record-reference` makes one")
-    about = json.loads(path.read_text())
+    about = read_about(folder)
     found = latest(records.read(folder / "records.parquet"))
     described = about.pop("cases", {})
     gpu = about.pop("gpu", None)
@@ -73,6 +70,39 @@ def read_recording(folder: Path) -> Recording:
     )
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """What about.json in `folder` says.
+
+    Raises ProfilerError if it is damaged.
+    """
+    path = folder / "about.json"
+    try:
+        about: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ProfilerError(
+            f"{path} is not readable ({error}); move the folder away and record again"
+        ) from error
+    return about
+
+
+def read_probes(folder: Path) -> pd.DataFrame:
+    """The kernel probes recorded in `folder`; no rows if there are none.
+
+    Raises ProfilerError if their file is damaged.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    path = folder / "probes.parquet"
+    if not path.exists():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ProfilerError(f"{path} is not a readable Parquet file ({reason}); move it away") from error
+
+
 def gpu_recordings(results: Path) -> list[Path]:
     """The folders of recordings on real GPUs below a results folder."""
     found = (path.parent for path in sorted(results.glob("*/reference/about.json")))
@@ -80,5 +110,5 @@ def gpu_recordings(results: Path) -> list[Path]:
 
 
 def _is_real_gpu(folder: Path) -> bool:
-    about = json.loads((folder / "about.json").read_text())
+    about = read_about(folder)
     return about["gpu"] is not None and not about["device"].startswith("simulated")

@@ -79,6 +79,11 @@ def cases(size: str) -> list[Case]:
         *_expandable([Workload("bert-tiny", 2, 64), Workload("resnet-tiny", 4, 32)]),
         *(Case(Workload(*shape, precision=p)) for shape in _TINY for p in ("amp_bf16", "amp_fp16")),
         *(Case(Workload(*shape, optimizer=o)) for shape in _TINY for o in ("sgd", "momentum")),
+        *_channels_last([Workload("resnet-tiny", 4, 32), Workload("vit-tiny", 4, 32)]),
+        *(Case(Workload(*shape)) for shape in _ODD_TINY),
+        Case(
+            Workload("gpt2-tiny", 16, 256)
+        ),  # more than 3072 tokens: the embedding's backward pass sorts them
         *_sweeps(Workload("gpt2-tiny", 2, 64), (1, 2, 4, 8, 16), (16, 32, 64, 128, 256)),
     ]
     if size == "small":
@@ -88,7 +93,9 @@ def cases(size: str) -> list[Case]:
         *_techniques(Workload("gpt2", 4, 256), 3 * _GIB),
         *_attention_kernels(replace(gpt2, precision="amp_bf16")),
         *_expandable([gpt2, Workload("resnet50", 32, 224), Workload("bert-large", 8, 256)]),
-        Case(Workload("gpt2", 512, 1024)),  # more than any GPU has
+        *_channels_last([Workload("resnet50", 32, 224)]),
+        *(Case(Workload(*shape)) for shape in _ODD),
+        Case(Workload("gpt2", 256, 1024)),  # more than any GPU has: 400 GiB
         *_sweeps(Workload("gpt2", 2, 256), (1, 2, 4, 8, 16), (64, 128, 256, 512, 1024)),
         *_sweeps(Workload("resnet50", 32, 224), (8, 16, 32, 64, 128), (96, 128, 160, 192, 224)),
         *_sweeps(Workload("vit-b16", 32, 224), (8, 16, 32, 64, 128), ()),
@@ -105,6 +112,7 @@ def cases(size: str) -> list[Case]:
     first = [Case(Workload(*shape)) for shape in _REAL]
     first.append(Case(replace(gpt2, precision="amp_bf16")))
     first.append(Case(Workload("llama-1b", 2, 1024, precision="bf16", layers=4)))
+    first.append(Case(Workload("resnet50", 32, 224, precision="amp_bf16", memory_format="channels_last")))
     return _once([*first, *tiny, *real])
 
 
@@ -124,6 +132,8 @@ _REAL = (
     ("vit-b16", 32, 224),
     ("mlp", 64, 0),
 )
+_ODD_TINY = (("gpt2-tiny", 3, 77), ("bert-tiny", 5, 61), ("llama-tiny", 1, 129), ("resnet-tiny", 3, 45))
+_ODD = (("gpt2", 3, 333), ("bert-large", 3, 197), ("resnet50", 7, 197))
 
 
 def _techniques(base: Workload, limit_bytes: int) -> Iterator[Case]:
@@ -151,6 +161,14 @@ def _attention_kernels(base: Workload) -> Iterator[Case]:
 
 def _expandable(bases: list[Workload]) -> Iterator[Case]:
     yield from (Case(base, EXPANDABLE_SEGMENTS) for base in bases)
+
+
+def _channels_last(bases: list[Workload]) -> Iterator[Case]:
+    """Both layouts of images, in fp32 and under autocast."""
+    for base in bases:
+        yield from (Case(replace(base, precision=p)) for p in ("fp32", "amp_bf16"))
+        last = replace(base, memory_format="channels_last")
+        yield from (Case(replace(last, precision=p)) for p in ("fp32", "amp_bf16"))
 
 
 def _sweeps(base: Workload, batches: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Case]:

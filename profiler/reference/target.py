@@ -8,7 +8,7 @@ from typing import Any
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU, gpu_by_name
-from profiler.provenance import check_device, device_class, provenance
+from profiler.provenance import default_device, device_class, provenance
 from profiler.runner import process_context
 
 SIMULATED = "simulated"
@@ -40,8 +40,11 @@ class Target:
         Raises ProfilerError if there is no such device.
         """
         with process_context().Pool(1) as pool:
-            facts: dict[str, Any] = pool.apply(_describe, (self,))
-            return facts
+            try:
+                facts: dict[str, Any] = pool.apply(_describe, (self,))
+            except RuntimeError as error:  # a driver too old, say
+                raise ProfilerError(f"the device does not answer: {str(error).splitlines()[0]}") from error
+        return facts
 
 
 def _describe(target: Target) -> dict[str, Any]:
@@ -50,7 +53,10 @@ def _describe(target: Target) -> dict[str, Any]:
         about = provenance("cpu") | {"device_name": f"simulated {name}"}
         device = f"{SIMULATED}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
         return {"device": device, **about, "gpu": asdict(target.gpu), "free_bytes": target.gpu.memory_bytes}
-    check_device(target.device_type)
+    if target.device_type == "cuda" and default_device() != "cuda":
+        raise ProfilerError(
+            "torch finds no CUDA device here; `--device H100 --results FOLDER` rehearses without"
+        )
     device = device_class(target.device_type)
     facts: dict[str, Any] = {
         "device": device,

@@ -145,6 +145,8 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     rule = _RULES.get(op)
     if rule is not None:
         return rule(*args, **kwargs)
+    if not op._schema.returns:
+        return ()  # such as _fused_sgd_, which has no Meta kernel
     try:
         return describe(
             call(op, [_on_meta(a) for a in args], {name: _on_meta(a) for name, a in kwargs.items()})

@@ -3,22 +3,13 @@
 from pathlib import Path
 
 import pytest
+from rehearsed import CASES
 
 from profiler.gpus import GPUS
 from profiler.reference import campaign
 from profiler.reference.campaign import Campaign, Summary
 from profiler.reference.recording import Recording, read_recording
-from profiler.reference.suite import Case
 from profiler.reference.target import Target
-from profiler.workload import Workload
-
-MIB = 1 << 20
-CASES = [
-    Case(Workload("mlp-tiny", 32)),
-    Case(Workload("gpt2-tiny", 2, 64, precision="amp_bf16"), attention_kernel="efficient"),
-    Case(Workload("mlp-tiny", 32), limit_bytes=34 * MIB),  # a cuBLAS workspace takes 32 MiB
-    Case(Workload("llama-tiny", 2, 64, precision="bf16"), attention_kernel="efficient"),  # has no such kernel
-]
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,21 @@
 """Recording: what a campaign writes, what it does not do again, and what is not memory's fault."""
 
+import errno
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from conftest import CASES
+from rehearsed import CASES
 
 from profiler.errors import ProfilerError
 from profiler.ledger import account
 from profiler.reference import campaign
 from profiler.reference.campaign import Campaign, record
+from profiler.reference.recording import read_recording
 from profiler.reference.target import Target
 
 
@@ -66,15 +71,60 @@ def test_what_has_been_recorded_is_not_run_again(rehearsal, monkeypatch):
     _, summary, to = rehearsal
     assert (summary.recorded, summary.total, summary.time_was_over) == (4, 4, False)
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
-    ran = []
-    record(to, ran.append)
-    assert [progress.name for progress in ran] == [str(CASES[3])]  # a skipped run may work another day
+    told = []
+    record(to, told.append)
+    assert [progress.name for progress in told] == 2 * [str(CASES[3])]  # a skipped run may work another day
+    assert [progress.outcome for progress in told] == ["", "skipped"]
 
 
 def test_probes_of_the_small_size_do_not_count_for_the_full_one(rehearsal):
     to = rehearsal[2]
     assert campaign._Recorder(to).probes_done()
     assert not campaign._Recorder(replace(to, size="full")).probes_done()
+
+
+def test_probes_that_die_do_not_stop_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "cases", lambda size: CASES[:1])
+    monkeypatch.setattr(campaign.probes, "run", _exit)
+    told = []
+    summary = record(Campaign(Target.parse("H100"), tmp_path, "small"), told.append)
+    assert [(progress.name, progress.outcome) for progress in told[1::2]] == [
+        ("kernel probes", "skipped"),
+        (str(CASES[0]), "ok"),
+    ]
+    assert (summary.recorded, summary.time_was_over) == (1, False)
+    assert read_recording(summary.folder).probes().empty
+
+
+def _exit(connection, *arguments):
+    raise SystemExit("as if the driver had crashed")
+
+
+@pytest.mark.parametrize("name", ["about.json", "records.parquet", "probes.parquet"])
+def test_a_damaged_file_is_named_and_left_alone(rehearsal, tmp_path, name):
+    _, summary, to = rehearsal
+    folder = tmp_path / summary.folder.relative_to(to.results)
+    shutil.copytree(summary.folder, folder)
+    (folder / name).write_bytes(b"{half")
+    with pytest.raises(ProfilerError, match=f"{name} is not .*readable"):
+        record(replace(to, results=tmp_path))
+    assert (folder / name).read_bytes() == b"{half"
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(rehearsal, tmp_path, monkeypatch):
+    _, summary, to = rehearsal
+    folder = tmp_path / summary.folder.relative_to(to.results)
+    shutil.copytree(summary.folder, folder)
+    before = (folder / "records.parquet").read_bytes()
+
+    def fail(self, path, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+    monkeypatch.setattr(campaign, "cases", lambda size: CASES)
+    with pytest.raises(ProfilerError, match=r"No space left on device.* is kept"):
+        record(replace(to, results=tmp_path))
+    assert (folder / "records.parquet").read_bytes() == before
 
 
 def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):

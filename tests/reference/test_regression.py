@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import CASES
+from rehearsed import CASES
 
 from profiler.reference import accuracy, campaign
 from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES, Bound
@@ -110,7 +110,7 @@ def test_traces_of_one_run_align_in_full(rehearsal, predicted):
 def test_probes_of_one_gpu_are_the_same_twice_and_differ_on_another(rehearsal):
     recording = rehearsal[0]
     compared = compare_probes(recording.probes(), predict_probes(recording))
-    assert len(compared) == 22
+    assert len(compared) == 27
     assert compared["exact"].all()
     planted = recording.probes()
     row = planted.index[planted["operation"] == "column_sum"][0]

@@ -25,6 +25,7 @@ def state_8bit(elements):
 CASES = {
     "sgd": (lambda p: torch.optim.SGD(p, 0.1), 0, 0),
     "sgd momentum": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), PARAMETER_BYTES, 0),
+    "sgd fused": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True), PARAMETER_BYTES, 0),
     # foreach, the default on CUDA: the square roots of all second moments at once
     "adam": (torch.optim.Adam, 2 * PARAMETER_BYTES, PARAMETER_BYTES),
     "adamw": (torch.optim.AdamW, 2 * PARAMETER_BYTES, PARAMETER_BYTES),
