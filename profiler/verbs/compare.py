@@ -13,6 +13,7 @@ from rich.table import Table
 
 from profiler import records
 from profiler.errors import ProfilerError
+from profiler.provenance import provenance
 from profiler.reference import accuracy
 from profiler.reference.page import Result, page
 from profiler.reference.prediction import predict, predict_probes
@@ -60,6 +61,7 @@ def compare(options: CompareOptions) -> None:
         raise ProfilerError(f"no run in {recording.folder} has {options.workload!r} in its words")
     if recording.about["device"].startswith("simulated"):
         console.print("[yellow]a rehearsal: what is called measured here was simulated too[/yellow]")
+    _print_versions(recording, console)
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, keys, Path(traces), console)
         errors = accuracy.errors(recording.records, predicted)
@@ -92,6 +94,18 @@ def _result(recording: Recording, console: Console) -> Result:
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, list(recording.cases), Path(traces), console)
     return Result(recording.about, accuracy.errors(recording.records, predicted))
+
+
+def _print_versions(recording: Recording, console: Console) -> None:
+    """Other versions may run other operations; the kernels' rules are those of the installed torch."""
+    here = provenance("cpu")
+    for library in ("torch", "transformers"):
+        recorded, installed = (
+            str(about[f"{library}_version"]).split("+")[0] for about in (recording.about, here)
+        )
+        if recorded != installed:
+            words = f"recorded with {library} {recorded}, predicted with {installed}"
+            console.print(f"[yellow]{words}[/yellow]")
 
 
 def _sources(errors: pd.DataFrame) -> list[str]:
@@ -143,9 +157,10 @@ def _print_spreads(errors: pd.DataFrame, console: Console) -> None:
     """Min, median and max, over everything and along each axis; both directions apart."""
     _print_spread("all phases and runs", accuracy.spread(errors, ["source", "quantity"]), console)
     for axis in accuracy.AXES:
-        runs = errors[errors["quantity"].isin(accuracy.RUN_QUANTITIES)]
+        runs = errors[errors["quantity"].isin(accuracy.RUN_QUANTITIES) & (errors["source"] != "textbook")]
         if runs[axis].nunique() > 1:
-            table = accuracy.spread(runs, ["quantity", "source", axis])
+            by = ["quantity", "source", axis]
+            table = accuracy.spread(runs, by).sort_values(by)
             _print_spread(f"peaks of runs by {axis}", table, console)
 
 
@@ -257,7 +272,7 @@ def _keep(recording: Recording, errors: pd.DataFrame, options: CompareOptions, c
 
     if options.output is not None:
         style.use_style()
-        records.write_atomically(options.output / "errors.parquet", errors.to_parquet)
+        records.write_table(options.output / "errors.parquet", errors)
         figures = {
             "measured_vs_predicted": plots.measured_against_predicted(errors, recording.about["device_name"]),
             **{f"errors_{s}": plots.errors_by_axis(errors, s) for s in _sources(errors) if s != "textbook"},
