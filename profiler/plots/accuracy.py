@@ -28,8 +28,9 @@ def measured_against_predicted(errors: pd.DataFrame, device_name: str) -> Figure
     """
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(14, 7.4))
-    for axes, quantity in zip(panels, (_RUN_PEAK, "run peak reserved"), strict=True):
+    quantities = [q for q in (_RUN_PEAK, "run peak reserved") if q in set(errors["quantity"])]
+    figure, panels = plt.subplots(1, len(quantities), figsize=(7 * len(quantities), 7.4), squeeze=False)
+    for axes, quantity in zip(panels[0], quantities, strict=True):
         chosen = errors[errors["quantity"] == quantity]
         for source, colour, marker in _LOOKS:
             points = chosen[chosen["source"] == source]
@@ -48,9 +49,8 @@ def measured_against_predicted(errors: pd.DataFrame, device_name: str) -> Figure
         axes.set_title(quantity.removeprefix("run ") + " of each run", fontsize=13)
         axes.set_xlabel("measured")
         axes.set_ylabel("predicted")
-        if not chosen.empty:
-            _logarithmic(axes, chosen[["measured_bytes", "predicted_bytes"]].astype(float))
-            axes.legend(loc="lower right")
+        _logarithmic(axes, chosen[["measured_bytes", "predicted_bytes"]].astype(float))
+        axes.legend(loc="lower right", fontsize=11)
     _headline(figure, f"{errors['run_key'].nunique()} runs on {device_name}, measured and predicted")
     return figure
 
@@ -96,12 +96,12 @@ def errors_by_axis(errors: pd.DataFrame, source: str) -> Figure:
     _headline(
         figure,
         f"The {source}'s peaks of {len(chosen)} runs: {(chosen['error_bytes'] == 0).sum()} exact, "
-        f"at worst {percent.max():+.2f} % and {percent.min():+.2f} %"
+        f"the others from {percent.min():+.2f} to {percent.max():+.2f} %"
         if len(chosen)
         else f"No peaks by the {source}",
     )
     figure.supxlabel(
-        "A dot is a run, grey of a tiny model, whose peak is mostly cuBLAS's workspaces; a bar a median.",
+        "A dot is a run, grey of a tiny model: on a GPU mostly cuBLAS's workspaces. A bar is a median.",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -18,8 +18,7 @@ from profiler.reference.recording import Recording
 from profiler.reference.suite import Case
 from profiler.run_settings import RunSettings
 from profiler.runner import formula_rows, process_context
-from profiler.worker import measure, output_to
-from profiler.workload import Workload
+from profiler.worker import attention_by, measure, output_to
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,11 +47,11 @@ def predict(
     keys = [key for key in run_keys if key in recording.cases]
     rows: list[records.Row] = []
     device_type = "cpu" if recording.gpu is None else "cuda"
-    workloads = [recording.cases[key].workload for key in keys]
+    chosen = [recording.cases[key] for key in keys]
     with process_context().Pool(processes or os.cpu_count()) as pool:
-        facts = pool.starmap(_facts, [(workload, recording.gpu) for workload in workloads])
-        for key, workload, counted in zip(keys, workloads, facts, strict=True):
-            rows += _complete(recording, key, formula_rows(workload, counted, device_type))
+        facts = pool.starmap(_facts, [(case, recording.gpu) for case in chosen])
+        for key, case, counted in zip(keys, chosen, facts, strict=True):
+            rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
         if recording.gpu is not None:
             jobs = [(key, recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
             for key, simulated in pool.imap_unordered(_simulate, jobs):
@@ -80,13 +79,12 @@ def predict_probes(recording: Recording) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(probes.COLUMNS))
 
 
-def _facts(workload: Workload, gpu: GPU | None) -> ModelFacts:
-    """Counted with the kernels of the recording's device; with the CPU's where that cannot be simulated."""
+def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
+    """Counted with the kernels that the case ran with; with the CPU's choice where they cannot be had."""
     with output_to(os.devnull):
-        if gpu is not None:
-            with suppress(RuntimeError, ProfilerError):
-                return count_on_gpu(workload, gpu)
-        return count(workload)
+        with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
+            return count(case.workload) if gpu is None else count_on_gpu(case.workload, gpu)
+        return count(case.workload)
 
 
 def _simulate(job: tuple[str, Case, GPU, Path]) -> tuple[str, list[records.Row]]:

@@ -18,8 +18,10 @@ from profiler.reference.campaign import Campaign, record
 from profiler.reference.prediction import predict, predict_probes
 from profiler.reference.recording import Recording, gpu_recordings, read_recording
 from profiler.reference.residuals import compare_probes, residual
+from profiler.reference.suite import Case
 from profiler.reference.target import Target
 from profiler.trace_file import read_trace
+from profiler.workload import Workload
 
 ROOT = Path(__file__).parents[2]
 BOUNDS = Path(__file__).parent / "bounds.json"
@@ -73,6 +75,18 @@ def test_a_simulation_is_the_same_twice(rehearsal, predicted):
         **dict.fromkeys(RUN_QUANTITIES, 2),
     }
     check(errors, EXACT)
+
+
+def test_on_the_cpu_the_formula_has_each_level_to_the_byte(tmp_path, monkeypatch):
+    cases = [
+        Case(Workload("llama-tiny", 2, 64, precision="bf16"), attention_kernel="math"),  # not torch's choice
+        Case(Workload("resnet-tiny", 3, 45, memory_format="channels_last")),
+    ]
+    monkeypatch.setattr(campaign, "cases", lambda size: cases)
+    recording = read_recording(record(Campaign(Target("cpu"), tmp_path, "small")).folder)
+    errors = errors_of(recording, list(recording.cases), tmp_path)
+    levels = errors[(errors["source"] == "formula") & (errors["quantity"] == "allocated")]
+    assert levels["error_bytes"].tolist() == [0] * 18
 
 
 @pytest.mark.parametrize("factor", [1.01, 0.99])
