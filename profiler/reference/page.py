@@ -117,6 +117,8 @@ def page(results: Sequence[Result]) -> str:
             "simulated GPUs; a rehearsal says nothing about accuracy. One command on a machine with a GPU",
             "makes the recording: [reference_recording.md](reference_recording.md).",
             "",
+            "Against memory traces that others recorded on GPUs: [accuracy_traces.md](accuracy_traces.md).",
+            "",
         ]
     parts += [
         "## What others state",

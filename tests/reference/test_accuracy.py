@@ -1,14 +1,20 @@
 """Errors, their spread and their bounds, against numbers worked out by hand."""
 
+import os
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from profiler.ledger import Allocation, Free
+from profiler.measure.cuda import _ledger_entries
 from profiler.records import frame
 from profiler.reference import accuracy
 from profiler.reference.accuracy import Bound
 from profiler.reference.page import CLAIMS, Result, page
 from profiler.reference.residuals import residual
+from profiler.snapshot import load_snapshot
+from profiler.trace_file import read_trace, write_trace
 from profiler.workload import Workload
 
 
@@ -98,6 +104,26 @@ def test_a_residual_is_named_by_its_line_and_counted_without_one():
     assert (found.unnamed, found.unnamed_bytes) == (2, 128)
 
 
+GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared/groundtruth"))
+
+
+@pytest.mark.skipif(not GROUNDTRUTH.is_dir(), reason=f"no recorded snapshots in {GROUNDTRUTH}")
+def test_every_residual_of_a_trace_recorded_on_a_gpu_has_a_name(tmp_path):
+    """A training step on an A10 (torch 2.6), held against itself without what its reductions asked for."""
+    name = "results__torch_memory_profiles__memory_snapshot_large_cl128_fw_with_grad.cdf88b3f.pickle.xz"
+    snapshot = load_snapshot(GROUNDTRUTH / "snapshots/Hyperion-shuo+assignment2-systems" / name)
+    recorded = _ledger_entries(snapshot.devices[0])
+    write_trace(tmp_path / "trace.parquet", recorded)
+    measured = read_trace(tmp_path / "trace.parquet")
+    assert measured == recorded
+    simulated = [e for e in measured if not (isinstance(e, Allocation) and e.op.startswith("sum"))]
+    lost = [e for e in measured if isinstance(e, Allocation) and e.op.startswith("sum")]
+    found = residual(measured, simulated)
+    assert found.explanation.aligned == len([e for e in simulated if isinstance(e, Allocation)])
+    assert sum(group.total_bytes for group in found.named) == sum(e.requested_bytes for e in lost) > 0
+    assert (found.unnamed, found.unnamed_bytes) == (0, 0)
+
+
 def test_the_page_says_that_nothing_was_recorded_or_what_was(errors):
     empty = page([])
     assert "No recording of the reference suite on a GPU has been made yet" in empty
@@ -111,8 +137,6 @@ def test_the_page_says_that_nothing_was_recorded_or_what_was(errors):
 
 
 def test_the_committed_page_is_what_the_command_writes_without_recordings():
-    from pathlib import Path
-
     from profiler.reference.recording import gpu_recordings
 
     root = Path(__file__).parents[2]
