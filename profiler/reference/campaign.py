@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,15 @@ from profiler.training_step import phases
 from profiler.worker import phase_columns
 
 FOLDER = "reference"
+# They change what the allocator is asked for, and a prediction would not know.
+_MUST_BE_UNSET = (
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,8 @@ def record(campaign: Campaign, on_progress: Callable[[Progress], None] = lambda 
     """Record what is not recorded yet, most informative first.
 
     Calls `on_progress` as each run begins and again when it has ended. Raises ProfilerError if there is no
-    such device, the folder cannot be read or written, or a simulated device would write among real results.
+    such device, the folder cannot be read or written, a simulated device would write among real results, or
+    the environment says how memory is allocated.
     """
     started = time.perf_counter()
     if campaign.target.device_type == SIMULATED and campaign.results.resolve() == Path("results").resolve():
@@ -166,6 +177,9 @@ def record(campaign: Campaign, on_progress: Callable[[Progress], None] = lambda 
             + tempfile.gettempdir()
             + "/rehearsal"
         )
+    said = [name for name in _MUST_BE_UNSET if os.environ.get(name)]
+    if said:
+        raise ProfilerError(f"unset {', '.join(said)}: the suite sets what it needs")
     recorder = _Recorder(campaign)
     todo: list[tuple[str, Callable[[], tuple[str, str]]]] = []
     with _keeping(recorder.folder):

@@ -1,8 +1,8 @@
 """Kernel probes: one operation at a time, and the list of what it asks the allocator for, in order.
 
 The same code runs on a GPU, whose list is a recording, and on the simulated GPU, whose list comes from the
-rules of profiler.kernels. An operation's outputs are let go inside the probe, so that a list holds each
-request (positive) and, after it, its end (negative).
+rules of profiler.kernels. A list holds each request (positive) and the end of what the operation gave back
+(negative). Its outputs outlive the probe: autograd's thread may let go of them a moment after it returned.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
     from profiler.worker import attention_by, make_recorder
 
     failures: dict[Probe, str] = {}
+    outputs: list[object] = []
     recorder = make_recorder(settings)
     with recorder:
         device = (
@@ -82,10 +83,11 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
                     with recorder.phase(Phase(number, "prepare"), TrainingState()):
                         operate = OPERATIONS[probe.operation](probe, device)
                     with recorder.phase(Phase(number, "operate"), TrainingState()):
-                        operate()
+                        outputs.append(operate())
             except RuntimeError as error:  # out of memory and unsupported operations included
                 failures[probe] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             operate = _nothing
+            outputs.clear()
     entries = _by_phase(recorder.entries)
     return [
         row

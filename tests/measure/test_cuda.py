@@ -210,7 +210,7 @@ def test_probes_take_the_same_way_on_cuda():
     with cuda_with_history(H100):
         on_cuda = probes.measure(chosen, RunSettings("cuda"))
     simulated = probes.measure(chosen, RunSettings("simulated", gpu=H100))
-    assert len(on_cuda) > 2 * len(chosen)
+    assert sum(row["requested_bytes"] for row in on_cuda) > 0
     for a, b in zip(on_cuda, simulated, strict=True):
         assert {**a, "op": ""} == {**b, "op": ""}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from rehearsed import CASES
 
 from profiler.errors import ProfilerError
@@ -136,6 +137,20 @@ def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):
 def test_a_rehearsal_may_not_write_among_results():
     with pytest.raises(ProfilerError, match="no measurement"):
         record(Campaign(Target.parse("H100"), Path("results"), "small"))
+
+
+def test_an_environment_that_changes_allocations_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    with pytest.raises(ProfilerError, match="unset PYTORCH_ALLOC_CONF"):
+        record(Campaign(Target.parse("H100"), tmp_path, "small"))
+
+
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ProfilerError, match=r"^torch finds no CUDA device here; .* rehearses without$"):
+        record(Campaign(Target("cuda"), tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_none_is_refused():
