@@ -50,7 +50,7 @@ def measured_against_predicted(errors: pd.DataFrame, device_name: str) -> Figure
         axes.set_xlabel("measured")
         axes.set_ylabel("predicted")
         _logarithmic(axes, chosen[["measured_bytes", "predicted_bytes"]].astype(float))
-        axes.legend(loc="lower right", fontsize=11)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=11)
     _headline(figure, f"{errors['run_key'].nunique()} runs on {device_name}, measured and predicted")
     return figure
 
@@ -92,14 +92,7 @@ def errors_by_axis(errors: pd.DataFrame, source: str) -> Figure:
             _strip(axes, chosen, axis, values[axis])
             axes.set_xlim(-reach, reach)
         panels[-1, 0].set_xlabel("predicted − measured (% of measured)")
-    percent = chosen["error_percent"]
-    _headline(
-        figure,
-        f"The {source}'s peaks of {len(chosen)} runs: {(chosen['error_bytes'] == 0).sum()} exact, "
-        f"the others from {percent.min():+.2f} to {percent.max():+.2f} %"
-        if len(chosen)
-        else f"No peaks by the {source}",
-    )
+    _headline(figure, _finding(chosen, source))
     figure.supxlabel(
         "A dot is a run, grey of a tiny model: on a GPU mostly cuBLAS's workspaces. A bar is a median.",
         x=0.01,
@@ -108,6 +101,17 @@ def errors_by_axis(errors: pd.DataFrame, source: str) -> Figure:
         color=style.MUTED,
     )
     return figure
+
+
+def _finding(chosen: pd.DataFrame, source: str) -> str:
+    """How many peaks are exact, and between which errors the others lie."""
+    words = f"The {source}'s peaks of {len(chosen)} runs"
+    missed = chosen.loc[chosen["error_bytes"] != 0, "error_percent"]
+    if missed.empty:
+        return f"{words}: all exact"
+    return (
+        f"{words}: {len(chosen) - len(missed)} exact, the others {missed.min():+.2f} to {missed.max():+.2f} %"
+    )
 
 
 def _strip(axes: Axes, chosen: pd.DataFrame, axis: str, values: list[object]) -> None:
