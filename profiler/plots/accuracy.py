@@ -29,7 +29,7 @@ def measured_against_predicted(errors: pd.DataFrame, device_name: str) -> Figure
     import matplotlib.pyplot as plt
 
     quantities = [q for q in (_RUN_PEAK, "run peak reserved") if q in set(errors["quantity"])]
-    figure, panels = plt.subplots(1, len(quantities), figsize=(7 * len(quantities), 7.4), squeeze=False)
+    figure, panels = plt.subplots(1, len(quantities), figsize=(7 * len(quantities), 8.4), squeeze=False)
     for axes, quantity in zip(panels[0], quantities, strict=True):
         chosen = errors[errors["quantity"] == quantity]
         for source, colour, marker in _LOOKS:

@@ -136,11 +136,15 @@ def page(results: Sequence[Result]) -> str:
 
 def _recorded(result: Result) -> list[str]:
     about, errors = result.about, result.errors
+    versions = [
+        f"{name} {about[key]}"
+        for name, key in (("torch", "torch_version"), ("CUDA", "cuda_version"), ("driver", "driver_version"))
+        if about[key]
+    ]
     lines = [
         f"### {about['device_name']}",
         "",
-        f"torch {about['torch_version']}, CUDA {about['cuda_version']}, driver {about['driver_version']}, "
-        f"{errors['run_key'].nunique()} runs, recorded {about['recorded_at']}.",
+        f"{', '.join(versions)}, {errors['run_key'].nunique()} runs, recorded {about['recorded_at']}.",
         "",
         f"| {' | '.join(_HEADINGS)} |",
         "|---" * len(_HEADINGS) + "|",

@@ -53,7 +53,7 @@ def compare(options: CompareOptions) -> None:
         results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
         text = page(results)
         records.write_atomically(options.page, lambda temporary: temporary.write_text(text))
-        console.print(f"{options.page}: {len(results)} recordings on GPUs")
+        console.print(f"{options.page}: recordings on GPUs: {len(results)}")
         return
     recording = read_recording(options.results)
     keys = [key for key, case in recording.cases.items() if (options.workload or "") in str(case)]

@@ -35,10 +35,10 @@ class History:
 
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
         self.requested[address] = requested_bytes
-        # As in a C++ stack, innermost first; a workspace is asked for outside of any operation.
-        name = op.removeprefix("aten::")
-        frames = [{"filename": "??", "line": 0, "name": f"at::_ops::{name}::call(at::Tensor const&)"}]
-        self._note("alloc", address, requested_bytes, frames=[] if "workspace" in op else frames)
+        # As in a C++ stack, innermost first; a kernel asks for its own inside of its operation.
+        name = op.removeprefix("aten::").split(":")[0]
+        call = {"filename": "??", "line": 0, "name": f"at::_ops::{name}::call(at::Tensor const&)"}
+        self._note("alloc", address, requested_bytes, frames=[call])
 
     def freed(self, address: int) -> None:
         requested_bytes = self.requested.pop(address)
