@@ -68,6 +68,7 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     run.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
     run.add_argument("--results", default="results", metavar="FOLDER", help="default: results")
+    run.add_argument("--gpu", default="A100-40GB", help="simulated beside the CPU; default: A100-40GB")
     run.add_argument("--limit", metavar="BYTES", help="memory that a run may take, as in 2GiB")
     run.add_argument("--fresh", action="store_true", help="run again what has been recorded")
     run.set_defaults(verb=_run)
@@ -259,6 +260,7 @@ def _add_report(verbs: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from profiler.units import parse_bytes
+    from profiler.verbs.predict import find_gpu
     from profiler.verbs.run import RunOptions, run
 
     run(
@@ -267,6 +269,7 @@ def _run(options: argparse.Namespace) -> None:
             device_type=options.device,
             size=options.size,
             results=Path(options.results),
+            gpu=find_gpu(options.gpu),
             limit_bytes=parse_bytes(options.limit) if options.limit else None,
             fresh=options.fresh,
         ),

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler import records
-from profiler.errors import ProfilerError
-from profiler.gpu_facts import count_on_gpu
 from profiler.gpus import GPU
-from profiler.model_facts import ModelFacts, count
+from profiler.model_facts import ModelFacts
+from profiler.predicted_rows import facts_on, formula_rows, simulation_rows
 from profiler.reference import probes
 from profiler.reference.recording import Recording
 from profiler.reference.suite import Case
 from profiler.run_settings import RunSettings
-from profiler.runner import formula_rows, process_context
-from profiler.worker import measure, output_to
+from profiler.runner import process_context
+from profiler.worker import output_to
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -81,23 +79,14 @@ def predict_probes(recording: Recording) -> pd.DataFrame:
 
 
 def _facts(workload: Workload, gpu: GPU | None) -> ModelFacts:
-    """Counted with the kernels of the recording's device; with the CPU's where that cannot be simulated."""
     with output_to(os.devnull):
-        if gpu is not None:
-            with suppress(RuntimeError, ProfilerError):
-                return count_on_gpu(workload, gpu)
-        return count(workload)
+        return facts_on(gpu, workload)
 
 
 def _simulate(job: tuple[str, Case, GPU, Path]) -> tuple[str, list[records.Row]]:
     key, case, gpu, trace = job
     with output_to(os.devnull):
-        try:
-            rows = measure(case.workload, case.settings("simulated", gpu, trace), lambda phase: None)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]
-    return key, [{**row, "source": "simulation"} for row in rows]
+        return key, simulation_rows(case.workload, case.settings("simulated", gpu, trace))
 
 
 def _simulate_probes(chosen: list[probes.Probe], gpu: GPU) -> list[probes.Row]:
