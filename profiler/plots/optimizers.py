@@ -112,7 +112,7 @@ def _draw_phases(axes: Axes, view: View, tokens: int) -> tuple[float, str]:
         values = truth["peak_allocated_bytes"] / factor
         axes.bar(at, values - hidden, 0.38, color=colour, label=f"peak of the {phase.replace('_', ' ')}")
         if hidden.any():
-            look = {
+            look: dict[str, Any] = {
                 "color": CATEGORY_COLOURS["workspaces"],
                 "alpha": 0.35,
                 "label": "of it workspaces, rounding",

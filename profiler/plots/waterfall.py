@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_OPTIMIZER_WORDS = {"adamw8bit": "8-bit\nAdamW", "adafactor": "Ada-\nfactor", "adam": "Adam"}
+_OPTIMIZER_WORDS = {"adamw8bit": "8-bit\nAdamW", "adafactor": "\nAdafactor", "adam": "Adam"}
 
 
 def waterfall(records: pd.DataFrame) -> Figure:
@@ -82,5 +82,7 @@ def _steps(truth: pd.DataFrame) -> list[str]:
             words.append("+ autocast\nbf16")
         else:
             joined = "or" if before.optimizer != rows[0].optimizer else "+"
-            words.append(f"{joined} {_OPTIMIZER_WORDS.get(row.optimizer, row.optimizer)}")
+            words.append(
+                f"{joined} {_OPTIMIZER_WORDS.get(row.optimizer, row.optimizer)}".replace(" \n", "\n")
+            )
     return words
