@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from profiler.plots import style
 from profiler.plots.views import View, views
+from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +40,10 @@ def batch_sweep(forward: pd.DataFrame, closed_forms: Mapping[str, Callable[[int]
                 sizes = [closed_forms[model](batch) / factor for batch in batches]
                 line, *_ = axes.plot(batches, sizes, color=style.ORANGE, zorder=1, label=_CLOSED)
                 line.set(linewidth=6, alpha=0.45)
-            axes.set_title(f"{model}, {view.words}", fontsize=13)
+            axes.set_title(f"{model}, {view.words}: {_per_sample(view, model)} a sample", fontsize=13)
             axes.set_xlabel("batch (samples)")
             axes.legend(loc="upper left")
-    style.headline(figure, f"Activations grow in proportion to the batch: {_per_sample(shown[0])}")
+    style.headline(figure, "Activations grow in proportion to the batch")
     return figure
 
 
@@ -120,12 +121,8 @@ def _sweep(
     return factor
 
 
-def _per_sample(view: View) -> str:
-    """Bytes that one more sample costs, by model, from the two ends of the sweep."""
-    words = []
-    for model, rows in view.truth.groupby("model", sort=False):
-        ends = rows.sort_values("batch").iloc[[0, -1]]
-        batches, sizes = list(ends["batch"]), list(ends["activations_bytes"])
-        slope = (sizes[1] - sizes[0]) / (batches[1] - batches[0])
-        words.append(f"{slope / style.MIB:.2f} MiB a sample ({model})")
-    return ", ".join(words)
+def _per_sample(view: View, model: str) -> str:
+    """Bytes that one more sample costs, from the two ends of the sweep."""
+    ends = view.truth[view.truth["model"] == model].sort_values("batch").iloc[[0, -1]]
+    batches, sizes = list(ends["batch"]), list(ends["activations_bytes"])
+    return format_bytes(round((sizes[1] - sizes[0]) / (batches[1] - batches[0])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ class View:
         source: "measured" or "simulation".
         records: rows of `source`, and of the formulas for the same runs.
         words: how and where, as in "measured on the CPU".
+        out_of_memory: run key -> the phase in which the run ended; `records` has those before it.
     """
 
     source: str
     records: pd.DataFrame
     words: str
+    out_of_memory: Mapping[str, str]
 
     @property
     def truth(self) -> pd.DataFrame:
@@ -34,18 +37,20 @@ class View:
 
 
 def views(records: pd.DataFrame) -> list[View]:
-    """Measured runs first, then simulated ones; each in the order of the records. Failed runs are left out.
+    """Measured runs first, then simulated ones; each in the order of the records.
 
     Args:
         records: rows of profiler.records, of any sources and devices.
     """
     found = []
-    ended = records[records["outcome"] == "ok"]
+    ended, failed = (records[records["outcome"] == outcome] for outcome in ("ok", "out_of_memory"))
     for source in ("measured", "simulation"):
         for device in ended.loc[ended["source"] == source, "device"].unique():
             rows = ended[(ended["device"] == device) & ended["source"].isin([source, "formula", "textbook"])]
-            runs = rows.loc[rows["source"] == source, "run_key"]
-            found.append(View(source, rows[rows["run_key"].isin(runs)], _words(source, rows.iloc[0])))
+            rows = rows[rows["run_key"].isin(rows.loc[rows["source"] == source, "run_key"])]
+            last = failed[(failed["device"] == device) & (failed["source"] == source)]
+            ends = dict(zip(last["run_key"], last["phase"], strict=True))
+            found.append(View(source, rows, _words(source, rows.iloc[0]), ends))
     return found
 
 

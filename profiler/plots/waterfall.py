@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from profiler.plots import style
 from profiler.plots.peaks import PHASE_WORDS, peak_rows, stacked_peaks
 from profiler.plots.views import View, views
-from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +27,13 @@ def waterfall(records: pd.DataFrame) -> Figure:
     import matplotlib.pyplot as plt
 
     shown = views(records)
-    figure, panels = plt.subplots(1, len(shown), figsize=(2 + 8 * len(shown), 7.2), squeeze=False)
-    savings = [_draw(axes, view) for axes, view in zip(panels.flat, shown, strict=True)]
+    figure, panels = plt.subplots(1, len(shown), figsize=(3 + 8 * len(shown), 7.2), squeeze=False)
+    findings = [_draw(axes, view) for axes, view in zip(panels.flat, shown, strict=True)]
     row = shown[0].truth.iloc[0]
     total = row["batch"] * row["micro_batches"]
     style.headline(
         figure,
-        f"{row['model']}: one on the other, the techniques take {savings[0]:.0f} % off the peak",
+        f"{row['model']}, one technique on the other: {findings[0]}",
         f"{style.model_words(row)}, {total} samples of {row['length']} tokens a step; "
         "each bar adds to the one before, and names the phase of its peak",
     )
@@ -42,26 +41,29 @@ def waterfall(records: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, view: View) -> float:
-    """One panel; returns what all techniques together take off the peak, in percent."""
+def _draw(axes: Axes, view: View) -> str:
+    """One panel; returns in words how far the peak comes down."""
     truth, formula = peak_rows(view.truth), peak_rows(view.by("formula"))
-    factor, _ = stacked_peaks(axes, view, _steps(truth))
+    factor, unit = stacked_peaks(axes, view, _steps(truth))
     peaks = [float(v) / factor for v in truth["peak_allocated_bytes"]]
-    base = 0
-    for place, (peak, phase) in enumerate(zip(peaks, truth["phase"], strict=True)):
-        words = f"in {PHASE_WORDS[phase]}"
-        if place:
-            words = f"{100 * (peak / peaks[base] - 1):+.0f} %\n{words}"
-        above = max(peak, float(formula["peak_allocated_bytes"].iloc[place]) / factor) + 0.012 * max(peaks)
+    levels = [float(v) / factor for v in formula["peak_allocated_bytes"]]
+    base = None  # the bar with which the next is compared, once there is one that fits
+    for place, (run_key, peak, phase) in enumerate(zip(truth["run_key"], peaks, truth["phase"], strict=True)):
+        if run_key in view.out_of_memory:
+            words = f"out of memory\nin {PHASE_WORDS[view.out_of_memory[run_key]]}"
+        else:
+            change = f"{100 * (peak / peaks[base] - 1):+.0f} %\n" if base is not None else ""
+            words = f"{change}in {PHASE_WORDS[phase]}"
+            base = place if base is None or _is_technique(truth, place) else base
+        above = max(peak, levels[place]) + 0.012 * max(peaks)
         axes.text(place, above, words, ha="center", va="bottom", fontsize=12, linespacing=1.1)
-        if _is_technique(truth, place):
-            base = place
-    axes.set_ylim(0, 1.17 * max(peaks))
+    axes.set_ylim(0, 1.17 * max(*peaks, *levels))
     low = min(range(len(peaks)), key=peaks.__getitem__)
-    first, last = (format_bytes(int(truth["peak_allocated_bytes"].iloc[place])) for place in (0, low))
-    saved = 100 * (1 - peaks[low] / peaks[0])
-    axes.set_title(f"{view.words}: {first} become {last}, {saved:.0f} % less", fontsize=13)
-    return saved
+    finding = f"{peaks[0]:.3g} {unit} become {peaks[low]:.3g}, {100 * (1 - peaks[low] / peaks[0]):.0f} % less"
+    if truth["run_key"].iloc[0] in view.out_of_memory:
+        finding = f"what did not fit takes {peaks[low]:.3g} {unit}"
+    axes.set_title(f"{view.words}: {finding}", fontsize=13)
+    return finding
 
 
 def _is_technique(truth: pd.DataFrame, place: int) -> bool:
