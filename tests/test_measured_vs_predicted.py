@@ -26,8 +26,8 @@ MODELS = [
 _SCALARS_BYTES = 16  # torch wraps Python numbers as tensors of 8 and 4 bytes while an op runs
 
 
-def measure(workload: Workload, device_type: str) -> pd.DataFrame:
-    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)))
+def measure(workload: Workload, device_type: str, source: str = "formula") -> pd.DataFrame:
+    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)), source)
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=[name for name, _, _ in MODELS])

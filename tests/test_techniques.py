@@ -115,8 +115,8 @@ GRID = [
 ]
 
 
-def measure(workload: Workload, device_type: str) -> pd.DataFrame:
-    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)))
+def measure(workload: Workload, device_type: str, source: str = "formula") -> pd.DataFrame:
+    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)), source)
 
 
 @pytest.fixture(scope="module", params=GRID, ids=str)
@@ -162,3 +162,12 @@ def test_on_cuda_weights_gradients_and_states_are_exact(workload):
     table = measure(workload, "cuda")
     for category in ("parameters", "gradients", "optimizer_states"):
         assert not table[f"{category}_difference_bytes"].any(), category
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("workload", GRID, ids=str)
+def test_on_cuda_the_simulated_peak_is_the_measured_one_within_a_percent(workload):
+    table = measure(workload, "cuda", "simulation")
+    assert len(table)
+    assert table["peak_difference_percent"].abs().max() <= 1
