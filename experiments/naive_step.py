@@ -47,12 +47,13 @@ def figures(records: pd.DataFrame) -> dict[str, Figure]:
     from profiler.plots.phases import phase_bars, phase_grid
     from profiler.plots.residuals import residuals
     from profiler.plots.scatter import measured_against_predicted
+    from profiler.plots.views import views
 
     adam = records[(records["optimizer"] == "adam") & (records["seed"] == 0)]
     hero = next(name for name in _HEROES if (records["workload"] == name).any())
     return {
-        "phases": phase_bars(records[(records["workload"] == hero) & (records["seed"] == 0)]),
-        "phases_by_model": phase_grid(adam[adam["workload"] != hero]),
+        "phases": phase_bars(adam[adam["workload"] == hero]),
+        "phases_by_model": phase_grid(views(adam[adam["workload"] != hero])[0]),
         "measured_vs_predicted": measured_against_predicted(records),
         "residuals": residuals(records),
     }

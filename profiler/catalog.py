@@ -3,7 +3,8 @@
 A module has QUESTION, one line, and one of two pairs of functions:
 
 - `workloads(size)`, a list of Workload to measure and predict, and `figures(records)`, pictures of the
-  resulting rows; `workloads(size, device_type)` where the device decides what is worth running;
+  resulting rows; `workloads(size, device_type)` where the device decides what is worth running, and
+  `simulated_workloads(size)` for those that beside a CPU only a simulated GPU runs;
 - `tables(size, device, progress)`, data frames by name, and `figures(tables)`, pictures of them; it tells
   `progress` in a few words what it is doing.
 """
@@ -46,6 +47,12 @@ def workloads(experiment: ModuleType, size: str, device_type: str) -> list[Workl
     """What an experiment runs in a size ("small" or "full") on a device ("cpu" or "cuda")."""
     asks_for_device = "device_type" in inspect.signature(experiment.workloads).parameters
     chosen: list[Workload] = experiment.workloads(size, *([device_type] if asks_for_device else []))
+    return chosen
+
+
+def simulated_workloads(experiment: ModuleType, size: str) -> list[Workload]:
+    """What an experiment run on the CPU only simulates, beyond what it measures."""
+    chosen: list[Workload] = getattr(experiment, "simulated_workloads", lambda size: [])(size)
     return chosen
 
 

@@ -68,6 +68,7 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     run.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
     run.add_argument("--results", default="results", metavar="FOLDER", help="default: results")
+    run.add_argument("--gpu", default="A100-40GB", help="simulated beside the CPU; default: A100-40GB")
     run.add_argument("--limit", metavar="BYTES", help="memory that a run may take, as in 2GiB")
     run.add_argument("--fresh", action="store_true", help="run again what has been recorded")
     run.set_defaults(verb=_run)
@@ -139,13 +140,11 @@ def _add_techniques(verbs: Any) -> None:
     ranked = verbs.add_parser(
         "techniques",
         help="what each memory technique would save, predicted and ranked",
-        epilog="example: profiler techniques gpt2 --batch 8 --length 512 --device cuda",
+        epilog="example: profiler techniques gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
     ranked.add_argument("model", metavar="MODEL", help="such as gpt2 or bert-large")
-    ranked.add_argument("--batch", type=int, default=1, help="samples in a step (default: 1)")
-    ranked.add_argument("--length", type=int, default=0, help="tokens, or pixels of a side")
-    ranked.add_argument("--optimizer", default="adam", help="default: adam")
-    ranked.add_argument("--device", choices=["cpu", "cuda"], default="cuda", help="default: cuda")
+    _add_simulation_options(ranked)
+    ranked.add_argument("--pairs", type=int, default=10, help="how many of the best pairs; default: 10")
     ranked.set_defaults(verb=_techniques)
 
 
@@ -259,6 +258,7 @@ def _add_report(verbs: Any) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from profiler.units import parse_bytes
+    from profiler.verbs.predict import find_gpu
     from profiler.verbs.run import RunOptions, run
 
     run(
@@ -267,6 +267,7 @@ def _run(options: argparse.Namespace) -> None:
             device_type=options.device,
             size=options.size,
             results=Path(options.results),
+            gpu=find_gpu(options.gpu),
             limit_bytes=parse_bytes(options.limit) if options.limit else None,
             fresh=options.fresh,
         ),
@@ -316,11 +317,13 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _techniques(options: argparse.Namespace) -> None:
-    from profiler.verbs.techniques import techniques
+    from dataclasses import fields
+
+    from profiler.verbs.techniques import TechniquesOptions, techniques
     from profiler.workload import Workload
 
-    workload = Workload(options.model, options.batch, options.length, options.optimizer)
-    techniques(workload, options.device)
+    workload = Workload(**{field.name: getattr(options, field.name) for field in fields(Workload)})
+    techniques(TechniquesOptions(workload, options.gpu, options.allocator_settings, options.pairs))
 
 
 def _list(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Measured against predicted: one row a phase, with the difference and where it lies."""
+"""Predicted against measured or simulated: one row a phase, with the difference and where it lies."""
 
 from __future__ import annotations
 
@@ -9,46 +9,112 @@ from profiler.ledger import CATEGORIES
 if TYPE_CHECKING:
     import pandas as pd
 
-_PHASE = ["run_key", "phase_index"]
+_SHARED = ["workload", "model", "optimizer", "seed", "device", "step", "phase", "micro_batch"]
+_QUANTITIES = {"": "allocated_bytes", "peak_": "peak_allocated_bytes"}
 
 
-def compare(records: pd.DataFrame, source: str = "formula") -> pd.DataFrame:
-    """Join each measured phase with what `source` predicts for it.
+def compare(
+    records: pd.DataFrame, source: str = "formula", truth: str = "measured", across_devices: bool = False
+) -> pd.DataFrame:
+    """Join each phase of `truth` with what `source` predicts for it.
 
     Args:
         records: rows of profiler.records.
-        source: which predictor to hold against the measurement.
+        source: which predictor to hold against the truth.
+        truth: measured, or simulation, which is the truth where nothing was measured.
+        across_devices: join runs of the same workload on different devices, as one measured on a CPU and
+            simulated on a GPU, in place of those of the same run.
 
     Returns:
-        One row for each phase that was both measured in full and predicted, with the columns workload,
-        model, optimizer, seed, step, phase, micro_batch, device and
+        One row for each phase that both have in full, with the columns run_key, phase_index, workload, model,
+        optimizer, seed, device (the truth's), step, phase, micro_batch and
 
-        - measured_bytes, predicted_bytes, difference_bytes: allocated at the end of the phase
+        - measured_bytes (of the truth), predicted_bytes, difference_bytes: allocated at the phase's end
         - measured_peak_bytes, predicted_peak_bytes, peak_difference_bytes: at its peak
         - run_peak_bytes: the most that the whole run had allocated
         - difference_percent, peak_difference_percent: of run_peak_bytes
-        - <category>_difference_bytes: measured minus predicted at the end of the phase; their sum is
-          difference_bytes
+        - <category>_difference_bytes, peak_<category>_difference_bytes: measured minus predicted; their
+          sums are difference_bytes and peak_difference_bytes
+        - predicted_device: that of the prediction
     """
-    measured = records[(records["source"] == "measured") & (records["outcome"] == "ok")]
-    predicted = records[records["source"] == source]
-    joined = measured.merge(predicted, on=_PHASE, suffixes=("", "_predicted"), validate="one_to_one")
-    out = joined[
-        [*_PHASE, "workload", "model", "optimizer", "seed", "device", "step", "phase", "micro_batch"]
-    ].copy()
-    for prefix, column in (("", "allocated_bytes"), ("peak_", "peak_allocated_bytes")):
+    ok = records[records["outcome"] == "ok"]
+    ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0])
+    measured, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
+    if across_devices:
+        joined = measured.merge(
+            predicted,
+            on=["workload_key", "phase_index"],
+            suffixes=("", "_predicted"),
+            validate="many_to_many",
+        )
+        joined = joined[joined["device"] != joined["device_predicted"]]
+    else:
+        joined = measured.merge(
+            predicted, on=["run_key", "phase_index"], suffixes=("", "_predicted"), validate="one_to_one"
+        )
+    out = joined[["run_key", "phase_index", *_SHARED]].copy()
+    for prefix, column in _QUANTITIES.items():
         out[f"measured_{prefix}bytes"] = joined[column]
         out[f"predicted_{prefix}bytes"] = joined[f"{column}_predicted"]
         out[f"{prefix}difference_bytes"] = joined[column] - joined[f"{column}_predicted"]
     out["run_peak_bytes"] = out.groupby("run_key")["measured_peak_bytes"].transform("max")
-    for prefix in ("", "peak_"):
+    for prefix in _QUANTITIES:
         share = out[f"{prefix}difference_bytes"].astype(float) / out["run_peak_bytes"].astype(float)
         out[f"{prefix}difference_percent"] = 100 * share
-    for category in CATEGORIES:
-        column = f"{category}_bytes"
-        difference = joined[column].fillna(0) - joined[f"{column}_predicted"].fillna(0)
-        out[f"{category}_difference_bytes"] = difference
-    return out
+        for category in CATEGORIES:
+            column = f"{prefix}{category}_bytes"
+            difference = joined[column].fillna(0) - joined[f"{column}_predicted"].fillna(0)
+            out[f"{prefix}{category}_difference_bytes"] = difference
+    return out.assign(predicted_device=joined["device_predicted"])
+
+
+def silent_categories(records: pd.DataFrame, source: str) -> list[str]:
+    """The categories of which a predictor says nothing at any phase: none of its bytes are there."""
+    rows = records[records["source"] == source]
+    columns = {c: [f"{prefix}{c}_bytes" for prefix in _QUANTITIES] for c in CATEGORIES}
+    return [category for category, names in columns.items() if rows[names].isna().all(axis=None)]
+
+
+def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
+    """Everything that is known of each phase in one row: measured, by formula, by textbook, simulated.
+
+    Returns:
+        One row a (workload, device, phase) with the columns workload, seed, device, step, phase, micro_batch,
+        then allocated_bytes and peak_allocated_bytes of each source as <source>_bytes and
+        <source>_peak_bytes, peak_reserved_bytes of the simulation as simulation_peak_reserved_bytes, and
+        peak_residual: where the measured peak (the simulated one, where nothing was measured) differs from
+        the formula's, and by how many bytes, in words.
+    """
+    import pandas as pd
+
+    key = ["run_key", "phase_index"]
+    known = records[records["outcome"] == "ok"]
+    out = known.drop_duplicates(key)[
+        [*key, *(name for name in _SHARED if name not in ("model", "optimizer"))]
+    ]
+    for source in ("measured", "formula", "textbook", "simulation"):
+        rows = known[known["source"] == source].set_index(key)
+        columns = {f"{source}_{prefix}bytes": rows[column] for prefix, column in _QUANTITIES.items()}
+        if source == "simulation":
+            columns["simulation_peak_reserved_bytes"] = rows["peak_reserved_bytes"]
+        out = out.merge(pd.DataFrame(columns), how="left", left_on=key, right_index=True)
+    residuals = pd.concat([compare(known, truth=truth) for truth in ("measured", "simulation")])
+    residuals["peak_residual"] = [
+        ", ".join(f"{category} {size_bytes:+,}" for category, size_bytes in parts)
+        for parts in peak_residuals(residuals)
+    ]
+    residuals = residuals.drop_duplicates(key)
+    out = out.merge(residuals[[*key, "peak_residual"]], how="left", on=key)
+    return out.drop(columns=key)
+
+
+def peak_residuals(compared: pd.DataFrame) -> list[list[tuple[str, int]]]:
+    """For each row of `compare`, where the peaks differ: categories and bytes, the largest first."""
+    found = []
+    for row in compared.to_dict("records"):
+        parts = [(category, int(row[f"peak_{category}_difference_bytes"])) for category in CATEGORIES]
+        found.append(sorted((part for part in parts if part[1]), key=lambda part: -abs(part[1])))
+    return found
 
 
 def latest(records: pd.DataFrame) -> pd.DataFrame:

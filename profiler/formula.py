@@ -82,7 +82,7 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
             case "model_loaded":
                 return weights, weights
             case "forward":
-                return kept, kept + max(_cached_casts(facts), _logits(facts), key=total_bytes)
+                return kept, kept + _cached_casts(facts) + _logits(facts)
             case "backward":
                 moments = [kept + _loss_gradient(facts), backpropagated + _incoming(facts, bool(accumulated))]
                 for segment in facts.segments:

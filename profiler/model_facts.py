@@ -57,9 +57,9 @@ class ModelFacts:
         weight_copy_bytes: autocast's 16-bit copies of weights, kept for the backward pass.
         random_state_bytes: states of the random generator that checkpoints keep, in host memory.
         cast_bytes: all 16-bit copies of weights that autocast caches until the end of the forward pass.
-        loss_forward_bytes: what the forward pass holds beyond its end when the log-probabilities are made.
-        loss_backward_bytes: the same of the backward pass's start, when their gradient is turned into that
-            of the logits.
+        loss_forward_bytes: what the forward pass holds beyond its end (and the casts) once there are
+            log-probabilities: the logits.
+        loss_backward_bytes: what the backward pass's start adds: gradients of log-probabilities and logits.
         segments: of the checkpointed model, in order; none without checkpointing.
     """
 
@@ -82,39 +82,48 @@ class ModelFacts:
 
 
 def count(workload: Workload) -> ModelFacts:
-    """Build the workload's model without memory, run one forward pass, and count.
+    """Count what the CPU's kernels keep.
 
-    A checkpointed model runs a second time with its checkpoints off, to know what each would recompute.
-
-    The kernels are those of the CPU; on a GPU some ops save other tensors (dropout its 1-byte mask, fused
-    attention its statistics) and autocast keeps more ops in fp32.
+    On a GPU some ops save other tensors (dropout its 1-byte mask, fused attention its statistics), and
+    autocast has other rules: see profiler.gpu_facts.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), _as_in_a_real_run():
-        model = build_model(workload)
-        batch = make_batch(workload, torch.device("cpu"))
-        segments = checkpointing.segments(model)
-        kept = _run(workload, model, batch, segments)
-        for segment in segments:
-            segment.recompute = False  # type: ignore[assignment]
-        plain = _run(workload, model, batch, segments) if segments else kept
-        nodes = _nodes(plain.graph)
-        numbers_bytes = _storage_bytes(_wrapped_numbers(nodes))
-        return ModelFacts(
-            parameters=tuple(_parameters(model, nodes)),
-            buffer_bytes=_storage_bytes(model.buffers()),
-            input_bytes=_storage_bytes(batch.values()),
-            saved_bytes=kept.saved_bytes() + numbers_bytes,
-            loss_bytes=kept.loss_bytes,
-            weight_copy_bytes=kept.weight_copy_bytes(),
-            random_state_bytes=len(segments) * torch.get_rng_state().nbytes,
-            cast_bytes=kept.cast_bytes,
-            loss_forward_bytes=kept.loss_forward_bytes,
-            loss_backward_bytes=kept.loss_backward_bytes,
-            segments=tuple(_segments(kept, plain, len(segments))),
-        )
+        return count_on(torch.device("cpu"), workload, build_model(workload))
+
+
+def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -> ModelFacts:
+    """Run one forward pass of the workload's model, which is on `device`, and count.
+
+    A checkpointed model runs a second time with its checkpoints off, to know what each would recompute.
+    Nothing must take memory there: the tensors are fake, or the device is simulated.
+    """
+    import torch
+
+    batch = make_batch(workload, device)
+    kept = _run(workload, model, batch, device.type)
+    segments = checkpointing.segments(model)
+    for segment in segments:
+        segment.recompute = False  # type: ignore[assignment]
+    plain = _run(workload, model, batch, device.type) if segments else kept
+    nodes = _nodes(plain.graph)
+    # On a GPU, numbers stay in host memory.
+    numbers_bytes = _storage_bytes(_wrapped_numbers(nodes)) if device.type == "cpu" else 0
+    return ModelFacts(
+        parameters=tuple(_parameters(model, nodes)),
+        buffer_bytes=_storage_bytes(model.buffers()),
+        input_bytes=_storage_bytes(batch.values()),
+        saved_bytes=kept.saved_bytes() + numbers_bytes,
+        loss_bytes=kept.loss_bytes,
+        weight_copy_bytes=kept.weight_copy_bytes(),
+        random_state_bytes=len(segments) * torch.get_rng_state().nbytes,
+        cast_bytes=kept.cast_bytes,
+        loss_forward_bytes=kept.loss_forward_bytes,
+        loss_backward_bytes=kept.loss_backward_bytes,
+        segments=tuple(_segments(kept, plain, len(segments))),
+    )
 
 
 @contextmanager
@@ -196,8 +205,9 @@ class _Forward:
         return sum(birth.size_bytes for birth in self.survivors.values() if birth.weight_copy)
 
 
-def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[torch.nn.Module]) -> _Forward:
-    watch = _watch(model, batch)
+def _run(workload: Workload, model: torch.nn.Module, batch: Any, device_type: str) -> _Forward:
+    watch = _watch(model, batch, device_type)
+    segments = checkpointing.segments(model)
     starts, ends, outputs, output_bytes = [], [], [], []
 
     def leave(module: object, arguments: object, output: torch.Tensor) -> None:
@@ -208,17 +218,15 @@ def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[
     hooks = [s.register_forward_pre_hook(lambda *_: starts.append(watch.position)) for s in segments]
     hooks += [s.register_forward_hook(leave) for s in segments]
     with watch:
-        loss = compute_loss(model, batch, workload, "cpu")
+        loss = compute_loss(model, batch, workload, device_type)
     for hook in hooks:
         hook.remove()
     gc.collect()
     survivors = {address: birth for address, (birth, gone) in watch.births.items() if not gone.expired()}
+    at_end_bytes = sum(birth.size_bytes for birth in survivors.values())
+    cast_bytes = sum(birth.size_bytes for birth, _ in watch.births.values() if birth.weight_copy)
+    cached_bytes = cast_bytes - sum(birth.size_bytes for birth in survivors.values() if birth.weight_copy)
     survivors.pop(_storage(loss), None)
-    into_bytes, out_bytes, position, logits = watch.log_softmax
-    later_bytes = sum(b.size_bytes for b in survivors.values() if b.position > position) if out_bytes else 0
-    target = survivors.get(watch.loss_target)
-    released_bytes = later_bytes + (target.size_bytes if target else 0)
-    passing_bytes = into_bytes if logits not in survivors else 0
     return _Forward(
         survivors,
         loss.untyped_storage().nbytes(),
@@ -228,15 +236,41 @@ def _run(workload: Workload, model: torch.nn.Module, batch: Any, segments: list[
         output_bytes,
         list(watch.last_uses.values()),
         loss.grad_fn,
-        cast_bytes=sum(birth.size_bytes for birth, _ in watch.births.values() if birth.weight_copy),
-        # The logits exist beside the log-probabilities; two gradients of their size meet in the backward pass
-        # (torch/nn/functional.py, cross_entropy: log_softmax and nll_loss). What is made later is not there.
-        loss_forward_bytes=max(0, passing_bytes - later_bytes - loss.untyped_storage().nbytes()),
-        loss_backward_bytes=max(0, 2 * out_bytes - released_bytes),
+        cast_bytes=cast_bytes,
+        # The logits beside their log-probabilities; the cached casts, alive too, are told apart.
+        loss_forward_bytes=max(0, watch.loss.peak_bytes - at_end_bytes - cached_bytes),
+        loss_backward_bytes=watch.loss.backward_bytes(survivors),
     )
 
 
-def _watch(model: torch.nn.Module, batch: Any) -> Any:
+@dataclass
+class _Loss:
+    """A cross entropy, log_softmax and nll_loss (torch/nn/functional.py), as its ops went by.
+
+    Attributes:
+        position: of the log_softmax; 0 before it, or without one.
+        output_bytes: the log-probabilities.
+        into_bytes: what nll_loss took, the log-probabilities or (autocast) their copy in fp32.
+        target: the storage of the labels, let go as soon as the loss has been differentiated.
+        peak_bytes: the most that was alive since the log_softmax.
+    """
+
+    position: int = 0
+    output_bytes: int = 0
+    into_bytes: int = 0
+    target: int = 0
+    peak_bytes: int = 0
+
+    def backward_bytes(self, survivors: dict[int, _Birth]) -> int:
+        """What its backward pass adds to what is kept: a gradient of what nll_loss took; or, when what was
+        made after the log_softmax is gone, the gradients of the log-probabilities and of the logits.
+        """
+        released = [b.size_bytes for b in survivors.values() if self.position and b.position > self.position]
+        released += [survivors[self.target].size_bytes] if self.target in survivors else []
+        return max(self.into_bytes, 2 * self.output_bytes - sum(released))
+
+
+def _watch(model: torch.nn.Module, batch: Any, device_type: str) -> Any:
     """A dispatch mode that notes each storage's birth and each parameter's last use."""
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
@@ -246,6 +280,7 @@ def _watch(model: torch.nn.Module, batch: Any) -> Any:
     aten = torch.ops.aten
     sizes = {_storage(parameter): parameter.untyped_storage().nbytes() for parameter in model.parameters()}
     held = sizes.keys() | {_storage(tensor) for tensor in (*model.buffers(), *batch.values())}
+    model_device_type = next(model.parameters()).untyped_storage().device.type
     normalizations = (aten.native_layer_norm.default, aten.native_batch_norm.default)
 
     class Watch(TorchDispatchMode):
@@ -254,9 +289,7 @@ def _watch(model: torch.nn.Module, batch: Any) -> Any:
             self.position = 0
             self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
             self.last_uses: dict[int, tuple[int, int]] = {}
-            # Bytes of the input and of the output of the last log-softmax, its position, and its input.
-            self.log_softmax = (0, 0, 0, 0)
-            self.loss_target = 0  # shifted labels, say: let go as soon as the loss has been differentiated
+            self.loss = _Loss()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             self.position += 1
@@ -266,19 +299,28 @@ def _watch(model: torch.nn.Module, batch: Any) -> Any:
             result = func(*args, **(kwargs or {}))
             # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
             # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
-            wider = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
+            mixed = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
+            wider = mixed and device_type == "cpu"
             if func is aten._log_softmax.default:
-                into = args[0]
-                self.log_softmax = (into.nbytes, result.nbytes, self.position, _storage(into))
+                self.loss = _Loss(self.position, output_bytes=result.nbytes)
             if func is aten.nll_loss_forward.default:
-                self.loss_target = _storage(args[1])
+                self.loss.into_bytes, self.loss.target = args[0].nbytes, _storage(args[1])
             for index, tensor in enumerate(_tensors(result)):
                 factor = 2 if wider and index else 1
                 self._note(tensor, factor, bool(used) and func is aten._to_copy.default)
+            if self.loss.position:
+                self.loss.peak_bytes = max(self.loss.peak_bytes, self._alive_bytes())
             return result
+
+        def _alive_bytes(self) -> int:
+            return sum(birth.size_bytes for birth, gone in self.births.values() if not gone.expired())
 
         def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
             address, storage = _storage(tensor), tensor.untyped_storage()
+            if (
+                storage.device.type != model_device_type
+            ):  # a GPU's fused attention keeps its seeds on the host
+                return
             if address in held or (address in self.births and not self.births[address][1].expired()):
                 return
             birth = _Birth(self.position, factor * storage.nbytes(), weight_copy)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from profiler.errors import ProfilerError
+from profiler.gpus import GPU
 
 
 def default_device() -> str:
@@ -34,6 +35,21 @@ def device_class(device_type: str) -> str:
     import torch
 
     return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+
+
+def gpu_here() -> GPU:
+    """The GPU that is here, as a simulation needs it."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return GPU(
+        name=properties.name,
+        memory_bytes=properties.total_memory,
+        sms=properties.multi_processor_count,
+        max_threads_per_sm=properties.max_threads_per_multi_processor,
+        capability=(properties.major, properties.minor),
+        memory_source="torch.cuda.get_device_properties on this device",
+    )
 
 
 def provenance(device_type: str) -> dict[str, str | None]:

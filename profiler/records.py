@@ -139,7 +139,12 @@ def append(path: Path, rows: Sequence[Row]) -> None:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a data frame as Parquet at `path`, and as CSV beside it, each atomically."""
     write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-    write_atomically(path.with_suffix(".csv"), lambda temporary: table.to_csv(temporary, index=False))
+    write_csv(path.with_suffix(".csv"), table)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a data frame as CSV, atomically."""
+    write_atomically(path, lambda temporary: table.to_csv(temporary, index=False))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from profiler import formula, worker
+from profiler import predicted_rows, worker
 from profiler.errors import ProfilerError
-from profiler.model_facts import ModelFacts, count
-from profiler.provenance import device_class, provenance
+from profiler.gpus import GPU
+from profiler.model_facts import count
+from profiler.predicted_rows import formula_rows
+from profiler.provenance import device_class, gpu_here, provenance
 from profiler.records import Row
 from profiler.run_settings import RunSettings
 from profiler.training_step import phases
@@ -43,7 +46,7 @@ def run_key(workload: Workload, device: str, about: Mapping[str, str | None]) ->
 def run(
     experiment: str, workload: Workload, settings: RunSettings, on_phase: Callable[[int], None]
 ) -> list[Row]:
-    """Measure one workload and predict it by formula; the rows of both, complete.
+    """Measure one workload and predict it: on the CPU by formula, on a GPU also by simulation of that GPU.
 
     Args:
         experiment: the name that the rows bear.
@@ -51,11 +54,47 @@ def run(
         settings: where.
         on_phase: told the index of each phase as it begins.
 
+    Returns:
+        The rows of all sources, complete.
+
     Raises:
         ProfilerError: the workload failed for another reason than memory.
     """
-    about = provenance(settings.device_type)
-    device = device_class(settings.device_type)
+    if settings.device_type == "cuda":
+        predicted = _predicted(workload, gpu_here())
+    else:
+        predicted = list(formula_rows(workload, count(workload), settings.device_type))
+    rows = [*predicted, *measured(workload, settings, on_phase)]
+    return _complete(experiment, workload, *real_device(settings.device_type), rows)
+
+
+def simulate(experiment: str, workload: Workload, gpu: GPU) -> list[Row]:
+    """Predict one workload on a GPU that need not be there, by formula and simulation; the rows, complete.
+
+    Raises ProfilerError if the process that simulates dies.
+    """
+    return _complete(experiment, workload, *simulated_device(gpu), _predicted(workload, gpu))
+
+
+def real_device(device_type: str) -> tuple[str, dict[str, str | None]]:
+    """The device class and provenance of rows that are measured here."""
+    return device_class(device_type), provenance(device_type)
+
+
+def simulated_device(gpu: GPU) -> tuple[str, dict[str, str | None]]:
+    """The device class and provenance of rows that are simulated here."""
+    device = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
+    return device, provenance("cpu") | {"device_name": gpu.name}
+
+
+def _predicted(workload: Workload, gpu: GPU) -> list[Row]:
+    settings = RunSettings("simulated", gpu=gpu)
+    return fresh_process_rows(predicted_rows.run, (workload, settings), f"simulating {workload}")
+
+
+def _complete(
+    experiment: str, workload: Workload, device: str, about: dict[str, str | None], rows: list[Row]
+) -> list[Row]:
     shared = {
         "experiment": experiment,
         "run_key": run_key(workload, device, about),
@@ -64,36 +103,7 @@ def run(
         "device": device,
         **about,
     }
-    predicted = formula_rows(workload, count(workload), settings.device_type)
-    rows = [*predicted, *measured(workload, settings, on_phase)]
     return [{**shared, **row} for row in rows]
-
-
-def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
-    """What both formulas say of each phase, as the columns of records that they fill in."""
-    sources = {
-        "formula": formula.predict(workload, facts, device_type),
-        "textbook": formula.predict_textbook(workload, facts),
-    }
-    for source, predictions in sources.items():
-        for index, prediction in enumerate(predictions):
-            yield {
-                **worker.phase_columns(index, prediction.phase),
-                "source": source,
-                "outcome": "ok",
-                "allocated_bytes": prediction.end_bytes,
-                "peak_allocated_bytes": prediction.peak_bytes,
-                **_by_category("", prediction.end),
-                **_by_category("peak_", prediction.peak),
-            }
-
-
-def _by_category(prefix: str, terms: Iterable[formula.Term]) -> Row:
-    row: Row = {}
-    for term in terms:
-        column = f"{prefix}{term.category}_bytes"
-        row[column] = row.get(column, 0) + term.size_bytes
-    return row
 
 
 def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int], None]) -> list[Row]:
@@ -180,7 +190,7 @@ def process_context(fresh_environment: bool = False) -> Any:
     models = [f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS]
     # The optimizers import torch._dynamo, which takes longer than a simulation.
     libraries = ["torch", "torch._dynamo", "transformers", *models]
-    context.set_forkserver_preload([*libraries, "profiler.worker", "profiler.simulation_worker"])
+    context.set_forkserver_preload([*libraries, "profiler.predicted_rows", "profiler.simulation_worker"])
     return context
 
 

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 from profiler.formula import Prediction, peak, predict
-from profiler.model_facts import ModelFacts, count
+from profiler.gpus import GPU
+from profiler.model_facts import ModelFacts
+from profiler.predicted_rows import facts_on
+from profiler.runner import process_context
 from profiler.techniques import Technique, applicable
+from profiler.worker import output_to
 from profiler.workload import Workload
 
 
 @dataclass(frozen=True)
 class Saving:
-    """The predicted peak with some techniques: `saved_bytes` is negative where they need more."""
+    """A workload with techniques and its predicted peak; `saved_bytes` is negative where it needs more."""
 
     techniques: tuple[Technique, ...]
+    workload: Workload
     saved_bytes: int
     peak: Prediction
 
 
-def savings(workload: Workload, device_type: str) -> tuple[Prediction, list[Saving]]:
-    """The workload's predicted peak, and what each technique and each pair saves of it, best first.
+def savings(
+    workload: Workload, gpu: GPU, on_count: Callable[[int, int], None] = lambda counted, total: None
+) -> tuple[Prediction, list[Saving]]:
+    """The workload's predicted peak on `gpu`, and what each technique and each pair saves of it, best first.
 
-    Nothing is run: see profiler.model_facts.
+    Forward passes are counted in other processes, see profiler.gpu_facts; `on_count` is told how many of how
+    many are. Raises ProfilerError for a model that there is not, or a length that it needs.
     """
-    facts: dict[Workload, ModelFacts] = {}
+    choices = list(_choices(workload))
+    facts = _facts([workload, *(changed for _, changed in choices)], gpu, on_count)
 
     def predicted_peak(workload: Workload) -> Prediction:
-        counted = replace(workload, optimizer="sgd", optimizer_implementation="default")  # no matter to facts
-        if counted not in facts:
-            facts[counted] = count(counted)
-        return peak(predict(workload, facts[counted], device_type))
+        return peak(predict(workload, facts[_counted(workload)], "cuda"))
 
     before = predicted_peak(workload)
     found = []
-    for chosen, changed in _choices(workload):
+    for chosen, changed in choices:
         after = predicted_peak(changed)
-        found.append(Saving(chosen, before.peak_bytes - after.peak_bytes, after))
+        found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
     return before, sorted(found, key=lambda saving: (-saving.saved_bytes, len(saving.techniques)))
 
 
@@ -51,3 +58,26 @@ def _choices(workload: Workload) -> Iterator[tuple[tuple[Technique, ...], Worklo
         both = second.apply(with_first)
         if both is not None and both == first.apply(with_second):
             yield (first, second), both
+
+
+def _counted(workload: Workload) -> Workload:
+    """The workload whose forward pass is the same, whatever the optimizer and the micro-batches."""
+    return replace(workload, optimizer="sgd", optimizer_implementation="default", micro_batches=1)
+
+
+def _facts(
+    workloads: list[Workload], gpu: GPU, on_count: Callable[[int, int], None]
+) -> dict[Workload, ModelFacts]:
+    needed = list(dict.fromkeys(_counted(workload) for workload in workloads))
+    found = {}
+    with process_context().Pool(min(len(needed), os.cpu_count() or 1)) as pool:
+        for workload, facts in pool.imap_unordered(_count, [(workload, gpu) for workload in needed]):
+            found[workload] = facts
+            on_count(len(found), len(needed))
+    return found
+
+
+def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts]:
+    workload, gpu = job
+    with output_to(os.devnull):
+        return workload, facts_on(gpu, workload)

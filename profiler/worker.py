@@ -26,7 +26,7 @@ from profiler.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FLOAT_READS = 0.0  # what our own step reads: whether a gradient overflowed (no), and norms
+_FLOAT_READS = 0.0  # what a simulated run reads: no gradient overflowed; norms (torch.optim.Adafactor)
 
 
 def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from profiler.plots import style
 from profiler.plots.peaks import PHASE_WORDS, peak_rows, stacked_peaks
+from profiler.plots.views import views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,36 +17,35 @@ def accumulation(records: pd.DataFrame) -> Figure:
     """Peak by category, one bar a number of micro-batches of the same total batch, and the formula's peak.
 
     Args:
-        records: runs of one model that differ in batch and micro_batches, sources measured and formula.
+        records: runs of one model that differ in batch and micro_batches; a panel a device.
     """
     import matplotlib.pyplot as plt
 
-    measured = peak_rows(records, "measured").sort_values("micro_batches").reset_index(drop=True)
-    formula = peak_rows(records, "formula").sort_values("micro_batches").reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(10, 6.6))
-    labels = [
-        f"{row.micro_batches} × {row.batch}\npeak: {PHASE_WORDS[str(row.phase)]}"
-        for row in measured.itertuples()
-    ]
-    stacked_peaks(axes, measured, formula, labels)
-    axes.set_xlabel("micro-batches × samples in each")
-    first, last = measured.iloc[0], measured.iloc[-1]
-    saved = 100 * (1 - float(last["peak_allocated_bytes"]) / float(first["peak_allocated_bytes"]))
-    forward = records[(records["source"] == "measured") & (records["phase"] == "forward")]
-    kept = forward.groupby("micro_batches")["activations_bytes"].max()
-    factor = float(kept.loc[first["micro_batches"]]) / float(kept.loc[last["micro_batches"]])
-    axes.set_title(
-        f"{last['micro_batches']} micro-batches: activations {factor:.1f}× smaller,\n"
-        f"peak {abs(saved):.0f} % {'lower' if saved >= 0 else 'higher'}",
-        pad=30,
-    )
+    shown = views(records.sort_values("micro_batches", kind="stable"))
+    figure, panels = plt.subplots(1, len(shown), figsize=(2.5 + 6.5 * len(shown), 6.6), squeeze=False)
+    savings = []
+    for axes, view in zip(panels.flat, shown, strict=True):
+        peaks = peak_rows(view.truth)
+        labels = [
+            f"{row.micro_batches} × {row.batch}\n{PHASE_WORDS[str(row.phase)]}" for row in peaks.itertuples()
+        ]
+        stacked_peaks(axes, view, labels)
+        first, last = (float(peaks["peak_allocated_bytes"].iloc[place]) for place in (0, -1))
+        savings.append(100 * (1 - last / first))
+        axes.set_title(f"{view.words}: peak {_change(savings[-1])}", fontsize=13)
+        axes.set_xlabel("micro-batches × samples in each, and the phase of the peak")
+    first = shown[0].truth.iloc[0]
+    kept = shown[0].truth.query("phase == 'forward'").groupby("micro_batches")["activations_bytes"].max()
     total = int(first["batch"]) * int(first["micro_batches"])
-    axes.text(
-        0,
-        1.015,
+    style.headline(
+        figure,
+        f"{kept.index.max()} micro-batches: activations {kept.iloc[0] / kept.iloc[-1]:.1f}× smaller, "
+        f"the peak {_change(savings[0])}",
         f"{first['model']}, {total} samples of {first['length']} tokens a step, {first['optimizer']}, fp32",
-        transform=axes.transAxes,
-        color=style.MUTED,
     )
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    style.shared_legend(figure, panels.flat)
     return figure
+
+
+def _change(saved_percent: float) -> str:
+    return f"{abs(saved_percent):.0f} % {'lower' if saved_percent >= 0 else 'higher'}"

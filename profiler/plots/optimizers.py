@@ -6,102 +6,96 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.compare import compare
 from profiler.plots import style
+from profiler.plots.phases import CATEGORY_COLOURS
+from profiler.plots.views import View, views
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TICK: dict[str, Any] = {"linestyle": "none", "marker": "|", "markeredgewidth": 2.4, "color": style.INK}
+
 
 def state_bars(records: pd.DataFrame) -> Figure:
-    """Bytes a parameter that each optimizer keeps, and that its step needs on top, measured and by formula.
+    """Bytes a parameter that each optimizer keeps, and that its step needs on top, and what the formula says.
 
     Args:
-        records: one run an optimizer, of one model, sources measured and formula.
+        records: one run an optimizer, of one model; a panel a device.
     """
     import matplotlib.pyplot as plt
 
-    measured, formula = _last_steps(records, "measured"), _last_steps(records, "formula")
-    order = measured["states"].sort_values(ascending=False, kind="stable").index
-    measured, formula = measured.loc[order], formula.loc[order]
-    figure, axes = plt.subplots(figsize=(10, 1.6 + 0.46 * len(order)))
-    places = list(range(len(order)))
-    axes.barh(places, measured["states"], 0.62, color=style.GREEN, label="states, kept")
+    shown = views(records)
+    tables = [(_last_steps(view.truth), _last_steps(view.by("formula"))) for view in shown]
+    order = tables[0][0]["states"].sort_values(ascending=False, kind="stable").index
+    figure, panels = plt.subplots(
+        1, len(shown), figsize=(3 + 6.2 * len(shown), 2.6 + 0.44 * len(order)), sharey=True, squeeze=False
+    )
+    for axes, view, (truth, formula) in zip(panels.flat, shown, tables, strict=True):
+        _bars(axes, truth.loc[order], formula.loc[order])
+        axes.set_title(view.words, fontsize=13)
+    panels.flat[0].set_yticks(range(len(order)), order)
+    panels.flat[0].invert_yaxis()
+    style.headline(
+        figure,
+        _finding(shown[0], tables[0][0]),
+        f"{_model(records.iloc[0])}; the number is what the states take",
+    )
+    style.shared_legend(figure, panels.flat)
+    return figure
+
+
+def _bars(axes: Axes, truth: pd.DataFrame, formula: pd.DataFrame) -> None:
+    places = list(range(len(truth)))
+    axes.barh(places, truth["states"], 0.62, color=style.GREEN, label="states, kept")
     axes.barh(
         places,
-        measured["temporaries"],
+        truth["temporaries"],
         0.62,
-        left=measured["states"],
+        left=truth["states"],
         color=style.YELLOW,
         label="temporaries, during the step",
     )
-    for values in (formula["states"], formula["states"] + formula["temporaries"]):
-        axes.plot(
-            values, places, linestyle="none", marker="|", markersize=20, markeredgewidth=2.4, color=style.INK
-        )
-    axes.plot(
-        [],
-        [],
-        linestyle="none",
-        marker="|",
-        markersize=14,
-        markeredgewidth=2.4,
-        color=style.INK,
-        label="formula",
-    )
-    for place, (states, temporaries) in enumerate(
-        zip(measured["states"], measured["temporaries"], strict=True)
-    ):
-        axes.text(states + temporaries + 0.25, place, f"{states:.2f}", va="center", fontsize=11)
-    axes.set_yticks(places, order)
-    axes.invert_yaxis()
-    axes.set_xlabel("bytes a parameter (number: states)")
+    axes.plot(formula["states"], places, markersize=20, **_TICK)
+    axes.plot(formula["states"] + formula["temporaries"], places, markersize=20, **_TICK)
+    axes.plot([], [], markersize=14, label="formula", **_TICK)
+    for place, (states, extra) in enumerate(zip(truth["states"], truth["temporaries"], strict=True)):
+        axes.text(states + extra + 0.25, place, f"{states:.2f}", va="center", fontsize=11)
+    axes.set_xlabel("bytes a parameter")
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 1.08 * float((measured["states"] + measured["temporaries"]).max()))
-    axes.set_title(_finding(records, measured), pad=32)
-    row = records.iloc[0]
-    axes.text(
-        0, 1.012, f"{_model(row)}, measured on {row['device']}", transform=axes.transAxes, color=style.MUTED
-    )
-    axes.legend(loc="lower right")
-    return figure
+    axes.set_xlim(0, 1.12 * float((truth["states"] + truth["temporaries"]).max()))
 
 
 def peak_phases(records: pd.DataFrame) -> Figure:
-    """The peak of the backward pass beside that of the step, one panel an amount of tokens.
+    """The peak of the backward pass beside that of the step: panels by device and tokens.
 
     Args:
-        records: runs of one model in two sizes of the batch, sources measured and formula.
+        records: runs of one model in two sizes of the batch.
     """
     import matplotlib.pyplot as plt
 
-    tokens = records["batch"] * records["length"]
-    sizes = sorted(set(tokens))
-    figure, panels = plt.subplots(1, len(sizes), figsize=(12, 6), squeeze=False)
+    shown, sizes = views(records), sorted(set(records["batch"] * records["length"]))
+    figure, grid = plt.subplots(len(shown), len(sizes), figsize=(13, 1.8 + 4.4 * len(shown)), squeeze=False)
     savings = []
-    for axes, size in zip(panels.flat, sizes, strict=True):
-        saved, phase = _draw_phases(axes, records[tokens == size])
-        savings.append(f"{saved:.0f} % at {size:,} tokens")
-        axes.set_title(f"{size:,} tokens: Adam's peak is in the {phase}", fontsize=14)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    figure.suptitle(
-        f"Swapping Adam for 8-bit AdamW saves {' and '.join(savings)}",
-        x=0.01,
-        ha="left",
-        fontsize=15,
-        fontweight="bold",
-    )
+    for panels, view in zip(grid, shown, strict=True):
+        for axes, size in zip(panels, sizes, strict=True):
+            saved, phase = _draw_phases(axes, view, size)
+            savings.append(f"{saved:.0f} % at {size:,} tokens")
+            axes.set_title(f"{view.words}, {size:,} tokens:\nAdam's peak is in the {phase}", fontsize=13)
+    finding = f"Swapping Adam for 8-bit AdamW saves {' and '.join(savings[: len(sizes)])}"
+    style.headline(figure, finding, _model(records.iloc[0], tokens=False))
+    style.shared_legend(figure, grid.flat)
     return figure
 
 
-def _draw_phases(axes: Axes, rows: pd.DataFrame) -> tuple[float, str]:
+def _draw_phases(axes: Axes, view: View, tokens: int) -> tuple[float, str]:
     """Draw two bars an optimizer.
 
     Returns:
         The percentage that swapping Adam for 8-bit AdamW takes off the peak, and the phase of Adam's peak.
     """
-    names = list(dict.fromkeys(_names(rows[rows["source"] == "measured"])))
+    rows = view.records[view.records["batch"] * view.records["length"] == tokens]
+    names = list(dict.fromkeys(_names(rows[rows["source"] == view.source])))
     factor, unit = style.byte_unit(float(rows["peak_allocated_bytes"].max()))
     peaks: dict[str, dict[str, float]] = {}
     looks: tuple[tuple[str, float, str], ...] = (
@@ -109,31 +103,39 @@ def _draw_phases(axes: Axes, rows: pd.DataFrame) -> tuple[float, str]:
         ("optimizer_step", 0.2, style.GREEN),
     )
     for phase, offset, colour in looks:
-        for source in ("measured", "formula"):
-            chosen = rows[(rows["source"] == source) & (rows["phase"] == phase)]
-            heights = chosen["peak_allocated_bytes"].astype(float).groupby(_names(chosen), sort=False).max()
-            values = [float(heights[name]) / factor for name in names]
-            at: list[Any] = [place + offset for place in range(len(names))]
-            if source == "measured":
-                axes.bar(at, values, 0.38, color=colour, label=f"peak of the {phase.replace('_', ' ')}")
-                for name, value in zip(names, values, strict=True):
-                    peaks.setdefault(name, {})[phase] = value
-            else:
-                starts, ends = [x - 0.19 for x in at], [x + 0.19 for x in at]
-                axes.hlines(
-                    values,
-                    starts,
-                    ends,
-                    color=style.INK,
-                    linewidth=2.2,
-                    label="formula" if phase == "backward" else "_",
-                )
+        at: list[Any] = [place + offset for place in range(len(names))]
+        truth, formula = (
+            _highest(rows[(rows["source"] == source) & (rows["phase"] == phase)], names)
+            for source in (view.source, "formula")
+        )
+        hidden = truth[["peak_workspaces_bytes", "peak_rounding_bytes"]].fillna(0).sum(axis=1) / factor
+        values = truth["peak_allocated_bytes"] / factor
+        axes.bar(at, values - hidden, 0.38, color=colour, label=f"peak of the {phase.replace('_', ' ')}")
+        if hidden.any():
+            look: dict[str, Any] = {
+                "color": CATEGORY_COLOURS["workspaces"],
+                "alpha": 0.35,
+                "label": "of it workspaces, rounding",
+            }
+            axes.bar(at, hidden, 0.38, bottom=values - hidden, **look)
+        for name in names:
+            peaks.setdefault(name, {})[phase] = float(values[name])
+        levels = formula["peak_allocated_bytes"] / factor
+        starts, ends = [x - 0.19 for x in at], [x + 0.19 for x in at]
+        axes.hlines(levels, starts, ends, color=style.INK, linewidth=2.2, label="formula")
     axes.set_xticks(range(len(names)), [name.replace("adamw8bit", "adamw\n8bit") for name in names])
-    axes.set_ylabel(f"allocated ({unit})")
+    axes.set_ylabel(f"peak allocated ({unit})")
     axes.grid(axis="x", visible=False)
     before, after = (max(peaks[name].values()) for name in ("adam", "adamw8bit"))
     phase = max(peaks["adam"], key=peaks["adam"].__getitem__)
     return 100 * (1 - after / before), {"backward": "backward pass", "optimizer_step": "step"}[phase]
+
+
+def _highest(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The row with the highest peak, by optimizer; bytes as floats."""
+    order = rows.assign(name=_names(rows)).sort_values("peak_allocated_bytes", ascending=False, kind="stable")
+    columns = ["peak_allocated_bytes", "peak_workspaces_bytes", "peak_rounding_bytes"]
+    return order.drop_duplicates("name").set_index("name").loc[names, columns].astype(float)
 
 
 def _names(rows: pd.DataFrame) -> pd.Series:
@@ -141,12 +143,15 @@ def _names(rows: pd.DataFrame) -> pd.Series:
     return rows["optimizer"] + suffix
 
 
-def _last_steps(records: pd.DataFrame, source: str) -> pd.DataFrame:
-    """By optimizer: bytes a parameter of states, and of what the last step's peak adds to its end."""
+def _last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """By optimizer: bytes a parameter of states, and of what the last step's peak adds to its end.
+
+    Args:
+        rows: of one source.
+    """
     import pandas as pd
 
-    last = records[(records["source"] == source) & (records["phase"] == "optimizer_step")]
-    last = last[last["step"] == last["step"].max()]
+    last = rows[(rows["phase"] == "optimizer_step") & (rows["step"] == rows["step"].max())]
     elements = last["parameters_bytes"].astype(float) / 4
     extra = (last["peak_allocated_bytes"] - last["allocated_bytes"]).astype(float)
     states = last["optimizer_states_bytes"].fillna(0).astype(float)
@@ -154,14 +159,13 @@ def _last_steps(records: pd.DataFrame, source: str) -> pd.DataFrame:
     return pd.DataFrame({name: list(values) for name, values in table.items()}, index=list(_names(last)))
 
 
-def _finding(records: pd.DataFrame, measured: pd.DataFrame) -> str:
-    compared = compare(records)
+def _finding(view: View, truth: pd.DataFrame) -> str:
+    compared = compare(view.records, truth=view.source)
     exact = not compared["optimizer_states_difference_bytes"].any()
     tail = "predicted to the byte" if exact else "not all predicted"
-    adam, eight = measured["states"]["adam"], measured["states"]["adamw8bit"]
-    return f"Adam keeps {adam:.2f} B a parameter, in 8 bits {eight:.2f} B\n(embeddings stay in 32): {tail}"
+    adam, eight = truth["states"]["adam"], truth["states"]["adamw8bit"]
+    return f"Adam keeps {adam:.2f} B a parameter, in 8 bits {eight:.2f} B (embeddings stay in 32): {tail}"
 
 
-def _model(row: pd.Series) -> str:
-    depth = f" of {row['layers']} layers" if row["layers"] else ""
-    return f"{row['model']}{depth}, {row['batch']} × {row['length']} tokens"
+def _model(row: pd.Series, tokens: bool = True) -> str:
+    return style.model_words(row) + (f", {row['batch']} × {row['length']} tokens" if tokens else "")

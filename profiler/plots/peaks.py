@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from profiler.plots.views import View
+
 PHASE_WORDS = {
     "model_loaded": "loading",
     "forward": "forward",
@@ -22,27 +24,29 @@ PHASE_WORDS = {
 }
 
 
-def peak_rows(records: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The row of each run's highest peak by `source` (the earliest of equals), in the order of the runs."""
-    rows = records[(records["source"] == source) & (records["outcome"] == "ok")]
+def peak_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The row of each run's highest peak (the earliest of equals), in the order of the runs.
+
+    Args:
+        rows: of one source.
+    """
     order = rows.sort_values(["peak_allocated_bytes", "phase_index"], ascending=[False, True], kind="stable")
     highest = order.drop_duplicates("run_key").set_index("run_key")
     return highest.loc[list(dict.fromkeys(rows["run_key"]))].reset_index()
 
 
-def stacked_peaks(
-    axes: Axes, measured: pd.DataFrame, formula: pd.DataFrame, labels: Sequence[str]
-) -> tuple[float, str]:
+def stacked_peaks(axes: Axes, view: View, labels: Sequence[str]) -> tuple[float, str]:
     """One bar a run, its peak by category, with the formula's peak as a line across.
 
     Returns:
         The factor and the name of the unit of the y axis.
     """
-    factor, unit = style.byte_unit(float(measured["peak_allocated_bytes"].max()))
-    places = range(len(measured))
-    bottom = [0.0] * len(measured)
+    truth, formula = peak_rows(view.truth), peak_rows(view.by("formula"))
+    factor, unit = style.byte_unit(float(truth["peak_allocated_bytes"].max()))
+    places = range(len(truth))
+    bottom = [0.0] * len(truth)
     for category in CATEGORIES:
-        heights = [float(v) / factor for v in measured[f"peak_{category}_bytes"].fillna(0)]
+        heights = [float(v) / factor for v in truth[f"peak_{category}_bytes"].fillna(0)]
         if max(heights) >= 0.002 * max(bottom, default=0) and max(heights) > 0:
             name = category.replace("_", " ")
             axes.bar(places, heights, 0.62, bottom=bottom, color=CATEGORY_COLOURS[category], label=name)

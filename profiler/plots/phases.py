@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from profiler.compare import compare, silent_categories
 from profiler.ledger import CATEGORIES
 from profiler.plots import style
+from profiler.plots.views import View, views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,64 +36,55 @@ _SHORT = {
 
 
 def phase_bars(run: pd.DataFrame) -> Figure:
-    """One run's phases: bytes at the end of each by category, its peak, and both formulas.
+    """One workload's phases: bytes at the end of each by category, its peak, and both formulas.
 
     Args:
-        run: the records of one run, all its sources.
+        run: the records of one workload, a panel a device.
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(12, 6.6))
-    measured = _phases(run, "measured")
-    unit = _draw(axes, run, measured)
-    axes.set_title(_finding(run), pad=34)
-    axes.text(
-        0,
-        1.015,
-        f"{measured['workload'].iloc[0]}, fp32, measured on {_device(measured)}",
-        transform=axes.transAxes,
-        color=style.MUTED,
-        fontsize=12,
-    )
-    axes.set_ylabel(f"allocated ({unit})")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=4)
+    shown = views(run)
+    figure, panels = plt.subplots(len(shown), 1, figsize=(13, 2.2 + 4.6 * len(shown)), squeeze=False)
+    for axes, view in zip(panels.flat, shown, strict=True):
+        unit = _draw(axes, view)
+        axes.set_title(view.words, fontsize=14)
+        axes.set_ylabel(f"allocated ({unit})")
+    row = shown[0].truth.iloc[0]
+    style.headline(figure, _finding(shown[0]), f"{row['workload']}, {row['precision']}")
+    style.shared_legend(figure, panels.flat)
     return figure
 
 
-def phase_grid(records: pd.DataFrame) -> Figure:
-    """The phases of many runs, one panel a workload.
-
-    Args:
-        records: the records of several runs, all their sources.
-    """
+def phase_grid(view: View) -> Figure:
+    """The phases of many runs on one device, one panel a workload."""
     import matplotlib.pyplot as plt
 
-    names = list(dict.fromkeys(records["workload"]))
+    names = list(dict.fromkeys(view.records["workload"]))
     columns = 2 if len(names) > 1 else 1
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(15, 4.2 * rows), squeeze=False)
     for axes, name in zip(grid.flat, names, strict=False):
-        run = records[records["workload"] == name]
-        unit = _draw(axes, run, _phases(run, "measured"), small=True)
+        run = replace(view, records=view.records[view.records["workload"] == name])
+        unit = _draw(axes, run, small=True)
         axes.set_title(name, fontsize=13)
         axes.set_ylabel(f"allocated ({unit})")
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
-    figure.suptitle(_finding(records), x=0.01, ha="left", fontsize=17, fontweight="bold")
-    handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    style.headline(figure, _finding(view), view.words)
+    style.shared_legend(figure, grid.flat)
     return figure
 
 
-def _draw(axes: Axes, run: pd.DataFrame, measured: pd.DataFrame, small: bool = False) -> str:
+def _draw(axes: Axes, run: View, small: bool = False) -> str:
     """Draw the bars and levels of one run; returns the unit of the axis."""
-    textbook, formula = _phases(run, "textbook"), _phases(run, "formula")
+    measured = run.truth.sort_values("phase_index")
+    textbook, formula = (run.by(source).sort_values("phase_index") for source in ("textbook", "formula"))
     top = max(measured["peak_allocated_bytes"].max(), textbook["allocated_bytes"].max())
     factor, unit = style.byte_unit(float(top))
     places = range(len(measured))
     bottom = [0.0] * len(measured)
     for category in CATEGORIES:
-        heights = [float(v) / factor for v in measured[f"{category}_bytes"]]
+        heights = [float(v) / factor for v in measured[f"{category}_bytes"].fillna(0)]
         if max(heights) * factor >= 0.001 * float(top):
             name = category.replace("_", " ")
             axes.bar(places, heights, 0.72, bottom=bottom, color=CATEGORY_COLOURS[category], label=name)
@@ -154,27 +148,19 @@ def _mark_steps(axes: Axes, measured: pd.DataFrame) -> None:
             )
 
 
-def _finding(records: pd.DataFrame) -> str:
+def _finding(view: View) -> str:
     """What the figure shows, in one sentence that holds for these records."""
-    from profiler.compare import compare
-
-    exact = compare(records)
-    share = (exact["difference_bytes"] == 0).mean()
-    textbook = records[records["source"] == "textbook"].groupby("run_key")["allocated_bytes"].max()
+    exact = compare(view.records, truth=view.source)
+    silent = silent_categories(view.records, "formula")
+    left = exact["difference_bytes"] - exact[[f"{name}_difference_bytes" for name in silent]].sum(axis=1)
+    share = (left == 0).mean()
+    textbook = view.by("textbook").groupby("run_key")["allocated_bytes"].max()
     peaks = exact.groupby("run_key")["run_peak_bytes"].first()
     excess = list(100 * (textbook.astype(float) / peaks.astype(float) - 1).dropna())
     level = "Every phase level is" if share == 1 else f"{100 * share:.0f} % of the phase levels are"
+    beside = " beside workspaces and rounding" if exact["difference_bytes"].any() and share else ""
     if len(excess) == 1:
         tail = f"the textbook is {abs(excess[0]):.0f} % {'above' if excess[0] > 0 else 'below'} the peak"
     else:
         tail = f"the textbook is off by {min(excess):+.0f} to {max(excess):+.0f} % of the peak"
-    return f"{level} predicted to the byte; {tail}"
-
-
-def _phases(run: pd.DataFrame, source: str) -> pd.DataFrame:
-    return run[run["source"] == source].sort_values("phase_index")
-
-
-def _device(measured: pd.DataFrame) -> str:
-    name = str(measured["device_name"].iloc[0])
-    return f"CPU ({name})" if measured["device"].iloc[0] == "cpu" else name
+    return f"{level} predicted to the byte{beside}; {tail}"

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 from profiler.plots import style
 from profiler.plots.phases import CATEGORY_COLOURS
+from profiler.plots.views import View, views
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -25,60 +27,62 @@ def precision_layouts(records: pd.DataFrame) -> Figure:
     """Bytes a parameter after a step (left), allocated after the forward pass with few and many tokens.
 
     Args:
-        records: runs of one model in every precision and two batch sizes, sources measured and formula.
+        records: runs of one model in every precision and two batch sizes; a row of panels a device.
     """
     import matplotlib.pyplot as plt
 
-    last = records[records["step"] == records["step"].max()]
-    sizes = sorted(set(last["batch"] * last["length"]))
-    figure, panels = plt.subplots(1, 1 + len(sizes), figsize=(15, 6.4))
-    stepped = last[(last["phase"] == "optimizer_step") & (last["batch"] * last["length"] == sizes[0])]
-    elements = _elements(stepped)
-    _stacks(panels[0], stepped, ("parameters", "gradients", "optimizer_states"), elements)
-    panels[0].set_ylabel("bytes a parameter")
-    panels[0].set_title("after a step with Adam", fontsize=13)
-    changes = []
-    for axes, tokens in zip(panels[1:], sizes, strict=True):
-        rows = last[(last["phase"] == "forward") & (last["batch"] * last["length"] == tokens)]
-        factor, unit = style.byte_unit(float(rows["allocated_bytes"].max()))
-        _stacks(axes, rows, ("parameters", "optimizer_states", "activations"), factor)
-        axes.set_ylabel(f"allocated ({unit})")
-        axes.set_title(f"after the forward pass, {tokens:,} tokens", fontsize=13)
-        level = rows[rows["source"] == "measured"].set_index("precision")["allocated_bytes"].astype(float)
-        changes.append(f"{100 * (level['amp_bf16'] / level['fp32'] - 1):+.0f} % at {tokens:,} tokens")
-    handles, labels = panels[-1].get_legend_handles_labels()
-    first = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
-    merged = {**first, **dict(zip(labels, handles, strict=True))}
-    figure.legend(merged.values(), merged.keys(), loc="outside lower center", ncols=5)
-    figure.suptitle(
-        f"Autocast halves no weight. After the forward pass: {', '.join(changes)}",
-        x=0.01,
-        ha="left",
-        fontsize=17,
-        fontweight="bold",
+    shown = views(records[records["step"] == records["step"].max()])
+    sizes = sorted(set(records["batch"] * records["length"]))
+    figure, grid = plt.subplots(
+        len(shown), 1 + len(sizes), figsize=(15, 1.6 + 4.8 * len(shown)), squeeze=False
     )
+    changes = [_row(panels, view, sizes) for panels, view in zip(grid, shown, strict=True)]
+    row = shown[0].truth.iloc[0]
+    style.headline(
+        figure,
+        f"Autocast halves no weight. After the forward pass: {', '.join(changes[0])}",
+        f"{style.model_words(row)}, Adam; the changes are autocast bf16's against fp32",
+    )
+    style.shared_legend(figure, grid.flat)
     return figure
 
 
-def _elements(rows: pd.DataFrame) -> float:
-    fp32 = rows[(rows["precision"] == "fp32") & (rows["source"] == "measured")]
-    return float(fp32["parameters_bytes"].iloc[0]) / 4
+def _row(panels: np.ndarray, view: View, sizes: list[int]) -> list[str]:
+    """One device's panels; returns how autocast changes what is allocated, for each amount of tokens."""
+    tokens = view.records["batch"] * view.records["length"]
+    stepped = view.records[(view.records["phase"] == "optimizer_step") & (tokens == sizes[0])]
+    _stacks(panels[0], view, stepped, ("parameters", "gradients", "optimizer_states"), _elements(view))
+    panels[0].set_ylabel("bytes a parameter")
+    panels[0].set_title(f"{view.words}: after a step", fontsize=13)
+    changes = []
+    for axes, size in zip(panels[1:], sizes, strict=True):
+        rows = view.records[(view.records["phase"] == "forward") & (tokens == size)]
+        factor, unit = style.byte_unit(float(rows["allocated_bytes"].max()))
+        _stacks(axes, view, rows, ("parameters", "optimizer_states", "activations", "workspaces"), factor)
+        axes.set_ylabel(f"allocated ({unit})")
+        level = rows[rows["source"] == view.source].set_index("precision")["allocated_bytes"].astype(float)
+        changes.append(f"{100 * (level['amp_bf16'] / level['fp32'] - 1):+.0f} % at {size:,} tokens")
+        axes.set_title(f"after the forward pass: {changes[-1]}", fontsize=13)
+    return changes
 
 
-def _stacks(axes: Axes, rows: pd.DataFrame, categories: tuple[str, ...], factor: float) -> None:
-    measured = rows[rows["source"] == "measured"].set_index("precision")
+def _elements(view: View) -> float:
+    return float(view.truth.query("precision == 'fp32'")["parameters_bytes"].iloc[0]) / 4
+
+
+def _stacks(axes: Axes, view: View, rows: pd.DataFrame, categories: tuple[str, ...], factor: float) -> None:
+    truth = rows[rows["source"] == view.source].set_index("precision")
     formula = rows[rows["source"] == "formula"].set_index("precision")
-    names = [name for name in _WORDS if name in measured.index]
+    names = [name for name in _WORDS if name in truth.index]
     bottom = [0.0] * len(names)
     for category in categories:
-        heights = [float(measured[f"{category}_bytes"][name]) / factor for name in names]
-        label = category.replace("_", " ")
-        axes.bar(
-            range(len(names)), heights, 0.66, bottom=bottom, color=CATEGORY_COLOURS[category], label=label
-        )
+        heights = [float(truth[f"{category}_bytes"][name]) / factor for name in names]
+        if any(heights):
+            label, colour = category.replace("_", " "), CATEGORY_COLOURS[category]
+            axes.bar(range(len(names)), heights, 0.66, bottom=bottom, color=colour, label=label)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     for place, total in enumerate(bottom):
-        axes.text(place, total, f"{total:.3g}", ha="center", va="bottom", fontsize=12)
+        axes.text(place, 1.005 * total, f"{total:.3g}", ha="center", va="bottom", fontsize=12)
     predicted = formula[[f"{category}_bytes" for category in categories]].sum(axis=1).astype(float)
     levels = [predicted[name] / factor for name in names]
     starts, ends = [p - 0.4 for p in range(len(names))], [p + 0.4 for p in range(len(names))]

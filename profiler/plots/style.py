@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -70,6 +73,31 @@ def subtitle(axes: Axes, text: str) -> None:
     """A line of plain text between the title (the finding) and the axes (conditions, units)."""
     axes.set_title(axes.get_title(loc="left"), loc="left", pad=30)
     axes.text(0, 1.02, text, transform=axes.transAxes, color=MUTED, fontsize=11, va="bottom")
+
+
+def headline(figure: Figure, finding: str, conditions: str = "") -> None:
+    """The finding above all panels, and in small print under it what was run."""
+    second_line = "\n" if conditions else ""
+    title = figure.suptitle(finding + second_line, x=0.01, ha="left", fontsize=17, fontweight="bold")
+    if conditions:
+        small_print = figure.axes[0].annotate(
+            conditions, (0, 0.06), xycoords=title, color=MUTED, fontsize=12, annotation_clip=False
+        )
+        small_print.set_in_layout(False)  # the title has made room for it
+
+
+def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
+    """One legend below all panels, each label once."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+
+
+def model_words(row: pd.Series) -> str:
+    """The model of a record, with its depth where that was set."""
+    return f"{row['model']} of {row['layers']} layers" if row["layers"] else str(row["model"])
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

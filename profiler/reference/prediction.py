@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import records
 from profiler.errors import ProfilerError
-from profiler.gpu_facts import count_on_gpu
 from profiler.gpus import GPU
-from profiler.model_facts import ModelFacts, count
+from profiler.model_facts import ModelFacts
+from profiler.predicted_rows import facts_on, formula_rows, simulation_rows
 from profiler.reference import probes
 from profiler.reference.recording import Recording
 from profiler.reference.suite import Case
 from profiler.run_settings import RunSettings
-from profiler.runner import formula_rows, process_context
-from profiler.worker import attention_by, measure, output_to
+from profiler.runner import process_context
+from profiler.worker import attention_by, output_to
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,22 +80,17 @@ def predict_probes(recording: Recording) -> pd.DataFrame:
 
 
 def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
-    """Counted with the kernels that the case ran with; with the CPU's choice where they cannot be had."""
+    """Counted with the attention kernel that the case ran with; with torch's choice where that cannot be."""
     with output_to(os.devnull):
         with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
-            return count(case.workload) if gpu is None else count_on_gpu(case.workload, gpu)
-        return count(case.workload)
+            return facts_on(gpu, case.workload)
+        return facts_on(gpu, case.workload)
 
 
 def _simulate(job: tuple[str, Case, GPU, Path]) -> tuple[str, list[records.Row]]:
     key, case, gpu, trace = job
     with output_to(os.devnull):
-        try:
-            rows = measure(case.workload, case.settings("simulated", gpu, trace), lambda phase: None)
-        except Exception as error:
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-            rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]
-    return key, [{**row, "source": "simulation"} for row in rows]
+        return key, simulation_rows(case.workload, case.settings("simulated", gpu, trace))
 
 
 def _simulate_probes(chosen: list[probes.Probe], gpu: GPU) -> list[probes.Row]:

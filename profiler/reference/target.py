@@ -8,7 +8,7 @@ from typing import Any
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU, gpu_by_name
-from profiler.provenance import default_device, device_class, provenance
+from profiler.provenance import default_device, device_class, gpu_here, provenance
 from profiler.runner import process_context
 
 SIMULATED = "simulated"
@@ -67,15 +67,6 @@ def _describe(target: Target) -> dict[str, Any]:
     if target.device_type == "cuda":
         import torch
 
-        properties = torch.cuda.get_device_properties(0)
-        gpu = GPU(
-            name=properties.name,
-            memory_bytes=properties.total_memory,
-            sms=properties.multi_processor_count,
-            max_threads_per_sm=properties.max_threads_per_multi_processor,
-            capability=(properties.major, properties.minor),
-            memory_source="torch.cuda.get_device_properties on this device",
-        )
-        facts |= {"gpu": asdict(gpu), "free_bytes": torch.cuda.mem_get_info()[0]}
+        facts |= {"gpu": asdict(gpu_here()), "free_bytes": torch.cuda.mem_get_info()[0]}
         facts["cudnn_version"] = torch.backends.cudnn.version()
     return facts

@@ -77,7 +77,7 @@ def allocator_settings(text: str) -> AllocatorSettings:
 
 def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
     from profiler.gpu_facts import count_on_gpu
-    from profiler.runner import formula_rows
+    from profiler.predicted_rows import formula_rows
 
     return list(formula_rows(workload, count_on_gpu(workload, gpu), "cuda"))
 
@@ -263,12 +263,11 @@ def _file_name(text: str) -> str:
 
 def _rows(simulation: Simulation, workload: Workload, settings: str, formula: list[Row]) -> list[Row]:
     """The records of the simulation and of the formulas, as a run on that GPU would have them."""
-    from profiler.provenance import provenance
-    from profiler.runner import run_key
+    from profiler.runner import run_key, simulated_device
     from profiler.worker import phase_row
 
-    about = provenance("cpu") | {"device_name": simulation.gpu.name, "allocator_settings": settings}
-    device = _file_name(simulation.gpu.name)
+    device, about = simulated_device(simulation.gpu)
+    about["allocator_settings"] = settings
     key = run_key(workload, device, about)
     shared = {
         "experiment": "predict",

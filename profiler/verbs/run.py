@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler import catalog, records
+from profiler import catalog, records, runner
+from profiler.compare import latest, side_by_side
+from profiler.gpus import GPU
 from profiler.provenance import check_device, default_device, device_class, provenance
 from profiler.runner import RunSettings, run_key
-from profiler.runner import run as run_workload
 from profiler.training_step import phases
 from profiler.workload import Workload
 
@@ -30,18 +31,23 @@ class RunOptions:
     device_type: str | None
     size: str
     results: Path
+    gpu: GPU
     limit_bytes: int | None = None
     fresh: bool = False
 
 
 @dataclass(frozen=True)
 class _Experiment:
-    """One experiment about to run: its module, where its results go, and how to run it."""
+    """One experiment about to run: its module, where its results go, and how to run it.
+
+    `gpu` is simulated beside what is measured on the CPU; a GPU that is here is simulated by itself.
+    """
 
     name: str
     module: ModuleType
     folder: Path
     settings: RunSettings
+    gpu: GPU | None
     size: str
     fresh: bool
 
@@ -58,13 +64,14 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     device_type = options.device_type or default_device()
     check_device(device_type)
     settings = RunSettings(device_type, options.limit_bytes)
+    gpu = options.gpu if device_type == "cpu" else None
     small = "-small" if options.size == "small" else ""
     results = options.results / f"{device_class(device_type)}{small}"
     records.check_writable(results)
     console = Console()
     for name, module in modules.items():
         console.print(f"[bold]{name}[/bold]  {module.QUESTION}")
-        experiment = _Experiment(name, module, results / name, settings, options.size, options.fresh)
+        experiment = _Experiment(name, module, results / name, settings, gpu, options.size, options.fresh)
         if hasattr(module, "workloads"):
             _draw(experiment, _measure(experiment, console), console)
         else:
@@ -72,32 +79,65 @@ def run(names: Sequence[str], options: RunOptions) -> None:
 
 
 def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
-    """Run the workloads that have no record yet; returns the records of all of them."""
+    """Run what has no record yet; returns the records of all of the experiment's runs."""
     path = experiment.folder / "records.parquet"
-    device_type = experiment.settings.device_type
-    device, about = device_class(device_type), provenance(device_type)
-    chosen = catalog.workloads(experiment.module, experiment.size, device_type)
-    workloads = {run_key(w, device, about): w for w in chosen}
+    runs = _runs(experiment)
     done = set() if experiment.fresh else set(records.read(path)["run_key"])
-    todo = [workload for key, workload in workloads.items() if key not in done]
-    if len(todo) < len(workloads):
-        console.print(f"  {len(workloads) - len(todo)} of {len(workloads)} runs recorded already")
+    todo = [run for key, run in runs.items() if key not in done]
+    if len(todo) < len(runs):
+        console.print(f"  {len(runs) - len(todo)} of {len(runs)} runs recorded already")
     with _progress(console) as progress:
         task = progress.add_task("", total=len(todo))
-        for workload in todo:
-            order = phases(workload)
-
-            def on_phase(index: int, workload: Workload = workload, order: list = order) -> None:
-                progress.update(task, description=f"{workload}: {order[index]}")
-
-            rows = run_workload(experiment.name, workload, experiment.settings, on_phase)
+        for run in todo:
+            rows = run.rows(lambda doing: progress.update(task, description=doing))
             records.append(path, rows)
             progress.advance(task)
             if not console.is_terminal:
-                console.print(f"  {workload}")
+                console.print(f"  {run.name}")
             _report_failure(rows, console)
     recorded = records.read(path)
-    return recorded[recorded["run_key"].isin(workloads)]
+    recorded = latest(recorded[recorded["run_key"].isin(runs)])
+    records.write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
+    return recorded
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One workload, measured where the experiment runs, or (with `gpu`) simulated only."""
+
+    experiment: _Experiment
+    workload: Workload
+    gpu: GPU | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}, simulated {self.gpu.name}" if self.gpu else str(self.workload)
+
+    def rows(self, on_doing: Callable[[str], None]) -> list[records.Row]:
+        """Run it; calls `on_doing` with what is being done."""
+        if self.gpu is not None:
+            on_doing(self.name)
+            return runner.simulate(self.experiment.name, self.workload, self.gpu)
+        order = phases(self.workload)
+
+        def on_phase(index: int) -> None:
+            on_doing(f"{self.workload}: {order[index]}")
+
+        return runner.run(self.experiment.name, self.workload, self.experiment.settings, on_phase)
+
+
+def _runs(experiment: _Experiment) -> dict[str, _Run]:
+    """By run key: on a GPU each workload; on the CPU each, and each simulated on a GPU."""
+    device_type = experiment.settings.device_type
+    workloads = catalog.workloads(experiment.module, experiment.size, device_type)
+    device, about = runner.real_device(device_type)
+    runs = {run_key(workload, device, about): _Run(experiment, workload) for workload in workloads}
+    if experiment.gpu is not None:
+        device, about = runner.simulated_device(experiment.gpu)
+        only = catalog.simulated_workloads(experiment.module, experiment.size)
+        for workload in [*workloads, *only]:
+            runs[run_key(workload, device, about)] = _Run(experiment, workload, experiment.gpu)
+    return runs
 
 
 def _progress(console: Console) -> Progress:

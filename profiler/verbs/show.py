@@ -1,4 +1,4 @@
-"""`profiler show`: measured against predicted, phase by phase, as a table."""
+"""`profiler show`: predicted against measured or simulated, phase by phase, as tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler import records
-from profiler.compare import compare, latest
+from profiler.compare import compare, latest, peak_residuals, silent_categories
 from profiler.errors import ProfilerError
 from profiler.training_step import Phase
 from profiler.units import format_bytes
@@ -17,27 +17,39 @@ from profiler.units import format_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-_EXACT_BELOW = 1  # bytes
+_SAID = {"measured": "measured", "simulation": "simulated"}
+_NAMED_RESIDUALS = 2  # of a peak, in a table; comparison.csv has all
 
 
 def show(results: Path, source: str, workload: str | None) -> None:
-    """Print one table a workload, and a line that sums them up.
+    """Print a table a workload and device, and a line that sums each kind of comparison up.
+
+    A formula is held against what was measured, and against the simulation. The simulation is held against
+    what was measured, on the same GPU or, for runs measured on a CPU only, across both devices.
 
     Raises ProfilerError if there are no records, or none that match.
     """
     found = latest(_read_all(results))
-    compared = compare(found, source)
-    if workload:
-        compared = compared[compared["workload"].str.contains(workload, regex=False)]
-    if compared.empty:
-        raise ProfilerError(f"no phase in {results} is both measured and predicted by {source!r}")
+    chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
+    comparisons = [("measured", compare(chosen, source))]
+    if source == "simulation":
+        comparisons.append(("measured", compare(chosen, source, across_devices=True)))
+    else:
+        comparisons.append(("simulation", compare(chosen, source, truth="simulation")))
+    comparisons = [(truth, compared) for truth, compared in comparisons if not compared.empty]
+    if not comparisons:
+        words = f" of a workload with {workload!r}" if workload else ""
+        raise ProfilerError(f"no phase in {results}{words} is both measured and predicted by {source!r}")
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)  # a file or a pipe has no width to keep to
-    for (name, device), phases in compared.groupby(["workload", "device"], sort=False):
-        console.print(_table(f"{name} on {device}", source, phases[phases["seed"] == phases["seed"].min()]))
-    _sum_up(compared, source, console)
-    failed = found[found["outcome"] == "out_of_memory"]
+        console = Console(width=150)  # a file or a pipe has no width to keep to
+    for truth, compared in comparisons:
+        for keys, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
+            one = phases[phases["seed"] == phases["seed"].min()]
+            console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
+    for truth, compared in comparisons:
+        _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
+    failed = chosen[chosen["outcome"] == "out_of_memory"]
     for row in failed.itertuples():
         console.print(f"[yellow]out of memory[/yellow] {row.workload}: step {row.step} {row.phase}")
 
@@ -53,29 +65,45 @@ def _read_all(path: Path) -> pd.DataFrame:
     return pd.concat([records.read(file) for file in files], ignore_index=True)
 
 
-def _table(title: str, source: str, phases: pd.DataFrame) -> Table:
+def _title(truth: str, source: str, workload: str, device: str, predicted_device: str) -> str:
+    other = f", {source} on {predicted_device}" if predicted_device != device else ""
+    return f"{workload}, {_SAID[truth]} on {device}{other}"
+
+
+def _table(title: str, truth: str, source: str, phases: pd.DataFrame) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("phase", no_wrap=True)
-    for column in ("allocated", source, "difference", "% of peak", "peak allocated", source):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in phases.itertuples():
-        exact = abs(row.difference_bytes) < _EXACT_BELOW
+    for column in (f"allocated, {truth}", source, "difference", f"peak, {truth}", source):
+        table.add_column(column, justify="right")
+    table.add_column("the peak's difference lies in")
+    for row, residual in zip(phases.itertuples(), peak_residuals(phases), strict=True):
         table.add_row(
             str(Phase(row.step, row.phase, row.micro_batch)),
             format_bytes(row.measured_bytes),
             format_bytes(row.predicted_bytes),
-            "[green]0[/green]" if exact else f"{row.difference_bytes:+,} B",
-            "" if exact else f"{row.difference_percent:+.3f}",
+            f"{row.difference_bytes:+,} B" if row.difference_bytes else "[green]0[/green]",
             format_bytes(row.measured_peak_bytes),
             format_bytes(row.predicted_peak_bytes),
+            ", ".join(_signed(*part) for part in residual[:_NAMED_RESIDUALS]),
         )
     return table
 
 
-def _sum_up(compared: pd.DataFrame, source: str, console: Console) -> None:
-    exact = int((compared["difference_bytes"] == 0).sum())
+def _signed(category: str, size_bytes: int) -> str:
+    sign = "+" if size_bytes > 0 else "−"
+    return f"{sign}{format_bytes(abs(size_bytes))} {category.replace('_', ' ')}"
+
+
+def _sum_up(compared: pd.DataFrame, truth: str, source: str, silent: list[str], console: Console) -> None:
+    difference = compared["difference_bytes"]
+    exact = int((difference == 0).sum())
+    across = compared["device"].ne(compared["predicted_device"]).any()
+    where = " on another device" if across else ""
+    words = f"{exact} of {len(compared)} {truth} phase levels are what {source}{where} says to the byte"
+    said_nothing = compared[[f"{category}_difference_bytes" for category in silent]]
+    aside = int((difference == said_nothing.sum(axis=1)).sum())
+    if aside > exact:
+        named = " and ".join(c for c in silent if compared[f"{c}_difference_bytes"].any())
+        words += f"; setting aside {named}, of which it says nothing, {aside} of {len(compared)}"
     worst = compared["difference_percent"].abs().max()
-    console.print(
-        f"{exact} of {len(compared)} phase levels are what {source} says to the byte; "
-        f"the largest difference is {worst:.3f} % of its run's peak."
-    )
+    console.print(f"{words}. The largest difference is {worst:.3f} % of its run's peak.")

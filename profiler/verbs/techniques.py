@@ -1,41 +1,120 @@
-"""`profiler techniques`: what each memory technique would save, ranked."""
+"""`profiler techniques`: what each memory technique and each pair would save, ranked."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
+from profiler.errors import ProfilerError
 from profiler.formula import Prediction
+from profiler.gpus import GPU
 from profiler.ledger import CATEGORIES
-from profiler.savings import savings
+from profiler.savings import Saving, savings
+from profiler.simulated_run import SimulatedRun, simulate
+from profiler.targets import Target
 from profiler.units import format_bytes
+from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
 
 
-def techniques(workload: Workload, device_type: str) -> None:
-    """Print the predicted peak and a table of what techniques and pairs of them save.
+@dataclass(frozen=True)
+class TechniquesOptions:
+    """What the command line may say; `pairs` is how many of the best pairs are simulated and shown."""
 
-    Raises ProfilerError for a model that there is not, or a length that it needs.
+    workload: Workload
+    gpu: str
+    allocator_settings: str
+    pairs: int
+
+
+def techniques(options: TechniquesOptions) -> None:
+    """Print the predicted peak, and tables of what techniques and pairs of them save.
+
+    The formula ranks all of them; the simulation then gives exact peaks.
+
+    Raises ProfilerError for a model that there is not, a length that it needs, or an unknown GPU.
     """
-    before, found = savings(workload, device_type)
+    gpu = find_gpu(options.gpu)
+    allocator_settings(options.allocator_settings)  # wrong ones are said here
     console = Console()
     if not console.is_terminal:
-        console = Console(width=120)
-    total_bytes = before.peak_bytes
-    console.print(f"{workload} on {device_type}: {format_bytes(total_bytes)} in {before.phase}")
-    table = Table(title="predicted by formula; without an allocator's rounding", title_justify="left")
-    for column in ("technique", "saves", "peak then", "in", "mostly", "cost"):
-        table.add_column(column, justify="right" if column in ("saves", "peak then") else "left")
-    for saving in found:
-        table.add_row(
-            " + ".join(technique.name for technique in saving.techniques),
-            f"{100 * saving.saved_bytes / total_bytes:.1f} %",
-            format_bytes(saving.peak.peak_bytes),
-            str(saving.peak.phase),
-            _largest_change(before, saving.peak),
-            ", ".join(dict.fromkeys(technique.cost for technique in saving.techniques)),
+        console = Console(width=140)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        counting = progress.add_task("counting", total=None)
+        before, found = savings(
+            options.workload,
+            gpu,
+            lambda counted, total: progress.update(counting, completed=counted, total=total),
         )
-    console.print(table)
+        singles = [saving for saving in found if len(saving.techniques) == 1]
+        pairs = [saving for saving in found if len(saving.techniques) == 2][: options.pairs]
+        workloads = [options.workload, *(saving.workload for saving in singles + pairs)]
+        simulating = progress.add_task("simulating", total=len(workloads))
+
+        def simulated(workload: Workload) -> SimulatedRun | None:
+            run = _simulated(workload, gpu, options.allocator_settings)
+            progress.advance(simulating)
+            return run
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            first, *runs = threads.map(simulated, workloads)
+    console.print(f"[bold]{options.workload}[/bold] on {gpu.name}")
+    console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")
+    if first is not None:
+        console.print(
+            f"  simulated {format_bytes(first.peak.peak_allocated_bytes)} allocated at the peak, in "
+            f"{first.peak.name}; {format_bytes(first.peak_reserved_bytes)} reserved"
+        )
+    console.print()
+    console.print(_table("One technique", True, before, first, zip(singles, runs, strict=False)))
+    console.print()
+    title = f"Two at once, the best {len(pairs)}"
+    console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
+
+
+def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | None:
+    """None where the simulation does not know an operation of the technique."""
+    try:
+        return simulate(Target(workload.model), workload, gpu, allocator_settings=settings)
+    except ProfilerError:
+        return None
+
+
+def _table(
+    title: str,
+    with_cost: bool,
+    before: Prediction,
+    first: SimulatedRun | None,
+    rows: Iterable[tuple[Saving, SimulatedRun | None]],
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in ("by formula", "simulated", "peak then"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("in", "mostly", "technique", *(["cost"] if with_cost else [])):
+        table.add_column(column)
+    for saving, run in rows:
+        cells = [_percent(saving.saved_bytes, before.peak_bytes), "", format_bytes(saving.peak.peak_bytes)]
+        phase = str(saving.peak.phase)
+        if first is not None and run is not None:
+            then, now = run.peak.peak_allocated_bytes, first.peak.peak_allocated_bytes
+            cells[1:] = [_percent(now - then, now), format_bytes(then)]
+            phase = run.peak.name
+        names = " + ".join(technique.name for technique in saving.techniques)
+        costs = [saving.techniques[0].cost] if with_cost else []
+        table.add_row(*cells, phase, _largest_change(before, saving.peak), names, *costs)
+    return table
+
+
+def _percent(saved_bytes: int, of_bytes: int) -> str:
+    """What is saved, with a minus sign in front; more than before has a plus."""
+    share = round(-100 * saved_bytes / of_bytes, 1)
+    return f"{share:+.1f} %" if share else "0 %"
 
 
 def _largest_change(before: Prediction, after: Prediction) -> str:
