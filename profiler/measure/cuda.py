@@ -97,7 +97,10 @@ def _snapshot() -> DeviceSnapshot:
     """The current device's blocks now, and its trace since the history was started."""
     import torch
 
-    return parse_snapshot(torch.cuda.memory._snapshot()).devices[torch.cuda.current_device()]
+    raw = torch.cuda.memory._snapshot()
+    # Without the allocator's settings, which any version words as it likes.
+    said = {name: raw[name] for name in ("segments", "device_traces")}
+    return parse_snapshot(said).devices[torch.cuda.current_device()]
 
 
 def _ledger_entries(snapshot: DeviceSnapshot) -> list[Entry]:
