@@ -81,9 +81,7 @@ def cases(size: str) -> list[Case]:
         *(Case(Workload(*shape, optimizer=o)) for shape in _TINY for o in ("sgd", "momentum")),
         *_channels_last([Workload("resnet-tiny", 4, 32), Workload("vit-tiny", 4, 32)]),
         *(Case(Workload(*shape)) for shape in _ODD_TINY),
-        Case(
-            Workload("gpt2-tiny", 16, 256)
-        ),  # more than 3072 tokens: the embedding's backward pass sorts them
+        Case(Workload("gpt2-tiny", 16, 256)),  # beyond 3072 tokens the embedding's backward pass sorts them
         *_sweeps(Workload("gpt2-tiny", 2, 64), (1, 2, 4, 8, 16), (16, 32, 64, 128, 256)),
     ]
     if size == "small":
