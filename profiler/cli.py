@@ -71,6 +71,11 @@ def _add_run(verbs: Any) -> None:
     run.add_argument("--gpu", default="A100-40GB", help="simulated beside the CPU; default: A100-40GB")
     run.add_argument("--limit", metavar="BYTES", help="memory that a run may take, as in 2GiB")
     run.add_argument("--fresh", action="store_true", help="run again what has been recorded")
+    run.add_argument(
+        "--repredict",
+        action="store_true",
+        help="predict again what has been recorded, measure only what is new",
+    )
     run.set_defaults(verb=_run)
 
 
@@ -270,6 +275,7 @@ def _run(options: argparse.Namespace) -> None:
             gpu=find_gpu(options.gpu),
             limit_bytes=parse_bytes(options.limit) if options.limit else None,
             fresh=options.fresh,
+            repredict=options.repredict,
         ),
     )
 

@@ -60,12 +60,14 @@ def run(
     Raises:
         ProfilerError: the workload failed for another reason than memory.
     """
-    if settings.device_type == "cuda":
-        predicted = _predicted(workload, gpu_here())
-    else:
-        predicted = list(formula_rows(workload, count(workload), settings.device_type))
-    rows = [*predicted, *measured(workload, settings, on_phase)]
+    rows = [*_predicted_here(workload, settings.device_type), *measured(workload, settings, on_phase)]
     return _complete(experiment, workload, *real_device(settings.device_type), rows)
+
+
+def predict(experiment: str, workload: Workload, device_type: str) -> list[Row]:
+    """The rows of `run` without the measured ones: for a workload that has been measured already."""
+    rows = _predicted_here(workload, device_type)
+    return _complete(experiment, workload, *real_device(device_type), rows)
 
 
 def simulate(experiment: str, workload: Workload, gpu: GPU) -> list[Row]:
@@ -85,6 +87,12 @@ def simulated_device(gpu: GPU) -> tuple[str, dict[str, str | None]]:
     """The device class and provenance of rows that are simulated here."""
     device = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
     return device, provenance("cpu") | {"device_name": gpu.name}
+
+
+def _predicted_here(workload: Workload, device_type: str) -> list[Row]:
+    if device_type == "cuda":
+        return _predicted(workload, gpu_here())
+    return list(formula_rows(workload, count(workload), device_type))
 
 
 def _predicted(workload: Workload, gpu: GPU) -> list[Row]:

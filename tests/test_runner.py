@@ -42,3 +42,24 @@ def test_a_failure_that_is_not_of_memory_is_one_line():
     # Position embeddings of GPT-2 end at 1024.
     with pytest.raises(ProfilerError, match=r"gpt2-tiny.* failed: .*"):
         run("test", Workload("gpt2-tiny", 1, 1025), RunSettings("cpu"), lambda index: None)
+
+
+def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
+    from profiler import runner
+    from profiler.cli import main
+    from profiler.records import read
+
+    command = ["run", "mixed_precision", "--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+    assert main(command) == 0
+    path = tmp_path / "cpu-small" / "mixed_precision" / "records.parquet"
+    before = read(path)
+
+    def refuse(*arguments):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(runner, "measured", refuse)
+    assert main([*command, "--repredict"]) == 0
+    after = read(path)
+    assert (after["source"] == "measured").sum() == (before["source"] == "measured").sum()
+    for source in ("formula", "textbook", "simulation"):
+        assert (after["source"] == source).sum() == 2 * (before["source"] == source).sum()

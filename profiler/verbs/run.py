@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ class RunOptions:
     gpu: GPU
     limit_bytes: int | None = None
     fresh: bool = False
+    repredict: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class _Experiment:
     gpu: GPU | None
     size: str
     fresh: bool
+    repredict: bool
 
 
 def run(names: Sequence[str], options: RunOptions) -> None:
@@ -71,7 +73,8 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     console = Console()
     for name, module in modules.items():
         console.print(f"[bold]{name}[/bold]  {module.QUESTION}")
-        experiment = _Experiment(name, module, results / name, settings, gpu, options.size, options.fresh)
+        how = (options.size, options.fresh, options.repredict)
+        experiment = _Experiment(name, module, results / name, settings, gpu, *how)
         if hasattr(module, "workloads"):
             _draw(experiment, _measure(experiment, console), console)
         else:
@@ -86,6 +89,8 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
     todo = [run for key, run in runs.items() if key not in done]
     if len(todo) < len(runs):
         console.print(f"  {len(runs) - len(todo)} of {len(runs)} runs recorded already")
+    if experiment.repredict:
+        todo += [replace(run, measure=False) for key, run in runs.items() if key in done]
     with _progress(console) as progress:
         task = progress.add_task("", total=len(todo))
         for run in todo:
@@ -103,11 +108,12 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Run:
-    """One workload, measured where the experiment runs, or (with `gpu`) simulated only."""
+    """One workload, measured and predicted where the experiment runs, or (with `gpu`) simulated only."""
 
     experiment: _Experiment
     workload: Workload
     gpu: GPU | None = None
+    measure: bool = True
 
     @property
     def name(self) -> str:
@@ -118,6 +124,10 @@ class _Run:
         if self.gpu is not None:
             on_doing(self.name)
             return runner.simulate(self.experiment.name, self.workload, self.gpu)
+        if not self.measure:
+            on_doing(self.name)
+            device_type = self.experiment.settings.device_type
+            return runner.predict(self.experiment.name, self.workload, device_type)
         order = phases(self.workload)
 
         def on_phase(index: int) -> None:
