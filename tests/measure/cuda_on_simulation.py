@@ -6,7 +6,7 @@ torch/csrc/cuda/memory_snapshot.cpp) and `set_per_process_memory_fraction`.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from profiler.allocator import CachingAllocator
+from profiler.allocator import CachingAllocator, Segment
 from profiler.allocator_settings import AllocatorSettings
 from profiler.gpus import GPU
 from profiler.simulation import bare_device, register
@@ -65,24 +65,28 @@ class History:
 
     def snapshot(self, device: Any = None, augment_with_fx_traces: bool = False) -> dict[str, Any]:
         """torch.cuda.memory._snapshot."""
-        segments = [
-            {
-                "device": 0,
-                "address": segment.address,
-                "total_size": segment.total_size_bytes,
-                "blocks": [
-                    {
-                        "address": block.address,
-                        "size": block.size_bytes,
-                        "requested_size": block.requested_bytes,
-                        "state": block.state,
-                    }
-                    for block in segment.blocks
-                ],
-            }
-            for segment in self.allocator.segments()
-        ]
-        return {"segments": segments, "device_traces": [list(self.events)]}
+        return {"segments": raw_segments(self.allocator.segments()), "device_traces": [list(self.events)]}
+
+
+def raw_segments(segments: Iterable[Segment], unused: Container[int] = ()) -> list[dict[str, Any]]:
+    """The segments as `_snapshot` has them; blocks at the addresses of `unused` are not handed out."""
+    return [
+        {
+            "device": 0,
+            "address": segment.address,
+            "total_size": segment.total_size_bytes,
+            "blocks": [
+                {
+                    "address": block.address,
+                    "size": block.size_bytes,
+                    "requested_size": block.requested_bytes,
+                    "state": "inactive" if block.address in unused else block.state,
+                }
+                for block in segment.blocks
+            ],
+        }
+        for segment in segments
+    ]
 
 
 def _stacks() -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_on_simulation import cuda_with_history
+from cuda_on_simulation import cuda_with_history, raw_segments
 
 from profiler.gpus import GPUS
 from profiler.ledger import Allocation, Free, Mark, account
@@ -152,26 +152,12 @@ def _born_before(device):
 
 def _raw(device, before):
     """The snapshot again as torch has it: at the end, or at the beginning with an empty trace."""
-    kept = _born_before(device)
-    segments = [
-        {
-            "device": 0,
-            "address": segment.address,
-            "total_size": segment.total_size_bytes,
-            "blocks": [
-                {
-                    "address": block.address,
-                    "size": block.size_bytes,
-                    "requested_size": block.requested_bytes,
-                    "state": "inactive" if before and block.address not in kept else block.state,
-                }
-                for block in segment.blocks
-            ],
-        }
-        for segment in device.segments
-    ]
+    born = {e.address for e in device.events if e.action == "alloc"}
     trace = [event(e.action, e.address, e.size_bytes, [f._asdict() for f in e.frames]) for e in device.events]
-    return {"segments": segments, "device_traces": [[] if before else trace]}
+    return {
+        "segments": raw_segments(device.segments, unused=born if before else ()),
+        "device_traces": [[] if before else trace],
+    }
 
 
 # --- the recorder on the simulated GPU ---------------------------------------------------------------
