@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_explain,
         _add_fit,
         _add_report,
+        _add_diff,
         _add_techniques,
         _add_record_reference,
         _add_compare,
@@ -254,7 +255,27 @@ def _add_report(verbs: Any) -> None:
     report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
     report.add_argument("--memory-viz", metavar="FILE", help="a snapshot for pytorch.org/memory_viz")
     report.add_argument("--trace", metavar="FILE", help="counters for ui.perfetto.dev")
+    report.add_argument("--save", metavar="FILE", help="the run itself, for a later `profiler diff`")
     report.set_defaults(verb=_report)
+
+
+def _add_diff(verbs: Any) -> None:
+    diff = verbs.add_parser(
+        "diff",
+        help="what grew between two runs, or two folders of records: by category, module and line",
+        description="Compare the allocated bytes at the peaks of two runs: the differences of the parts sum "
+        "to that of the peaks. The runs of two folders are paired by workload.",
+        epilog="example: profiler report gpt2 --length 512 --save before.parquet; "
+        "profiler report gpt2 --length 768 --save after.parquet; "
+        "profiler diff before.parquet after.parquet --output grew.png",
+    )
+    kinds = "file of `profiler report --save` or recording.save(), CUDA memory snapshot, or results folder"
+    diff.add_argument("before", metavar="A", help=kinds)
+    diff.add_argument("after", metavar="B", help="another of the kind")
+    diff.add_argument("--top", type=int, default=10, help="parts or runs to show; default: 10")
+    diff.add_argument("--output", metavar="FILE", help="a picture of what grew, as .png or .svg")
+    diff.add_argument("--json", action="store_true", help="print every part as JSON")
+    diff.set_defaults(verb=_diff)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -311,8 +332,16 @@ def _report(options: argparse.Namespace) -> None:
             html=Path(options.output),
             memory_viz=Path(options.memory_viz) if options.memory_viz else None,
             trace=Path(options.trace) if options.trace else None,
+            save=Path(options.save) if options.save else None,
         )
     )
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from profiler.verbs.diff import DiffOptions, diff
+
+    output = Path(options.output) if options.output else None
+    diff(DiffOptions(Path(options.before), Path(options.after), options.top, output, options.json))
 
 
 def _techniques(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
@@ -135,6 +136,17 @@ class Recording:
         rows = pd.DataFrame([_row(measurement) for measurement in self.measurements])
         whole = [name for name in rows.columns if name.endswith("_bytes")]
         return rows.astype(dict.fromkeys(whole, "Int64"))
+
+    def save(self, path: str | Path) -> None:
+        """Write every allocation and free to a file that `profiler diff` and `profiler report` read.
+
+        Raises ProfilerError inside the block, or if the folder cannot be written.
+        """
+        from profiler.trace_file import write_trace
+
+        if self._measurements is None:
+            raise ProfilerError("the recording is still open; save it after its `with` block")
+        write_trace(Path(path), self._recorder.entries)
 
     def summary(self) -> str:
         """The phases with their peaks and what the peaks are made of, as text."""

@@ -13,6 +13,7 @@ from profiler.lazy_weights import weights_left_unwritten
 from profiler.prediction import Simulation, in_one_line, simulate
 from profiler.records import write_atomically
 from profiler.targets import Target, register, settings_from
+from profiler.trace_file import write_trace
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
 
@@ -28,6 +29,7 @@ class ReportOptions:
     html: Path
     memory_viz: Path | None
     trace: Path | None
+    save: Path | None
 
 
 def report(options: ReportOptions) -> None:
@@ -42,7 +44,10 @@ def report(options: ReportOptions) -> None:
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
         (options.html, lambda run: html(run, title).encode()),
         # memory_viz reads no later protocol.
-        (options.memory_viz, lambda run: pickle.dumps(memory_viz(run), protocol=4)),
+        (
+            options.memory_viz,
+            lambda run: pickle.dumps(memory_viz(run, options.allocator_settings), protocol=4),
+        ),
         (options.trace, lambda run: json.dumps(perfetto(run)).encode()),
     ]
     for path, contents in writers:
@@ -50,6 +55,9 @@ def report(options: ReportOptions) -> None:
             data = contents(simulation)
             write_atomically(path, lambda temporary, data=data: temporary.write_bytes(data))  # type: ignore[misc]
             print(path)
+    if options.save is not None:
+        write_trace(options.save, simulation.entries)
+        print(options.save)
 
 
 def _register(target: Target) -> None:
