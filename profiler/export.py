@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.allocator import AllocatorSettings, CachingAllocator, Segment, SegmentEvent
 from profiler.errors import ProfilerError
 from profiler.ledger import Allocation, Free, Mark, categories
-from profiler.saved_run import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME
+from profiler.saved_run import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME, until_last_phase
 
 if TYPE_CHECKING:
     from profiler.prediction import Simulation
@@ -27,7 +27,7 @@ def memory_viz(simulation: Simulation, allocator_settings: str = "") -> dict[str
 
     Raises ProfilerError for a program that does to the allocator what entries do not tell.
     """
-    entries = simulation.entries[: _end(simulation)]
+    entries = simulation.entries[: until_last_phase(simulation.entries)]
     names = categories(simulation.entries)
     events, segments = _replayed(simulation, AllocatorSettings.parse(allocator_settings))
     trace: list[dict[str, Any]] = []
@@ -56,18 +56,13 @@ def memory_viz(simulation: Simulation, allocator_settings: str = "") -> dict[str
     }
 
 
-def _end(simulation: Simulation) -> int:
-    """Behind the end of the last phase: what follows is the program's end."""
-    return max((i + 1 for i, e in enumerate(simulation.entries) if isinstance(e, Mark)), default=0)
-
-
 def _replayed(
     simulation: Simulation, settings: AllocatorSettings
 ) -> tuple[dict[int, list[SegmentEvent]], tuple[Segment, ...]]:
     """The segment events before each entry, and the segments at the end.
 
-    The entries go through the allocator model once more. Only `torch.cuda.empty_cache()` is not among them; it
-    is found where the addresses or the reserved bytes would be others without it.
+    The entries go through the allocator model once more. `torch.cuda.empty_cache()` is not among them: it is
+    found where the addresses or the reserved bytes would be others without it.
     """
     emptied: set[int] = set()
     while True:
@@ -90,7 +85,7 @@ def _replay(
         settings,
         on_segment_event=lambda event: events.setdefault(index, []).append(event),
     )
-    for index, entry in enumerate(simulation.entries[: _end(simulation)]):  # noqa: B007  told to the events
+    for index, entry in enumerate(simulation.entries[: until_last_phase(simulation.entries)]):
         if index in emptied:
             allocator.empty_cache()
         if isinstance(entry, Allocation):

@@ -40,11 +40,18 @@ class SavedRun:
 
     def peak(self) -> Moment:
         """The first moment with the most allocated; of a run without phases, that of the whole recording."""
-        whole = [*self.entries, Mark(Phase(0, "the recording"), {})]
-        if any(isinstance(entry, Mark) for entry in self.entries):
-            whole.pop()  # what follows the last phase is the program's end
-        reserved = [*self.reserved_bytes, 0] if self.reserved_bytes else [0] * len(whole)
-        return max(peaks(whole, reserved), key=lambda moment: moment.allocated_bytes)
+        entries, reserved = self.entries, self.reserved_bytes or [0] * len(self.entries)
+        if not any(isinstance(entry, Mark) for entry in entries):
+            entries, reserved = [*entries, Mark(Phase(0, "the recording"), {})], [*reserved, 0]
+        return max(peaks(entries, reserved), key=lambda moment: moment.allocated_bytes)
+
+
+def until_last_phase(entries: Entries) -> int:
+    """How many entries there are to the end of the last phase: what follows is the program's end.
+
+    All of them, where there are no phases.
+    """
+    return max((i + 1 for i, e in enumerate(entries) if isinstance(e, Mark)), default=len(entries))
 
 
 def load(path: Path) -> SavedRun:
@@ -58,7 +65,8 @@ def load(path: Path) -> SavedRun:
     except OSError as error:
         raise ProfilerError(f"{path}: {error.strerror}") from error
     if start == _PARQUET:
-        return SavedRun(read_trace(path), (), "")
+        entries = read_trace(path)
+        return SavedRun(entries[: until_last_phase(entries)], (), "")
     try:
         snapshot = load_snapshot(path)
     except SnapshotError as error:
