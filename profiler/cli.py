@@ -120,8 +120,9 @@ def _add_replay(verbs: Any) -> None:
 def _add_explain(verbs: Any) -> None:
     explain = verbs.add_parser(
         "explain",
-        help="what a recorded run allocated that a simulated or another recorded one did not",
-        description="Align two sequences of allocations and name what only one of them has.",
+        help="what a recorded run allocated that its simulation did not",
+        description="Align the allocations of a recording with those of a simulation, in order, and name what "
+        "only one of them has. Two recordings: `profiler diff`.",
         epilog="example: profiler explain run.pickle --against gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
     explain.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
@@ -130,7 +131,7 @@ def _add_explain(verbs: Any) -> None:
         dest="model",
         required=True,
         metavar="MODEL",
-        help="a model's name, your own code as script.py:function, or another snapshot file",
+        help="a model's name, or your own code as script.py:function",
     )
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
@@ -243,11 +244,17 @@ def _add_fit(verbs: Any) -> None:
 def _add_report(verbs: Any) -> None:
     report = verbs.add_parser(
         "report",
-        help="one simulated run as an HTML page, a memory_viz snapshot or a Perfetto trace",
-        description="Simulate a training step and write what happened, allocation by allocation.",
-        epilog="example: profiler report gpt2 --batch 8 --length 512 -o report.html --trace trace.json",
+        help="a run or a folder of results as one HTML page; a simulated run for memory_viz or Perfetto",
+        description="Write one HTML file that needs no network: of a training step that is simulated now, of a "
+        "CUDA memory snapshot or a saved run, or of a folder of results.",
+        epilog="examples: profiler report gpt2 --batch 8 --length 512 -o report.html --memory-viz gpt2.pickle; "
+        "profiler report snapshot.pickle -o snapshot.html; profiler report results/cpu -o results.html",
     )
-    report.add_argument("model", metavar="TARGET", help="what `profiler fit` takes")
+    report.add_argument(
+        "model",
+        metavar="TARGET",
+        help="what `profiler fit` takes, or a snapshot, saved run or results folder",
+    )
     _add_simulation_options(report)
     report.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="as in `profiler fit`"
@@ -391,13 +398,10 @@ def _replay(options: argparse.Namespace) -> int:
     return replay(Path(options.snapshot))
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from profiler.models import MODELS
+def _explain(options: argparse.Namespace) -> None:
     from profiler.verbs.explain import explain
 
-    path = Path(options.model)
-    against = path if options.model not in MODELS and path.is_file() else _target(options)
-    return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
+    explain(Path(options.snapshot), _target(options), options.gpu, options.allocator_settings)
 
 
 def _record_reference(options: argparse.Namespace) -> None:
