@@ -121,8 +121,8 @@ def _add_explain(verbs: Any) -> None:
     explain = verbs.add_parser(
         "explain",
         help="what a recorded run allocated that its simulation did not",
-        description="Align the allocations of a recording with those of a simulation, in order, and name what "
-        "only one of them has. Two recordings: `profiler diff`.",
+        description="Align the allocations of a recording with those of a simulation, and name what only one "
+        "of them has. To compare two recordings: `profiler diff`.",
         epilog="example: profiler explain run.pickle --against gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
     explain.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
@@ -245,15 +245,15 @@ def _add_report(verbs: Any) -> None:
     report = verbs.add_parser(
         "report",
         help="a run or a folder of results as one HTML page; a simulated run for memory_viz or Perfetto",
-        description="Write one HTML file that needs no network: of a training step that is simulated now, of a "
-        "CUDA memory snapshot or a saved run, or of a folder of results.",
-        epilog="examples: profiler report gpt2 --batch 8 --length 512 -o report.html --memory-viz gpt2.pickle; "
+        description="Write one HTML file that needs no network: of a training step that is simulated now, of "
+        "a CUDA memory snapshot or a saved run, or of a folder of results.",
+        epilog="examples: profiler report gpt2 --batch 8 --length 512 --memory-viz gpt2.pickle; "
         "profiler report snapshot.pickle -o snapshot.html; profiler report results/cpu -o results.html",
     )
     report.add_argument(
         "model",
         metavar="TARGET",
-        help="what `profiler fit` takes, or a snapshot, saved run or results folder",
+        help="as in `profiler fit`, or a snapshot, a saved run, a results folder",
     )
     _add_simulation_options(report)
     report.add_argument(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
+from profiler.requests import Requests
 from profiler.runner import last_line, process_context
 from profiler.targets import Target
 from profiler.workload import Workload
@@ -49,6 +50,7 @@ class SimulatedRun:
         retries: how often the allocator had to give cached memory back to the device to go on.
         modules: bytes at the peak by module, layers of a list together, largest first.
         assumed: what was guessed about the target, or "".
+        requests: what it asked of the allocator, see profiler.requests.
     """
 
     workload: Workload
@@ -59,6 +61,7 @@ class SimulatedRun:
     retries: int
     modules: tuple[tuple[str, int], ...]
     assumed: str
+    requests: Requests = field(default=(), repr=False)
 
     @property
     def fits(self) -> bool:

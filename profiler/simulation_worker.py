@@ -47,6 +47,7 @@ def run(connection: Connection, request: Request, log: str) -> None:
 
 def _simulated(request: Request) -> SimulatedRun:
     from profiler import prediction
+    from profiler.requests import requests_of
     from profiler.simulated_run import SimulatedRun
     from profiler.timeline import by_module
 
@@ -70,6 +71,7 @@ def _simulated(request: Request) -> SimulatedRun:
             for share in by_module(found.entries, peak.position)
         ),
         assumed=assumed,
+        requests=requests_of(found.entries),
     )
 
 

@@ -97,6 +97,7 @@ def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]
             "fits": largest.fits,
             "does_not_fit": largest.too_large,
             "exact": largest.exact,
+            "stopped": largest.stopped,
             "allocator_retries": largest.run.retries if largest.run else 0,
             "simulations": largest.simulations,
         },
@@ -203,11 +204,13 @@ def _largest_in_words(answer: Fit) -> str:
     assert largest is not None
     if largest.fits == 0 and largest.exact:
         return "not even batch 1 fits"
-    if largest.too_large is None:
-        return f"{LARGEST_BATCH} and more"
-    words = f"{largest.fits} ({largest.too_large} does not fit)"
+    if largest.exact and largest.too_large is None:
+        return f"{LARGEST_BATCH:,} and more"
+    words = f"{largest.fits:,} ({largest.fits + 1:,} does not fit)"
     if not largest.exact:
-        words = f"at least {largest.fits}; {largest.too_large} does not fit, between them was not tried"
+        upper = f"; {largest.too_large:,} does not fit" if largest.too_large is not None else ""
+        why = largest.stopped or f"{largest.simulations} simulations were not enough to tell"
+        words = f"at least {largest.fits:,}{upper}; not known more closely: {why}"
     if largest.run is not None and largest.run.retries:
         words += f"; the allocator then gives cached memory back {largest.run.retries} times, which is slow"
     return words
