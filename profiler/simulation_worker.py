@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from profiler import models, targets
+from profiler import targets
 from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
@@ -55,7 +55,7 @@ def _simulated(request: Request) -> SimulatedRun:
 
     gpu = request.device
     assert not isinstance(gpu, str)
-    assumed = _register(request.target)
+    assumed, parameters = prepared(request.target, request.workload)
     settings = AllocatorSettings.parse(request.allocator_settings)
     found = prediction.simulate(request.workload, gpu, settings)
     moments = found.peaks()
@@ -66,7 +66,7 @@ def _simulated(request: Request) -> SimulatedRun:
         phases=tuple(
             _phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)
         ),
-        parameters=_parameters(request.workload),
+        parameters=parameters,
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],
         modules=tuple(
@@ -91,7 +91,7 @@ def _measured(request: Request) -> MeasuredRun:
     on_cuda = request.device == "cuda"
     if on_cuda and request.allocator_settings:
         torch.cuda.memory._set_allocator_settings(request.allocator_settings)
-    _register(request.target)
+    prepared(request.target, request.workload)
     recorder, out_of_memory = CudaRecorder() if on_cuda else CpuRecorder(), ""
     with recorder:
         try:
@@ -119,11 +119,11 @@ def _measured_peak(measurement: PhaseMeasurement) -> int:
     return measurement.memory_stats.get("allocated_bytes.all.peak", measurement.account.peak_bytes)
 
 
-def _register(target: Target) -> str:
-    """Load the target; an error of the user's code becomes one line."""
+def prepared(target: Target, workload: Workload) -> tuple[str, int]:
+    """What `targets.prepare` says; an error of the user's code becomes one line."""
     try:
         with weights_left_unwritten():
-            return targets.register(target)
+            return targets.prepare(target, workload)
     except ProfilerError:
         raise
     except (Exception, SystemExit) as error:
@@ -137,12 +137,6 @@ def _own_path(module: str, target: Target) -> str:
     if ":" not in target.name:
         return module
     return "(the model itself)" if module == "model" else module.removeprefix("model.")
-
-
-def _parameters(workload: Workload) -> int:
-    """How many parameters the model has, shared ones once."""
-    module = models.build_model(workload, initialize=False)
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _phase(measurement: PhaseMeasurement, moment: Moment, target: Target) -> SimulatedPhase:

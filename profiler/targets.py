@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from profiler import models
 from profiler.errors import ProfilerError
 from profiler.guessed_inputs import guess
+from profiler.positions import longest_sequence
 from profiler.transformers_target import load_config, model_of, task_batch
 from profiler.workload import Workload
 
@@ -63,6 +64,20 @@ def register(target: Target) -> str:
     model, assumed = _load(target)
     models.MODELS[target.name] = model
     return assumed
+
+
+def prepare(target: Target, workload: Workload) -> tuple[str, int]:
+    """Register the target and look at its model: what was assumed, or "", and the number of parameters.
+
+    Raises ProfilerError as `register` does, and where `workload.length` is more than the model can read.
+    """
+    assumed = register(target)
+    model = models.build_model(workload, initialize=False)
+    longest = longest_sequence(model)
+    makes_its_own_batches = ":" in target.name and not assumed  # what the length is, is then its own affair
+    if longest is not None and workload.length > longest and not makes_its_own_batches:
+        raise ProfilerError(f"{target.name} reads at most {longest} tokens, not --length {workload.length}")
+    return assumed, sum(parameter.numel() for parameter in model.parameters())
 
 
 def _load(target: Target) -> tuple[models.Model, str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
-from profiler.lazy_weights import weights_left_unwritten
-from profiler.prediction import Simulation, in_one_line, simulate
+from profiler.prediction import Simulation, simulate
 from profiler.records import write_atomically
-from profiler.targets import Target, register, settings_from
+from profiler.simulation_worker import prepared
+from profiler.targets import Target, settings_from
 from profiler.trace_file import write_trace
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
@@ -59,7 +59,7 @@ def _from_simulation(options: ReportOptions) -> None:
     from profiler.html_report import simulation_page
 
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
-    _register(Target(options.workload.model, settings_from(options.settings)))
+    prepared(Target(options.workload.model, settings_from(options.settings)), options.workload)
     simulation = simulate(options.workload, gpu, settings)
     title = f"{options.workload} on {gpu.name}"
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
@@ -82,13 +82,3 @@ def _from_simulation(options: ReportOptions) -> None:
 def _write(path: Path, data: bytes) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
     print(path)
-
-
-def _register(target: Target) -> None:
-    try:
-        with weights_left_unwritten():
-            register(target)
-    except ProfilerError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
