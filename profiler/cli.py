@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import __version__
 from profiler.errors import ProfilerError
+from profiler.workload import ATTENTION, CHECKPOINTING, IMPLEMENTATIONS, OPTIMIZERS, PRECISIONS
 
 if TYPE_CHECKING:
     from profiler.workload import Workload
@@ -182,6 +183,21 @@ def _add_compare(verbs: Any) -> None:
     compare.set_defaults(verb=_compare)
 
 
+_WORKLOAD_WORDS = {
+    "batch": "samples in a micro-batch",
+    "length": "tokens of a sequence, or pixels of an image's side; 0 where the model knows",
+    "optimizer": f"one of {', '.join(OPTIMIZERS)}",
+    "attention": " or ".join(ATTENTION),
+    "micro_batches": "forward and backward passes before an optimizer step",
+    "steps": "optimizer steps; the second is the steady state",
+    "seed": "of weights and data",
+    "optimizer_implementation": f"one of {', '.join(IMPLEMENTATIONS)}",
+    "precision": f"one of {', '.join(PRECISIONS)}",
+    "checkpointing": f"what is computed again: one of {', '.join(CHECKPOINTING)}",
+    "layers": "depth of a built-in model; 0 for its own",
+}
+
+
 def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
     """The GPU, its allocator, and every field of a workload."""
     from dataclasses import MISSING, fields
@@ -197,12 +213,11 @@ def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
     for field in fields(Workload):
         if field.name == "model":
             continue
-        option = f"--{field.name.replace('_', '-')}"
         default = 1 if field.default is MISSING else field.default
-        if isinstance(default, bool):
-            verb.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
-        else:
-            verb.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+        words = f"{_WORKLOAD_WORDS.get(field.name, field.name)}; default: {default}"
+        metavar = "N" if isinstance(default, int) else "NAME"
+        option = f"--{field.name.replace('_', '-')}"
+        verb.add_argument(option, type=type(default), default=default, metavar=metavar, help=words)
 
 
 def _add_fit(verbs: Any) -> None:

@@ -15,7 +15,7 @@ from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.lazy_weights import weights_left_unwritten
-from profiler.targets import Target
+from profiler.targets import Target, with_own_paths
 from profiler.worker import output_to
 from profiler.workload import Workload
 
@@ -57,22 +57,17 @@ def _simulated(request: Request) -> SimulatedRun:
     assert not isinstance(gpu, str)
     assumed, parameters = prepared(request.target, request.workload)
     settings = AllocatorSettings.parse(request.allocator_settings)
-    found = prediction.simulate(request.workload, gpu, settings)
+    found = with_own_paths(prediction.simulate(request.workload, gpu, settings), request.target)
     moments = found.peaks()
     peak = found.peak()
     return SimulatedRun(
         workload=request.workload,
         memory_bytes=gpu.memory_bytes,
-        phases=tuple(
-            _phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)
-        ),
+        phases=tuple(_phase(m, moment) for m, moment in zip(found.phases, moments, strict=True)),
         parameters=parameters,
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],
-        modules=tuple(
-            (_own_path(share.name, request.target), share.size_bytes)
-            for share in by_module(found.entries, peak.position)
-        ),
+        modules=tuple((share.name, share.size_bytes) for share in by_module(found.entries, peak.position)),
         assumed=assumed,
         requests=requests_of(found.entries),
     )
@@ -132,14 +127,7 @@ def prepared(target: Target, workload: Workload) -> tuple[str, int]:
         raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
 
 
-def _own_path(module: str, target: Target) -> str:
-    """A module's path in the user's model, which a function's target is wrapped around as `model`."""
-    if ":" not in target.name:
-        return module
-    return "(the model itself)" if module == "model" else module.removeprefix("model.")
-
-
-def _phase(measurement: PhaseMeasurement, moment: Moment, target: Target) -> SimulatedPhase:
+def _phase(measurement: PhaseMeasurement, moment: Moment) -> SimulatedPhase:
     from profiler.simulated_run import SimulatedPhase
 
     account, statistics = measurement.account, measurement.memory_stats
@@ -152,6 +140,6 @@ def _phase(measurement: PhaseMeasurement, moment: Moment, target: Target) -> Sim
         peak_reserved_bytes=statistics["reserved_bytes.all.peak"],
         peak={category: size for category, size in account.peak.items() if size},
         peak_op=account.peak_op,
-        peak_module=_own_path(where.module, target) if where else "",
+        peak_module=where.module if where else "",
         peak_line=where.line if where else "",
     )

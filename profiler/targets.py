@@ -20,7 +20,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,15 @@ from typing import TYPE_CHECKING, Any
 from profiler import models
 from profiler.errors import ProfilerError
 from profiler.guessed_inputs import guess
+from profiler.ledger import Allocation
 from profiler.positions import longest_sequence
 from profiler.transformers_target import load_config, model_of, task_batch
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import torch
+
+    from profiler.prediction import Simulation
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,24 @@ def prepare(target: Target, workload: Workload) -> tuple[str, int]:
     if longest is not None and workload.length > longest and not makes_its_own_batches:
         raise ProfilerError(f"{target.name} reads at most {longest} tokens, not --length {workload.length}")
     return assumed, sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_own_paths(simulation: Simulation, target: Target) -> Simulation:
+    """The simulation with modules called as in the user's own model, which `register` puts inside another."""
+    if ":" not in target.name:
+        return simulation
+    entries = [
+        replace(entry, where=entry.where._replace(module=_own_path(entry.where.module)))
+        if isinstance(entry, Allocation) and entry.where is not None
+        else entry
+        for entry in simulation.entries
+    ]
+    return replace(simulation, entries=entries)
+
+
+def _own_path(module: str) -> str:
+    names = {_WRAPPER: "(the loss)", "model": "(the model itself)"}
+    return names.get(module, module.removeprefix("model."))
 
 
 def _load(target: Target) -> tuple[models.Model, str]:
@@ -192,7 +213,7 @@ def _trained(model: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor]) -
     import torch
 
     class Trained(torch.nn.Module):
-        """The user's model with the user's loss."""
+        """The user's model, as `model`, with the user's loss."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -210,6 +231,8 @@ def _trained(model: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor]) -
 
     return Trained().train()
 
+
+_WRAPPER = "Trained"  # what the class above is called in module paths
 
 # A batch travels as a dict of tensors; these two names say that it was one tensor or a tuple.
 _ALONE, _POSITION = "(alone)", "(position {})"

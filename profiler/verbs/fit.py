@@ -124,7 +124,7 @@ def _stopped_in(answer: Fit) -> str:
 def _print(answer: Fit, measured: MeasuredRun | None) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(width=110, highlight=False)
+        console = Console(width=120, highlight=False)
     _print_verdict(answer, console)
     _print_peak(answer, console)
     if measured is not None:
@@ -219,7 +219,7 @@ def _print_techniques(answer: Fit, console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fits")
     table.add_column("technique and its cost")
-    table.add_column("peak then in")
+    table.add_column("peak then in", no_wrap=True)
     simulated = [result for result in answer.techniques if result.run is not None]
     for result in simulated:
         assert result.run is not None

@@ -12,7 +12,7 @@ from profiler.errors import ProfilerError
 from profiler.prediction import Simulation, simulate
 from profiler.records import write_atomically
 from profiler.simulation_worker import prepared
-from profiler.targets import Target, settings_from
+from profiler.targets import Target, settings_from, with_own_paths
 from profiler.trace_file import write_trace
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
@@ -59,8 +59,9 @@ def _from_simulation(options: ReportOptions) -> None:
     from profiler.html_report import simulation_page
 
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
-    prepared(Target(options.workload.model, settings_from(options.settings)), options.workload)
-    simulation = simulate(options.workload, gpu, settings)
+    target = Target(options.workload.model, settings_from(options.settings))
+    prepared(target, options.workload)
+    simulation = with_own_paths(simulate(options.workload, gpu, settings), target)
     title = f"{options.workload} on {gpu.name}"
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
         (options.html, lambda run: simulation_page(run, title).encode()),

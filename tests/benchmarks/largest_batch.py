@@ -3,8 +3,8 @@
     python tests/benchmarks/largest_batch.py            # the table
     python tests/benchmarks/largest_batch.py --whole    # and a 7B model's whole answer
 
-Each answer is put to the proof by two simulations of its own, with the GPU's memory: the batch fits, and one more
-does not. The ratio is the time of the search to that of one simulation of its largest batch.
+Each answer is put to the proof by two simulations of its own, with the GPU's memory: the batch fits, and one
+more does not. The ratio is the time of the answer to that of one simulation at its end.
 """
 
 import sys
