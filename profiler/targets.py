@@ -111,6 +111,10 @@ def _load(target: Target) -> tuple[models.Model, str]:
         return _from_config(target)
     if ":" in name:
         return _from_factory(target)
+    if name.endswith(".py"):
+        raise ProfilerError(f"{name} names no function; write it as in {name}:make_model")
+    if Path(name).suffix or "/" in name:
+        raise ProfilerError(f"{name} does not exist")
     close = difflib.get_close_matches(name, models.MODELS, n=3, cutoff=0.4)
     raise ProfilerError(
         f"unknown model {name!r}" + (f" (close: {', '.join(close)})" if close else "") + "; give one of "
