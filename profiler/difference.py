@@ -63,7 +63,11 @@ def difference(before: SavedRun, after: SavedRun) -> Difference:
             by_category(before.entries, first.position), by_category(after.entries, second.position)
         )
     if has_modules(before.entries) and has_modules(after.entries):
-        modules = changes(_modules(before.entries, first), _modules(after.entries, second))
+        by_phase = bool(_phases(before.entries) and _phases(after.entries))
+        modules = changes(
+            modules_at(before.entries, first.position, by_phase),
+            modules_at(after.entries, second.position, by_phase),
+        )
     lines = changes(
         *without_moved(by_line(before.entries, first.position), by_line(after.entries, second.position))
     )
@@ -117,8 +121,18 @@ def _function(name: str) -> tuple[str, str]:
     return found["file"], found["function"] or ""
 
 
-def _modules(entries: Entries, moment: Moment) -> dict[str, int]:
-    return {share.name: share.size_bytes for share in by_module(entries, moment.position)}
+def modules_at(entries: Entries, position: int, by_phase: bool) -> dict[str, int]:
+    """Bytes alive by module; what belongs to none `by_phase` that it was born in, or all together."""
+    in_phases = {f"({name.replace('_', ' ')})" for name in (*_phases(entries), "after the last phase")}
+    sizes: Counter[str] = Counter()
+    for share in by_module(entries, position):
+        together = share.name in in_phases and not by_phase
+        sizes["(no module)" if together else share.name] += share.size_bytes
+    return dict(sizes)
+
+
+def _phases(entries: Entries) -> set[str]:
+    return {entry.phase.name for entry in entries if isinstance(entry, Mark)}
 
 
 def has_categories(entries: Entries) -> bool:

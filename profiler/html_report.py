@@ -8,13 +8,13 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from profiler.difference import by_line, has_categories, has_modules
+from profiler.difference import by_line, has_categories, has_modules, modules_at
 from profiler.html_page import page, shares, table
 from profiler.html_timeline import STYLE, timeline
 from profiler.ledger import CATEGORIES, Mark, account
 from profiler.plots.phases import CATEGORY_COLOURS
 from profiler.saved_run import SavedRun, until_last_phase
-from profiler.timeline import by_category, by_module
+from profiler.timeline import by_category
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _needs(run: SavedRun) -> str:
 def _page(run: SavedRun, title: str, lead: str, note: str) -> str:
     peak, entries = run.peak(), run.entries
     named = has_categories(entries)
+    phased = any(isinstance(entry, Mark) for entry in entries)
     words = {c: c.replace("_", " ") if named else _WITHOUT_OWNERS.get(c, c) for c in CATEGORIES}
     where = [str(peak.phase)]
     if peak.allocation is not None:
@@ -62,7 +63,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str) -> str:
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
     ]
-    if any(isinstance(entry, Mark) for entry in entries):
+    if phased:
         parts.append(f"<h2>Phases</h2>{_phases(run)}")
     parts.append(
         f"<h2>At the peak</h2><p>{format_bytes(peak.allocated_bytes)} allocated in "
@@ -72,7 +73,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str) -> str:
     if named:
         parts.append(shares(by_category(entries, position), total, len(CATEGORIES), CATEGORY_COLOURS))
     if has_modules(entries):
-        modules = {share.name: share.size_bytes for share in by_module(entries, position)}
+        modules = modules_at(entries, position, by_phase=phased)
         parts.append(f"<h3>By module</h3>{shares(modules, total, _PARTS_SHOWN, {})}")
     parts.append(f"<h3>By line</h3>{shares(by_line(entries, position), total, _PARTS_SHOWN, {})}")
     return page(title, "\n".join(parts), STYLE)

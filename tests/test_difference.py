@@ -119,6 +119,8 @@ def test_a_snapshot_of_a_simulation_says_what_the_saved_run_says(capsys, files):
         assert saved[key] == exported[key]
     named = [[part for part in found["modules"] if part["name"][0] != "("] for found in (saved, exported)]
     assert named[0] == named[1]  # bytes of no module go by the phase, which a snapshot does not have
+    mixed = as_json(capsys, files / "a.pickle", files / "a.parquet")
+    assert not any(part["difference_bytes"] for part in mixed["modules"])
     # A sample is 64 floats and a label of 8 bytes; there are 32 more of them.
     (inputs,) = (part for part in saved["categories"] if part["name"] == "inputs")
     assert inputs["difference_bytes"] == 32 * (64 * 4 + 8)
