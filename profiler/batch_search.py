@@ -1,8 +1,8 @@
 """The largest batch that fits, from a handful of simulations.
 
-Two simulations tell the requests of any batch (profiler.requests), and the allocator model then tells at once
-which is the largest that fits. That is a prediction: it is proved by simulation at the limit itself, with
-the retries of a real allocator, where the batch fits and one more does not. Where it was wrong, what was
+Two simulations tell the requests of any batch (profiler.request_sequence), and the allocator model then tells
+at once which is the largest that fits. That is a prediction: it is proved by simulation at the limit itself,
+with the retries of a real allocator, where the batch fits and one more does not. Where it was wrong, what was
 simulated is nearer to the limit than before and gives a better one.
 """
 
@@ -15,7 +15,7 @@ from math import log
 
 from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
-from profiler.requests import at_batch, fit_in, same_order
+from profiler.request_sequence import at_batch, fit_in, same_order
 from profiler.simulated_run import SimulatedRun
 
 LARGEST_BATCH = 1 << 30

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
-from profiler.requests import Requests
+from profiler.request_sequence import Requests
 from profiler.runner import last_line, process_context
 from profiler.targets import Target
 from profiler.workload import Workload
@@ -50,7 +50,7 @@ class SimulatedRun:
         retries: how often the allocator had to give cached memory back to the device to go on.
         modules: bytes at the peak by module, layers of a list together, largest first.
         assumed: what was guessed about the target, or "".
-        requests: what it asked of the allocator, see profiler.requests.
+        requests: what it asked of the allocator, see profiler.request_sequence.
     """
 
     workload: Workload

@@ -49,7 +49,7 @@ def run(connection: Connection, request: Request, log: str) -> None:
 
 def _simulated(request: Request) -> SimulatedRun:
     from profiler import prediction
-    from profiler.requests import requests_of
+    from profiler.request_sequence import requests_of
     from profiler.simulated_run import SimulatedRun
     from profiler.timeline import by_module
 

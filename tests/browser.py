@@ -2,10 +2,12 @@
 
 import json
 import os
+import select
 import shutil
 import subprocess
 from contextlib import contextmanager
 
+_PATIENCE_SECONDS = 60
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -41,6 +43,7 @@ class Browser:
 
     def _message(self):
         while b"\0" not in self._buffer:
+            assert select.select([self._from], [], [], _PATIENCE_SECONDS)[0], "the browser says nothing"
             piece = os.read(self._from, 1 << 16)
             assert piece, "the browser went away"
             self._buffer += piece

@@ -8,7 +8,7 @@ from profiler.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfM
 from profiler.batch_search import LARGEST_BATCH, MOST_SIMULATIONS, largest_batch
 from profiler.errors import ProfilerError
 from profiler.ledger import Allocation, Free
-from profiler.requests import at_batch, fit_in, requests_of, same_order
+from profiler.request_sequence import at_batch, fit_in, requests_of, same_order
 from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun
 from profiler.workload import Workload
 

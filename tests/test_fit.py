@@ -204,3 +204,23 @@ def test_measured_peaks_are_printed_beside_the_predicted_ones(capsys):
     assert "on NVIDIA T4, the peak in step 2 backward" in out
     assert "allocated 400.00 MiB, predicted 500.00 MiB (+25.00 %)" in out
     assert "reserved 500.00 MiB, predicted 500.00 MiB (+0.00 %)" in out
+
+
+# Floats of a factored second moment: rows and columns of 64 x 256, 256 x 256 and 256 x 10; the vectors whole.
+FACTORED = (64 + 256) + (256 + 256) + (256 + 10) + (256 + 256 + 10)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states_bytes"),
+    [
+        # Tensors of 4096 elements or more: two moments of a byte each, a float for each block of 256 of
+        # either; the rest in fp32; and two maps of 256 floats (bitsandbytes).
+        ("adamw8bit", 2 * 81_920 + 2 * 4 * 320 + 2 * 4 * 3082 + 2 * 256 * 4),
+        ("adafactor", 4 * FACTORED),
+        ("adafactor_transformers", 4 * FACTORED + 6 * 4),  # and each tensor's RMS
+    ],
+)
+def test_optimizers_with_small_states_are_simulated(optimizer, states_bytes):
+    run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
+    assert run.peak.name.startswith("step 2")
+    assert run.peak.peak["optimizer_states"] == states_bytes

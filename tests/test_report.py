@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import browser, find_browser
 
 import profiler
 from profiler.cli import main
@@ -18,9 +19,6 @@ from profiler.gpus import gpu_by_name
 from profiler.prediction import simulate_function
 from profiler.replay import replay
 from profiler.snapshot import load_snapshot
-
-sys.path.insert(0, str(Path(__file__).parent))
-from browser import browser, find_browser
 
 MIB = 2**20
 
