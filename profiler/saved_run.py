@@ -18,6 +18,7 @@ from profiler.training_step import Phase
 
 _PARQUET = b"PAR1"  # how such a file begins
 _FREES = ("free_requested", "free_completed")
+_NOT_REPLAYED = "block sizes are the requests rounded up to 512 bytes: the trace cannot be replayed"
 
 # Frames that profiler.export writes beside the line of Python.
 OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME = "operation", "category", "module"
@@ -108,12 +109,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Saved
         if replayed:
             allocated_bytes = timeline.allocated_bytes[index]
             reserved_bytes += [timeline.reserved_bytes[index]] * (len(entries) - len(reserved_bytes))
-    note = (
-        ""
-        if replayed
-        else "block sizes are the requests rounded up to 512 bytes: the trace cannot be replayed"
-    )
-    return SavedRun(entries, reserved_bytes, note)
+    return SavedRun(entries, reserved_bytes, "" if replayed else _NOT_REPLAYED)
 
 
 def _requested_before(device: DeviceSnapshot) -> dict[int, int]:
