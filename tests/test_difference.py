@@ -1,17 +1,21 @@
 """What grew between two runs, against bytes added up by hand, and the verb on files of every kind."""
 
 import json
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 
 from profiler import records
 from profiler.cli import main
-from profiler.difference import Change, changes, difference, without_moved
+from profiler.difference import Change, by_line, changes, difference, without_moved
 from profiler.gpus import GPUS
 from profiler.ledger import Allocation, Free, Mark, Place
 from profiler.prediction import simulate
 from profiler.saved_run import SavedRun, load
+from profiler.snapshot import load_snapshot
+from profiler.timeline import alive_at
 from profiler.trace_file import write_trace
 from profiler.training_step import FORWARD, MODEL_LOADED, Phase
 from profiler.workload import Workload
@@ -189,6 +193,29 @@ def test_a_trace_that_contradicts_its_end_is_counted_by_its_requests(tmp_path):
     run = load(path)
     assert "rounded up to 512" in run.note
     assert run.reserved_bytes == []
+
+
+GROUNDTRUTH = Path(
+    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[2] / "shared" / "groundtruth")
+)
+RECORDED = sorted((GROUNDTRUTH / "snapshots").glob("*/*.xz"))[::8]
+
+
+@pytest.mark.skipif(not RECORDED, reason=f"no recorded snapshots in {GROUNDTRUTH}; set PROFILER_GROUNDTRUTH")
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name[:40])
+def test_of_recorded_gpus_what_is_left_at_the_end_is_what_was_recorded(path):
+    """The entries start before the first event and end with the blocks, and their sizes, of the recording."""
+    run = load(path)
+    device = max(load_snapshot(path).devices, key=lambda device: (len(device.events), device.reserved_bytes))
+    recorded = {
+        block.address: block.size_bytes
+        for segment in device.segments
+        for block in segment.blocks
+        if block.state == "active_allocated"
+    }
+    left = [run.entries[index] for index in alive_at(run.entries, len(run.entries) - 1)]
+    assert {entry.address: entry.size_bytes for entry in left} == recorded
+    assert sum(by_line(run.entries, run.peak().position).values()) == run.peak().allocated_bytes
 
 
 # --- folders of records --------------------------------------------------------------------------------
