@@ -15,13 +15,14 @@ from math import log
 
 from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
-from profiler.request_sequence import at_batch, fit_in, same_order
+from profiler.request_sequence import Requests, at_batch, fit_in, same_order
 from profiler.simulated_run import SimulatedRun
 
 LARGEST_BATCH = 1 << 30
 MOST_SIMULATIONS = 12
 
 _NEAR = 0.5  # of a batch: near enough to what was simulated for a prediction to be put to the proof
+_BEYOND = 8
 
 Simulate = Callable[[int, bool], SimulatedRun]
 
@@ -137,16 +138,27 @@ class _Search:
             low, high = (nearest[place] for place in pair)
             before, after = self.known[low].requests, self.known[high].requests
             if same_order(before, after):
-                fits, too_large = self.fits, self.too_large
-                while too_large - fits > 1:
-                    middle = (fits + too_large) // 2
-                    requests = at_batch(middle, (low, before), (high, after))
-                    if fit_in(requests, self.limit_bytes, self.settings):
-                        fits = middle
-                    else:
-                        too_large = middle
-                return fits
+                return self.largest_foretold((low, before), (high, after))
         return None
+
+    def largest_foretold(self, first: tuple[int, Requests], second: tuple[int, Requests]) -> int:
+        """The prediction from two batches and the requests of each.
+
+        Fragmentation is not monotone: a few batches beyond the first that does not fit are looked at too.
+        """
+
+        def foretold(batch: int) -> bool:
+            return fit_in(at_batch(batch, first, second), self.limit_bytes, self.settings)
+
+        fits, too_large = self.fits, self.too_large
+        while too_large - fits > 1:
+            middle = (fits + too_large) // 2
+            if foretold(middle):
+                fits = middle
+            else:
+                too_large = middle
+        beyond = range(too_large + 1, min(too_large + _BEYOND, self.too_large))
+        return max([fits, *filter(foretold, beyond)])
 
     def untried(self) -> int:
         """A batch to simulate for its requests: where the limit would be if all memory were the samples'."""
