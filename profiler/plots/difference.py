@@ -52,12 +52,8 @@ def draw(difference: Difference, name: str, path: Path) -> None:
     grid[-1, 0].set_xlabel(unit)
     before, after = difference.before.allocated_bytes, difference.after.allocated_bytes
     sign = "+" if after > before else ""
-    figure.suptitle(
-        f"Peak {format_bytes(before)} → {format_bytes(after)}: {sign}{format_bytes(after - before)}\n{name}",
-        x=0.01,
-        ha="left",
-        fontweight="bold",
-    )
+    finding = f"Peak {format_bytes(before)} → {format_bytes(after)}: {sign}{format_bytes(after - before)}"
+    style.headline(figure, finding, name)
     try:
         write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:] or "png"))
     except ValueError as error:
