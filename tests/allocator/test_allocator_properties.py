@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.allocator import CachingAllocator, DeviceOutOfMemory, rising_addresses
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory, rising_addresses
 
 MIB = 1024**2
 BASE = 0x1000_0000
