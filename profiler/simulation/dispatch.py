@@ -197,6 +197,7 @@ def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwarg
         argument = args[place] if place < len(args) else kwargs[name]
         if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
             resize(argument, described[0], described[1], plan.name)
+            machine.values.note_fresh(argument)
         return argument
     if isinstance(described, list):
         return [new_tensor(item, plan.name) for item in described]
