@@ -17,7 +17,7 @@ and the free-memory callbacks of CUDA IPC.
 
 from profiler.allocator.blocks import SMALL_SEGMENT_BYTES, SMALL_SIZE_BYTES
 from profiler.allocator.caching_allocator import CachingAllocator
-from profiler.allocator.driver import DeviceOutOfMemory, SegmentEvent, rising_addresses
+from profiler.allocator.driver import DeviceOutOfMemory, SegmentEvent, falling_addresses
 from profiler.allocator.settings import AllocatorSettings
 from profiler.allocator.state import BlockInfo, SegmentInfo
 
@@ -30,5 +30,5 @@ __all__ = [
     "DeviceOutOfMemory",
     "SegmentEvent",
     "SegmentInfo",
-    "rising_addresses",
+    "falling_addresses",
 ]

@@ -17,7 +17,7 @@ from profiler.allocator.blocks import (
     BlockPool,
     round_up,
 )
-from profiler.allocator.driver import DeviceOutOfMemory, Driver, SegmentEvent, rising_addresses
+from profiler.allocator.driver import DeviceOutOfMemory, Driver, SegmentEvent, falling_addresses
 from profiler.allocator.expandable_segments import ExpandableSegments
 from profiler.allocator.settings import MIN_LARGE_ALLOCATION_BYTES, ROUNDUP_INTERVALS, AllocatorSettings
 from profiler.allocator.state import AllocatorState, SegmentInfo
@@ -32,7 +32,7 @@ class CachingAllocator:
 
     `capacity_bytes` is the memory that the driver can give to this process (None: no limit).
     `segment_address` chooses the address of each new segment from its size, as the driver does; by default
-    they rise and never come back. `on_segment_event` is called with every (action, address, size in bytes)
+    they fall and never come back. `on_segment_event` is called with every (action, address, size in bytes)
     of memory taken from or returned to the driver, under the action names of a memory snapshot.
     """
 
@@ -46,7 +46,7 @@ class CachingAllocator:
     ) -> None:
         self.settings = settings = settings or AllocatorSettings()
         self.capacity_bytes = capacity_bytes
-        self._segment_address = segment_address or rising_addresses()
+        self._segment_address = segment_address or falling_addresses()
         self._state = state = AllocatorState()
         self._driver = Driver(capacity_bytes, settings.memory_fraction, state.total, on_segment_event)
         self._expandable = ExpandableSegments(

@@ -9,7 +9,7 @@ from profiler.allocator.blocks import BlockPool, round_up
 from profiler.allocator.statistics import Statistics
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
-_FIRST_ADDRESS = 0x7000_0000_0000
+_END_OF_ADDRESSES = 0x7800_0000_0000
 _ALIGNMENT_BYTES = 2 * MIB
 
 # (action, address, size in bytes) of segment_alloc, segment_free, segment_map, segment_unmap.
@@ -45,15 +45,21 @@ def _format_size(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.2f} GiB"
 
 
-def rising_addresses(first_address: int = _FIRST_ADDRESS) -> Callable[[int], int]:
-    """A driver that gives every new segment the next address, aligned to 2 MiB, and reuses none."""
-    next_address = first_address
+def falling_addresses(end: int = _END_OF_ADDRESSES) -> Callable[[int], int]:
+    """A driver that puts every new segment below all earlier ones, aligned to 2 MiB, and reuses no address.
+
+    The order matters: of free blocks of one size the lower address is taken. Real drivers go down: of the
+    10,858 segments that 45 recorded traces take beside others, 3,701 lie below all that were held then, 35
+    above all, the rest in gaps. Of 42 recorded runs simulated from an empty device (docs/accuracy_traces.md,
+    without expandable segments) 36 reach the recorded peak of reserved memory to the byte with falling
+    addresses, 31 with rising ones; the errors of the others sum up to 672 and 1,302 MiB.
+    """
+    lowest = end
 
     def address(size_bytes: int) -> int:
-        nonlocal next_address
-        result = next_address
-        next_address += round_up(size_bytes, _ALIGNMENT_BYTES)
-        return result
+        nonlocal lowest
+        lowest -= round_up(size_bytes, _ALIGNMENT_BYTES)
+        return lowest
 
     return address
 

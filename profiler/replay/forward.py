@@ -11,7 +11,7 @@ from profiler.allocator import (
     CachingAllocator,
     SegmentEvent,
     SegmentInfo,
-    rising_addresses,
+    falling_addresses,
 )
 from profiler.replay.initial_state import TraceContradiction, initial_segments, reservation_starts
 from profiler.replay.result import ReplayResult, Timeline
@@ -73,7 +73,7 @@ class _Run:
         self.device = device
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
-        self.fallback_address = rising_addresses()
+        self.fallback_address = falling_addresses()
         self.model = CachingAllocator(
             settings=settings,
             segment_address=self._segment_address,

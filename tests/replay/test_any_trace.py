@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from traces import BASE, MIB, event, freed, large, run
 
-from profiler.allocator import AllocatorSettings, CachingAllocator, SegmentInfo, rising_addresses
+from profiler.allocator import AllocatorSettings, CachingAllocator, SegmentInfo
 from profiler.replay import initial_segments, replay_device
 from profiler.snapshot import DeviceSnapshot, TraceEvent
 
@@ -19,7 +19,6 @@ class Recorder:
         self.settings = AllocatorSettings.parse(conf)
         self.allocator = CachingAllocator(
             settings=self.settings,
-            segment_address=rising_addresses(BASE),
             on_segment_event=lambda each: self.events.append(event(*each)),
         )
 
