@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from groundtruth import needs_snapshots, snapshot_path
 
 from profiler import records
 from profiler.cli import main
@@ -16,12 +17,6 @@ from profiler.gpus import GPUS, gpu_by_name
 from profiler.prediction import simulate, simulate_function
 from profiler.verbs.explain import best_stretch, recorded_requests
 from profiler.workload import Workload
-
-GROUNDTRUTH = Path(
-    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth")
-)
-FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
-needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
 
 SCRIPT = """
 import torch
@@ -271,7 +266,7 @@ def test_explain_names_what_the_simulation_lacks(capsys, tmp_path):
     assert last.endswith("unexplained 7,000 bytes")
 
 
-@needs_traces
+@needs_snapshots
 def test_explain_aligns_a_recorded_training_step_whole(tmp_path):
     folder = Path(__file__).parent
     script = tmp_path / "recorded.py"
@@ -295,7 +290,7 @@ def main(device):
         optimizer.step()
 """
     )
-    (path,) = FOLDER.glob("results__medium_128_training_memory_snapshot*")
+    path = snapshot_path("Wedsonlin+assignment2-systems/results__medium_128_training_memory_snapshot")
     recorded = recorded_requests(path)
     simulation = simulate_function(f"{script}:main", GPUS["A100-80GB"])
     requests, phases = best_stretch(simulation, recorded)
