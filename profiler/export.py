@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from profiler.allocator import AllocatorSettings, CachingAllocator, Segment, SegmentEvent
+from profiler.allocator import AllocatorSettings, CachingAllocator, SegmentEvent, SegmentInfo
 from profiler.errors import ProfilerError
 from profiler.ledger import Allocation, Free, Mark, categories
 from profiler.saved_run import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME, until_last_phase
@@ -58,7 +58,7 @@ def memory_viz(simulation: Simulation, allocator_settings: str = "") -> dict[str
 
 def _replayed(
     simulation: Simulation, settings: AllocatorSettings
-) -> tuple[dict[int, list[SegmentEvent]], tuple[Segment, ...]]:
+) -> tuple[dict[int, list[SegmentEvent]], tuple[SegmentInfo, ...]]:
     """The segment events before each entry, and the segments at the end.
 
     The entries go through the allocator model once more. `torch.cuda.empty_cache()` is not among them: it is
@@ -112,7 +112,7 @@ def _event(
     return event | {"category": category} if category else event
 
 
-def _segment(segment: Segment, frames_at: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+def _segment(segment: SegmentInfo, frames_at: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
     """As in `torch.cuda.memory._snapshot()`; frames of the blocks that are handed out."""
     active = [block for block in segment.blocks if block.state == "active_allocated"]
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings
 from profiler.batch_search import LargestBatch, largest_batch
 from profiler.errors import ProfilerError
 from profiler.gpus import GIB, GPU

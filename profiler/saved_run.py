@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
 from profiler.ledger import Allocation, Free, Mark, Place
 from profiler.origin import origin
