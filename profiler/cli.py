@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import __version__
 from profiler.errors import ProfilerError
+from profiler.workload import ATTENTION, CHECKPOINTING, IMPLEMENTATIONS, OPTIMIZERS, PRECISIONS
 
 if TYPE_CHECKING:
     from profiler.workload import Workload
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_explain,
         _add_fit,
         _add_report,
+        _add_diff,
         _add_techniques,
         _add_record_reference,
         _add_compare,
@@ -125,8 +127,9 @@ def _add_replay(verbs: Any) -> None:
 def _add_explain(verbs: Any) -> None:
     explain = verbs.add_parser(
         "explain",
-        help="what a recorded run allocated that a simulated or another recorded one did not",
-        description="Align two sequences of allocations and name what only one of them has.",
+        help="what a recorded run allocated that its simulation did not",
+        description="Align the allocations of a recording with those of a simulation, and name what only one "
+        "of them has. To compare two recordings: `profiler diff`.",
         epilog="example: profiler explain run.pickle --against gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
     explain.add_argument("snapshot", metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot")
@@ -135,7 +138,7 @@ def _add_explain(verbs: Any) -> None:
         dest="model",
         required=True,
         metavar="MODEL",
-        help="a model's name, your own code as script.py:function, or another snapshot file",
+        help="a model's name, or your own code as script.py:function",
     )
     _add_simulation_options(explain)
     explain.set_defaults(verb=_explain)
@@ -184,6 +187,21 @@ def _add_compare(verbs: Any) -> None:
     compare.set_defaults(verb=_compare)
 
 
+_WORKLOAD_WORDS = {
+    "batch": "samples in a micro-batch",
+    "length": "tokens of a sequence, or pixels of an image's side; 0 where the model knows",
+    "optimizer": f"one of {', '.join(OPTIMIZERS)}",
+    "attention": " or ".join(ATTENTION),
+    "micro_batches": "forward and backward passes before an optimizer step",
+    "steps": "optimizer steps; the second is the steady state",
+    "seed": "of weights and data",
+    "optimizer_implementation": f"one of {', '.join(IMPLEMENTATIONS)}",
+    "precision": f"one of {', '.join(PRECISIONS)}",
+    "checkpointing": f"what is computed again: one of {', '.join(CHECKPOINTING)}",
+    "layers": "depth of a built-in model; 0 for its own",
+}
+
+
 def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
     """The GPU, its allocator, and every field of a workload."""
     from dataclasses import MISSING, fields
@@ -199,12 +217,11 @@ def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
     for field in fields(Workload):
         if field.name == "model":
             continue
-        option = f"--{field.name.replace('_', '-')}"
         default = 1 if field.default is MISSING else field.default
-        if isinstance(default, bool):
-            verb.add_argument(option, action=argparse.BooleanOptionalAction, default=default)
-        else:
-            verb.add_argument(option, type=type(default), default=default, help=f"default: {default}")
+        words = f"{_WORKLOAD_WORDS.get(field.name, field.name)}; default: {default}"
+        metavar = "N" if isinstance(default, int) else "NAME"
+        option = f"--{field.name.replace('_', '-')}"
+        verb.add_argument(option, type=type(default), default=default, metavar=metavar, help=words)
 
 
 def _add_fit(verbs: Any) -> None:
@@ -246,11 +263,17 @@ def _add_fit(verbs: Any) -> None:
 def _add_report(verbs: Any) -> None:
     report = verbs.add_parser(
         "report",
-        help="one simulated run as an HTML page, a memory_viz snapshot or a Perfetto trace",
-        description="Simulate a training step and write what happened, allocation by allocation.",
-        epilog="example: profiler report gpt2 --batch 8 --length 512 -o report.html --trace trace.json",
+        help="a run or a folder of results as one HTML page; a simulated run for memory_viz or Perfetto",
+        description="Write one HTML file that needs no network: of a training step that is simulated now, of "
+        "a CUDA memory snapshot or a saved run, or of a folder of results.",
+        epilog="examples: profiler report gpt2 --batch 8 --length 512 --memory-viz gpt2.pickle; "
+        "profiler report snapshot.pickle -o snapshot.html; profiler report results/cpu -o results.html",
     )
-    report.add_argument("model", metavar="TARGET", help="what `profiler fit` takes")
+    report.add_argument(
+        "model",
+        metavar="TARGET",
+        help="as in `profiler fit`, or a snapshot, a saved run, a results folder",
+    )
     _add_simulation_options(report)
     report.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="as in `profiler fit`"
@@ -258,7 +281,27 @@ def _add_report(verbs: Any) -> None:
     report.add_argument("-o", "--output", default="report.html", metavar="FILE", help="default: report.html")
     report.add_argument("--memory-viz", metavar="FILE", help="a snapshot for pytorch.org/memory_viz")
     report.add_argument("--trace", metavar="FILE", help="counters for ui.perfetto.dev")
+    report.add_argument("--save", metavar="FILE", help="the run itself, for a later `profiler diff`")
     report.set_defaults(verb=_report)
+
+
+def _add_diff(verbs: Any) -> None:
+    diff = verbs.add_parser(
+        "diff",
+        help="what grew between two runs, or two folders of records: by category, module and line",
+        description="Compare the allocated bytes at the peaks of two runs: the differences of the parts sum "
+        "to that of the peaks. The runs of two folders are paired by workload.",
+        epilog="example: profiler report gpt2 --length 512 --save before.parquet; "
+        "profiler report gpt2 --length 768 --save after.parquet; "
+        "profiler diff before.parquet after.parquet --output grew.png",
+    )
+    kinds = "file of `profiler report --save` or recording.save(), CUDA memory snapshot, or results folder"
+    diff.add_argument("before", metavar="A", help=kinds)
+    diff.add_argument("after", metavar="B", help="another of the kind")
+    diff.add_argument("--top", type=int, default=10, help="parts or runs to show; default: 10")
+    diff.add_argument("--output", metavar="FILE", help="a picture of what grew, as .png or .svg")
+    diff.add_argument("--json", action="store_true", help="print every part as JSON")
+    diff.set_defaults(verb=_diff)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -318,8 +361,16 @@ def _report(options: argparse.Namespace) -> None:
             html=Path(options.output),
             memory_viz=Path(options.memory_viz) if options.memory_viz else None,
             trace=Path(options.trace) if options.trace else None,
+            save=Path(options.save) if options.save else None,
         )
     )
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from profiler.verbs.diff import DiffOptions, diff
+
+    output = Path(options.output) if options.output else None
+    diff(DiffOptions(Path(options.before), Path(options.after), options.top, output, options.json))
 
 
 def _techniques(options: argparse.Namespace) -> None:
@@ -371,13 +422,10 @@ def _replay(options: argparse.Namespace) -> int:
     return replay(Path(options.snapshot))
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from profiler.models import MODELS
+def _explain(options: argparse.Namespace) -> None:
     from profiler.verbs.explain import explain
 
-    path = Path(options.model)
-    against = path if options.model not in MODELS and path.is_file() else _target(options)
-    return explain(Path(options.snapshot), against, options.gpu, options.allocator_settings)
+    explain(Path(options.snapshot), _target(options), options.gpu, options.allocator_settings)
 
 
 def _record_reference(options: argparse.Namespace) -> None:

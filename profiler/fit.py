@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from profiler.allocator import AllocatorSettings
 from profiler.batch_search import LargestBatch, largest_batch
 from profiler.errors import ProfilerError
 from profiler.gpus import GIB, GPU
@@ -138,7 +139,12 @@ def fit(
         techniques = background.submit(_techniques, first, run if question.with_techniques else None)
         largest = None
         if question.with_largest:
-            largest = largest_batch(_at_batch(workload, usable_bytes, run), usable_bytes, first)
+            largest = largest_batch(
+                _at_batch(workload, usable_bytes, run),
+                usable_bytes,
+                first,
+                AllocatorSettings.parse(question.allocator_settings),
+            )
         results = techniques.result()
     return Fit(
         gpu=gpu,

@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profiler.difference import Change
+from profiler.difference import changes as differences
 from profiler.errors import ProfilerError
+from profiler.ledger import CATEGORIES
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -104,21 +107,23 @@ def changes(old: Peak, new: Peak) -> str:
         if before != now:
             lines.append(f"  {name} since the baseline: {before} before, {now} now")
     for what in ("categories", "modules"):
-        before, now = getattr(old, what), getattr(new, what)
-        difference = {key: now.get(key, 0) - before.get(key, 0) for key in before.keys() | now.keys()}
-        moved = sorted(
-            (item for item in difference.items() if item[1]), key=lambda item: (-abs(item[1]), item[0])
-        )
+        moved = [c for c in differences(getattr(old, what), getattr(new, what)) if c.difference_bytes]
         if moved:
-            words = ", ".join(_signed(name, size_bytes) for name, size_bytes in moved[:_CONTRIBUTORS])
+            words = ", ".join(_signed(change) for change in moved[:_CONTRIBUTORS])
             lines.append(f"  {what} since the baseline: {words}")
     return "\n".join(lines) or "  nothing else changed since the baseline"
 
 
 def _top(sizes: Mapping[str, int]) -> str:
     largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_CONTRIBUTORS]
-    return ", ".join(f"{name.replace('_', ' ')} {format_bytes(size_bytes)}" for name, size_bytes in largest)
+    return ", ".join(f"{_words(name)} {format_bytes(size_bytes)}" for name, size_bytes in largest)
 
 
-def _signed(name: str, size_bytes: int) -> str:
-    return f"{name.replace('_', ' ')} {'+' if size_bytes > 0 else '-'}{format_bytes(abs(size_bytes))}"
+def _signed(change: Change) -> str:
+    sign = "+" if change.difference_bytes > 0 else ""
+    new = " (new)" if not change.before_bytes else ""
+    return f"{_words(change.name)} {sign}{format_bytes(change.difference_bytes)}{new}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ") if name in CATEGORIES else name

@@ -80,7 +80,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Say what became of the baseline."""
     baseline = config.stash.get(_BASELINE, None)
     if baseline is not None and baseline.new:
-        terminalreporter.write_line(f"memory baseline: {len(baseline.new)} peaks written to {baseline.path}")
+        peaks = "1 peak" if len(baseline.new) == 1 else f"{len(baseline.new)} peaks"
+        terminalreporter.write_line(f"memory baseline: {peaks} written to {baseline.path}")
 
 
 class _Baseline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
@@ -41,7 +42,7 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
         name: a GPU's name, or a size such as "24 GiB".
 
     Raises:
-        ProfilerError: no such GPU, or one is open already.
+        ProfilerError: no such GPU, one is open already, or backward() has run in this process before.
     """
     from profiler.gpus import gpu_by_name
     from profiler.measure.simulated import SimulatedRecorder
@@ -52,8 +53,13 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
         gpu = gpu_by_name(name)
     except ValueError as error:
         raise ProfilerError(str(error)) from None
-    # What a program gets that prints its loss: a number, not a value.
-    with SimulatedRecorder(gpu, float_reads=1.0) as recorder:
+    with ExitStack() as stack:
+        # What a program gets that prints its loss: a number, not a value.
+        recorder = SimulatedRecorder(gpu, float_reads=1.0)
+        try:
+            stack.enter_context(recorder)
+        except RuntimeError as error:  # the process has begun to use autograd, or another backend
+            raise ProfilerError(str(error)) from None
         _Simulated.recorder = recorder
         try:
             yield recorder.device
@@ -136,15 +142,25 @@ class Recording:
         whole = [name for name in rows.columns if name.endswith("_bytes")]
         return rows.astype(dict.fromkeys(whole, "Int64"))
 
+    def save(self, path: str | Path) -> None:
+        """Write every allocation and free to a file that `profiler diff` and `profiler report` read.
+
+        Raises ProfilerError inside the block, or if the folder cannot be written.
+        """
+        from profiler.trace_file import write_trace
+
+        if self._measurements is None:
+            raise ProfilerError("the recording is still open; save it after its `with` block")
+        write_trace(Path(path), self._recorder.entries)
+
     def summary(self) -> str:
         """The phases with their peaks and what the peaks are made of, as text."""
-        lines = [f"{'phase':32}{'allocated':>12}{'peak':>12}{'reserved':>12}  at the peak"]
-        for measurement in self.measurements:
-            account, reserved = measurement.account, measurement.memory_stats.get("reserved_bytes.all.peak")
-            lines.append(
-                f"{account.phase!s:32}{format_bytes(account.end_bytes):>12}{format_bytes(account.peak_bytes):>12}"
-                f"{format_bytes(reserved) if reserved is not None else '':>12}  {_largest(account.peak)}"
-            )
+        rows = [_summary_row(measurement) for measurement in self.measurements]
+        shown = [0, 1, 2, *([3] if any(row[3] for row in rows) else [])]  # the CPU reserves nothing
+        lines = []
+        for row in (_SUMMARY, *rows):
+            cells = [f"{row[0]:32}", *(f"{row[column]:>12}" for column in shown[1:])]
+            lines.append(f"{''.join(cells)}  {row[4]}")
         top = max(self.measurements, key=lambda measurement: measurement.account.peak_bytes, default=None)
         if top is not None:
             op = f" ({top.account.peak_op})" if top.account.peak_op else ""
@@ -160,17 +176,9 @@ class Recording:
 
         cells = []
         for measurement in self.measurements:
-            account, reserved = measurement.account, measurement.memory_stats.get("reserved_bytes.all.peak")
-            values = (
-                str(account.phase),
-                format_bytes(account.end_bytes),
-                format_bytes(account.peak_bytes),
-                format_bytes(reserved) if reserved is not None else "",
-                _largest(account.peak),
-            )
-            cells.append("<tr>" + "".join(f"<td>{escape(value)}</td>" for value in values) + "</tr>")
-        names = ("phase", "allocated", "peak", "peak reserved", "at the peak")
-        head = "".join(f"<th>{name}</th>" for name in names)
+            values = "".join(f"<td>{escape(value)}</td>" for value in _summary_row(measurement))
+            cells.append(f"<tr>{values}</tr>")
+        head = "".join(f"<th>{name}</th>" for name in _SUMMARY)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(cells)}</tbody></table>"
 
 
@@ -246,6 +254,20 @@ def _row(measurement: PhaseMeasurement) -> dict[str, Any]:
         "peak_op": account.peak_op,
         "seconds": measurement.seconds,
     }
+
+
+_SUMMARY = ("phase", "allocated", "peak", "reserved", "at the peak")
+
+
+def _summary_row(measurement: PhaseMeasurement) -> tuple[str, str, str, str, str]:
+    account, reserved = measurement.account, measurement.memory_stats.get("reserved_bytes.all.peak")
+    return (
+        str(account.phase),
+        format_bytes(account.end_bytes),
+        format_bytes(account.peak_bytes),
+        format_bytes(reserved) if reserved is not None else "",
+        _largest(account.peak),
+    )
 
 
 def _largest(peak: Any) -> str:

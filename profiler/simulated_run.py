@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
+from profiler.request_sequence import Requests
 from profiler.runner import last_line, process_context
 from profiler.targets import Target
 from profiler.workload import Workload
@@ -49,6 +50,7 @@ class SimulatedRun:
         retries: how often the allocator had to give cached memory back to the device to go on.
         modules: bytes at the peak by module, layers of a list together, largest first.
         assumed: what was guessed about the target, or "".
+        requests: what it asked of the allocator, see profiler.request_sequence.
     """
 
     workload: Workload
@@ -59,6 +61,7 @@ class SimulatedRun:
     retries: int
     modules: tuple[tuple[str, int], ...]
     assumed: str
+    requests: Requests = field(default=(), repr=False)
 
     @property
     def fits(self) -> bool:
@@ -93,20 +96,45 @@ def simulate(
     from profiler import simulation_worker
 
     limited = replace(gpu, memory_bytes=memory_bytes)
-    return _in_fresh_process(simulation_worker.Request(target, workload, limited, allocator_settings))
+    request = simulation_worker.Request(target, workload, limited, allocator_settings)
+    simulated: SimulatedRun = _in_fresh_process(request)
+    return simulated
 
 
-def measure(target: Target, workload: Workload) -> SimulatedRun:
-    """The same on the CUDA device that is here, with real memory, in a fresh process.
+@dataclass(frozen=True)
+class MeasuredRun:
+    """The peaks of a real run.
+
+    Attributes:
+        device_name: the GPU's or the processor's.
+        phase: the one with the allocated peak.
+        peak_allocated_bytes: the most allocated.
+        peak_reserved_bytes: the most that the allocator took; None on the CPU, which reserves nothing.
+        out_of_memory: the allocator's message, or "".
+    """
+
+    device_name: str
+    phase: str
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int | None
+    out_of_memory: str
+
+
+def measure(
+    target: Target, workload: Workload, device_type: str = "cuda", allocator_settings: str = ""
+) -> MeasuredRun:
+    """Train `workload` on the device that is here ("cuda" or "cpu"), with real memory, in a fresh process.
 
     Raises ProfilerError as `simulate` does.
     """
     from profiler import simulation_worker
 
-    return _in_fresh_process(simulation_worker.Request(target, workload, None))
+    request = simulation_worker.Request(target, workload, device_type, allocator_settings)
+    measured: MeasuredRun = _in_fresh_process(request)
+    return measured
 
 
-def _in_fresh_process(request: simulation_worker.Request) -> SimulatedRun:
+def _in_fresh_process(request: simulation_worker.Request) -> Any:
     from profiler import simulation_worker
 
     context = process_context()

@@ -1,6 +1,6 @@
-"""The inside of one simulation process: loads the target, trains it on the simulated GPU, reports once.
+"""The inside of one process: loads the target, trains it on a simulated or a real device, reports once.
 
-Messages to the parent: ("result", SimulatedRun), or ("error", one line).
+Messages to the parent: ("result", SimulatedRun or MeasuredRun), or ("error", one line).
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from profiler import models, targets
+from profiler import targets
 from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.lazy_weights import weights_left_unwritten
-from profiler.targets import Target
+from profiler.targets import Target, with_own_paths
 from profiler.worker import output_to
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     from profiler.measure import PhaseMeasurement
-    from profiler.simulated_run import SimulatedPhase, SimulatedRun
+    from profiler.simulated_run import MeasuredRun, SimulatedPhase, SimulatedRun
     from profiler.timeline import Moment
 
 
 @dataclass(frozen=True)
 class Request:
-    """One run: on a simulated `gpu` whose allocator may take its `memory_bytes`; None for the real one."""
+    """One run: on a simulated GPU whose allocator may take its `memory_bytes`, or on "cuda" or "cpu"."""
 
     target: Target
     workload: Workload
-    gpu: GPU | None
+    device: GPU | str
     allocator_settings: str = ""
 
 
@@ -39,7 +39,9 @@ def run(connection: Connection, request: Request, log: str) -> None:
     """Simulate and send the outcome; the entry point of the process."""
     with output_to(log):
         try:
-            connection.send(("result", _simulated(request) if request.gpu else _measured(request)))
+            connection.send(
+                ("result", _measured(request) if isinstance(request.device, str) else _simulated(request))
+            )
         except ProfilerError as error:
             traceback.print_exc()
             connection.send(("error", str(error)))
@@ -47,64 +49,76 @@ def run(connection: Connection, request: Request, log: str) -> None:
 
 def _simulated(request: Request) -> SimulatedRun:
     from profiler import prediction
+    from profiler.request_sequence import requests_of
     from profiler.simulated_run import SimulatedRun
     from profiler.timeline import by_module
 
-    assert request.gpu is not None
-    assumed = _register(request.target)
+    gpu = request.device
+    assert not isinstance(gpu, str)
+    assumed, parameters = prepared(request.target, request.workload)
     settings = AllocatorSettings.parse(request.allocator_settings)
-    found = prediction.simulate(request.workload, request.gpu, settings)
+    found = with_own_paths(prediction.simulate(request.workload, gpu, settings), request.target)
     moments = found.peaks()
     peak = found.peak()
     return SimulatedRun(
         workload=request.workload,
-        memory_bytes=request.gpu.memory_bytes,
-        phases=tuple(
-            _phase(m, moment, request.target) for m, moment in zip(found.phases, moments, strict=True)
-        ),
-        parameters=_parameters(request.workload),
+        memory_bytes=gpu.memory_bytes,
+        phases=tuple(_phase(m, moment) for m, moment in zip(found.phases, moments, strict=True)),
+        parameters=parameters,
         out_of_memory=found.out_of_memory.message if found.out_of_memory else "",
         retries=found.phases[-1].memory_stats["num_alloc_retries"],
-        modules=tuple(
-            (_own_path(share.name, request.target), share.size_bytes)
-            for share in by_module(found.entries, peak.position)
-        ),
+        modules=tuple((share.name, share.size_bytes) for share in by_module(found.entries, peak.position)),
         assumed=assumed,
+        requests=requests_of(found.entries),
     )
 
 
-def _measured(request: Request) -> SimulatedRun:
+def _measured(request: Request) -> MeasuredRun:
     import torch
 
+    from profiler.measure.cpu import CpuRecorder
     from profiler.measure.cuda import CudaRecorder
-    from profiler.simulated_run import SimulatedRun
+    from profiler.prediction import in_one_line
+    from profiler.provenance import provenance
+    from profiler.simulated_run import MeasuredRun
     from profiler.training_step import train
 
-    assumed = _register(request.target)
-    recorder, out_of_memory = CudaRecorder(), ""
+    on_cuda = request.device == "cuda"
+    if on_cuda and request.allocator_settings:
+        torch.cuda.memory._set_allocator_settings(request.allocator_settings)
+    prepared(request.target, request.workload)
+    recorder, out_of_memory = CudaRecorder() if on_cuda else CpuRecorder(), ""
     with recorder:
         try:
-            train(request.workload, torch.device("cuda"), recorder)
+            train(request.workload, torch.device(str(request.device)), recorder)
         except torch.OutOfMemoryError as error:
             out_of_memory = str(error).splitlines()[0]
-    measurements = recorder.measurements()
-    return SimulatedRun(
-        workload=request.workload,
-        memory_bytes=torch.cuda.mem_get_info()[1],
-        phases=tuple(_phase(measurement, None, request.target) for measurement in measurements),
-        parameters=_parameters(request.workload),
+        except ProfilerError:
+            raise
+        except Exception as error:
+            raise ProfilerError(f"{request.target.name}: {in_one_line(error)}") from error
+    phases = [(_measured_peak(measurement), measurement) for measurement in recorder.measurements()]
+    peak_bytes, top = max(phases, key=lambda pair: pair[0])
+    reserved = [m.memory_stats["reserved_bytes.all.peak"] for _, m in phases] if on_cuda else None
+    return MeasuredRun(
+        device_name=str(provenance(str(request.device))["device_name"]),
+        phase=str(top.account.phase),
+        peak_allocated_bytes=peak_bytes,
+        peak_reserved_bytes=max(reserved) if reserved else None,
         out_of_memory=out_of_memory,
-        retries=measurements[-1].memory_stats["num_alloc_retries"],
-        modules=(),
-        assumed=assumed,
     )
 
 
-def _register(target: Target) -> str:
-    """Load the target; an error of the user's code becomes one line."""
+def _measured_peak(measurement: PhaseMeasurement) -> int:
+    """What the allocator itself says, where it keeps statistics; the sum of the ledger on the CPU."""
+    return measurement.memory_stats.get("allocated_bytes.all.peak", measurement.account.peak_bytes)
+
+
+def prepared(target: Target, workload: Workload) -> tuple[str, int]:
+    """What `targets.prepare` says; an error of the user's code becomes one line."""
     try:
         with weights_left_unwritten():
-            return targets.register(target)
+            return targets.prepare(target, workload)
     except ProfilerError:
         raise
     except (Exception, SystemExit) as error:
@@ -113,24 +127,11 @@ def _register(target: Target) -> str:
         raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
 
 
-def _own_path(module: str, target: Target) -> str:
-    """A module's path in the user's model, which a function's target is wrapped around as `model`."""
-    if ":" not in target.name:
-        return module
-    return "(the model itself)" if module == "model" else module.removeprefix("model.")
-
-
-def _parameters(workload: Workload) -> int:
-    """How many parameters the model has, shared ones once."""
-    module = models.build_model(workload, initialize=False)
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _phase(measurement: PhaseMeasurement, moment: Moment | None, target: Target) -> SimulatedPhase:
+def _phase(measurement: PhaseMeasurement, moment: Moment) -> SimulatedPhase:
     from profiler.simulated_run import SimulatedPhase
 
     account, statistics = measurement.account, measurement.memory_stats
-    where = moment.allocation.where if moment and moment.allocation else None
+    where = moment.allocation.where if moment.allocation else None
     return SimulatedPhase(
         name=str(account.phase),
         allocated_bytes=account.end_bytes,
@@ -139,6 +140,6 @@ def _phase(measurement: PhaseMeasurement, moment: Moment | None, target: Target)
         peak_reserved_bytes=statistics["reserved_bytes.all.peak"],
         peak={category: size for category, size in account.peak.items() if size},
         peak_op=account.peak_op,
-        peak_module=_own_path(where.module, target) if where else "",
+        peak_module=where.module if where else "",
         peak_line=where.line if where else "",
     )

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from profiler.allocator import Block, Segment
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings, BlockInfo, SegmentInfo
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.
@@ -59,7 +58,7 @@ class DeviceSnapshot:
     """
 
     device: int
-    segments: tuple[Segment, ...]
+    segments: tuple[SegmentInfo, ...]
     events: tuple[TraceEvent, ...]
     private_pools: bool
 
@@ -114,7 +113,7 @@ def parse_snapshot(data: object) -> Snapshot:
         raise SnapshotError("not a memory snapshot: it must be a dict with 'segments' and 'device_traces'")
     raw_segments = _list(data, "segments")
     raw_traces = _list(data, "device_traces")
-    by_device: dict[int, list[tuple[Segment, bool]]] = {}
+    by_device: dict[int, list[tuple[SegmentInfo, bool]]] = {}
     for raw in raw_segments:
         device = _integer(raw, "device", 0)
         if device >= _MAX_DEVICES:
@@ -158,7 +157,7 @@ def _one_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else "no details"
 
 
-def _segment(raw: object) -> tuple[Segment, bool]:
+def _segment(raw: object) -> tuple[SegmentInfo, bool]:
     """The segment, and whether it belongs to a private pool."""
     address, total_size_bytes = _integer(raw, "address"), _integer(raw, "total_size")
     blocks, end = [], address
@@ -171,13 +170,13 @@ def _segment(raw: object) -> tuple[Segment, bool]:
         # Old versions give no address and no requested size; blocks tile the segment in any version.
         start = _integer(raw_block, "address", end)
         requested_bytes = _integer(raw_block, "requested_size", size_bytes)
-        blocks.append(Block(start, size_bytes, 0 if state == "inactive" else requested_bytes, state))
+        blocks.append(BlockInfo(start, size_bytes, 0 if state == "inactive" else requested_bytes, state))
         if start != end:
             raise SnapshotError(f"the blocks of segment {address:#x} do not tile it")
         end += size_bytes
     if end != address + total_size_bytes:
         raise SnapshotError(f"the blocks of segment {address:#x} do not tile it")
-    segment = Segment(
+    segment = SegmentInfo(
         address=address,
         total_size_bytes=total_size_bytes,
         stream=_integer(raw, "stream", 0),

@@ -20,7 +20,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,11 +28,15 @@ from typing import TYPE_CHECKING, Any
 from profiler import models
 from profiler.errors import ProfilerError
 from profiler.guessed_inputs import guess
+from profiler.ledger import Allocation
+from profiler.positions import longest_sequence
 from profiler.transformers_target import load_config, model_of, task_batch
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import torch
+
+    from profiler.prediction import Simulation
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,38 @@ def register(target: Target) -> str:
     return assumed
 
 
+def prepare(target: Target, workload: Workload) -> tuple[str, int]:
+    """Register the target and look at its model: what was assumed, or "", and the number of parameters.
+
+    Raises ProfilerError as `register` does, and where `workload.length` is more than the model can read.
+    """
+    assumed = register(target)
+    model = models.build_model(workload, initialize=False)
+    longest = longest_sequence(model)
+    makes_its_own_batches = ":" in target.name and not assumed  # what the length is, is then its own affair
+    if longest is not None and workload.length > longest and not makes_its_own_batches:
+        raise ProfilerError(f"{target.name} reads at most {longest} tokens, not --length {workload.length}")
+    return assumed, sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_own_paths(simulation: Simulation, target: Target) -> Simulation:
+    """The simulation with modules called as in the user's own model, which `register` puts inside another."""
+    if ":" not in target.name:
+        return simulation
+    entries = [
+        replace(entry, where=entry.where._replace(module=_own_path(entry.where.module)))
+        if isinstance(entry, Allocation) and entry.where is not None
+        else entry
+        for entry in simulation.entries
+    ]
+    return replace(simulation, entries=entries)
+
+
+def _own_path(module: str) -> str:
+    names = {_WRAPPER: "(the loss)", "model": "(the model itself)"}
+    return names.get(module, module.removeprefix("model."))
+
+
 def _load(target: Target) -> tuple[models.Model, str]:
     name = target.name
     if name in models.MODELS:
@@ -75,6 +111,10 @@ def _load(target: Target) -> tuple[models.Model, str]:
         return _from_config(target)
     if ":" in name:
         return _from_factory(target)
+    if name.endswith(".py"):
+        raise ProfilerError(f"{name} names no function; write it as in {name}:make_model")
+    if Path(name).suffix or "/" in name:
+        raise ProfilerError(f"{name} does not exist")
     close = difflib.get_close_matches(name, models.MODELS, n=3, cutoff=0.4)
     raise ProfilerError(
         f"unknown model {name!r}" + (f" (close: {', '.join(close)})" if close else "") + "; give one of "
@@ -177,7 +217,7 @@ def _trained(model: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor]) -
     import torch
 
     class Trained(torch.nn.Module):
-        """The user's model with the user's loss."""
+        """The user's model, as `model`, with the user's loss."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -195,6 +235,8 @@ def _trained(model: torch.nn.Module, loss: Callable[[Any, Any], torch.Tensor]) -
 
     return Trained().train()
 
+
+_WRAPPER = "Trained"  # what the class above is called in module paths
 
 # A batch travels as a dict of tensors; these two names say that it was one tensor or a tuple.
 _ALONE, _POSITION = "(alone)", "(position {})"

@@ -115,7 +115,7 @@ def task_batch(
             labels = torch.randint(0, config.num_labels, (batch,), device=device)
             return {"pixel_values": torch.randn(batch, channels, side, side, device=device), "labels": labels}
 
-        return images, f"images of {own} pixels a side unless --length says otherwise"
+        return images, f"random images of {own} pixels a side"
     if name.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration")) and hasattr(
         config, "vocab_size"
     ):

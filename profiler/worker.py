@@ -75,7 +75,7 @@ def make_recorder(settings: RunSettings, on_phase: Callable[[Phase], None] = lam
 
 
 def _simulated_recorder(settings: RunSettings, on_phase: Callable[[Phase], None]) -> Any:
-    from profiler.allocator_settings import AllocatorSettings
+    from profiler.allocator import AllocatorSettings
     from profiler.measure.simulated import SimulatedRecorder
 
     assert settings.gpu is not None

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 import profiler
+from profiler.errors import ProfilerError
 from profiler.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
 from profiler.gpus import GPUS, MIB
-from profiler.simulated_run import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun, simulate
+from profiler.simulated_run import (
+    UNLIMITED_BYTES,
+    MeasuredRun,
+    SimulatedPhase,
+    SimulatedRun,
+    measure,
+    simulate,
+)
 from profiler.targets import Target
 from profiler.techniques import TECHNIQUES, applicable
 from profiler.workload import Workload
@@ -127,3 +135,92 @@ def test_a_gpu_that_nobody_makes_is_said_in_words():
     said = command("mlp", "--batch", "1", "--gpu", "Z900")
     assert said.returncode == 1
     assert "unknown GPU 'Z900'" in said.stderr
+
+
+# --- measuring -----------------------------------------------------------------------------------------
+
+ONE_LAYER = """
+import torch
+def make_model():
+    return torch.nn.Linear(1024, 1024, bias=False)
+def make_batch(batch, length, device):
+    return torch.randn(batch, 1024, device=device)
+def compute_loss(model, batch):
+    return model(batch).sum()
+"""
+
+
+def test_what_is_measured_here_is_the_weight_its_gradient_and_a_little(tmp_path):
+    """The path of --verify on the device that is always there: 4 MiB of weight and as much of gradient; input
+    and output are 4 KiB each."""
+    (tmp_path / "mine.py").write_text(ONE_LAYER)
+    target = Target(f"{tmp_path / 'mine.py'}:make_model")
+    measured = measure(target, Workload(target.name, 1, optimizer="sgd"), "cpu")
+    assert 8 * MIB < measured.peak_allocated_bytes < 8 * MIB + 64 * 1024
+    assert measured.phase == "step 1 backward"
+    assert measured.peak_reserved_bytes is None
+    assert measured.out_of_memory == ""
+    assert measured.device_name
+    with pytest.raises(ProfilerError, match=r"no function 'missing'"):
+        measure(Target(f"{tmp_path / 'mine.py'}:missing"), Workload("x", 1), "cpu")
+
+
+def test_verify_without_a_gpu_is_said_at_once():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    said = command("mlp-tiny", "--batch", "4", "--verify")
+    assert said.returncode == 1
+    assert "no CUDA device" in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.cuda
+def test_verify_prints_measured_beside_predicted():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    said = command("mlp", "--batch", "64", "--verify", "--json", "--no-largest", "--no-techniques")
+    assert said.returncode == 0, said.stderr
+    answer = json.loads(said.stdout)
+    measured = answer["measured"]
+    assert measured["device_name"] == torch.cuda.get_device_name()
+    # 144.2 MiB of weights, as much of gradients, twice as much of states; cuBLAS' workspace differs by GPU.
+    assert measured["peak_allocated_bytes"] > 4 * 4 * 37_801_994
+    assert measured["peak_allocated_bytes"] == pytest.approx(answer["peak_allocated_bytes"], rel=0.05)
+
+
+def test_measured_peaks_are_printed_beside_the_predicted_ones(capsys):
+    from rich.console import Console
+
+    from profiler.verbs.fit import _print_measured
+
+    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, takes(500 * MIB))
+    measured = MeasuredRun("NVIDIA T4", "step 2 backward", 400 * MIB, 500 * MIB, "")
+    _print_measured(answer, measured, Console(width=100))
+    out = capsys.readouterr().out
+    assert "on NVIDIA T4, the peak in step 2 backward" in out
+    assert "allocated 400.00 MiB, predicted 500.00 MiB (+25.00 %)" in out
+    assert "reserved 500.00 MiB, predicted 500.00 MiB (+0.00 %)" in out
+
+
+# Floats of a factored second moment: rows and columns of 64 x 256, 256 x 256 and 256 x 10; the vectors whole.
+FACTORED = (64 + 256) + (256 + 256) + (256 + 10) + (256 + 256 + 10)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states_bytes"),
+    [
+        # Tensors of 4096 elements or more: two moments of a byte each, a float for each block of 256 of
+        # either; the rest in fp32; and two maps of 256 floats (bitsandbytes).
+        ("adamw8bit", 2 * 81_920 + 2 * 4 * 320 + 2 * 4 * 3082 + 2 * 256 * 4),
+        ("adafactor", 4 * FACTORED),
+        ("adafactor_transformers", 4 * FACTORED + 6 * 4),  # and each tensor's RMS
+    ],
+)
+def test_optimizers_with_small_states_are_simulated(optimizer, states_bytes):
+    run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
+    assert run.peak.name.startswith("step 2")
+    assert run.peak.peak["optimizer_states"] == states_bytes

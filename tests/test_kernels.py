@@ -20,6 +20,7 @@ from profiler.kernels import (
     group_norm_forward,
     index_put_accumulate,
     layer_norm_backward,
+    masked_scatter,
     nonzero,
     peak_bytes,
     sort,
@@ -367,3 +368,16 @@ def test_foreach_norm() -> None:
 def test_convolution_bound() -> None:
     assert cudnn_convolution_workspace_bound_bytes(3 << 30, 1 << 30) == 3 << 30
     assert cudnn_convolution_workspace_bound_bytes(1 << 20, 1 << 30) == 1 << 30
+
+
+def test_masked_scatter_sums_its_mask() -> None:
+    """8 bytes an element; 2 tiles of the scan of 128 x 7 int64 each."""
+    found = by_name(masked_scatter(1792, copies_mask=True, source_copy_bytes=400))
+    assert found == {
+        "mask prefix sum": 14336,
+        "contiguous mask": 1792,
+        "scan storage": 1023,
+        "contiguous source": 400,
+    }
+    assert "contiguous mask" not in by_name(masked_scatter(1792, copies_mask=False))
+    assert masked_scatter(0, copies_mask=True) == ()

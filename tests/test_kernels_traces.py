@@ -1,16 +1,22 @@
 """Hidden allocations predicted, against those in recorded CUDA memory traces and published peaks."""
 
 import csv
-import lzma
-import os
-import pickle
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from groundtruth import (
+    PEAKS_OF_OPERATIONS,
+    load,
+    needs_published_peaks,
+    needs_snapshots,
+    snapshot_path,
+    snapshot_paths,
+)
 
 from profiler.gpus import GPU, GPUS
 from profiler.kernels import (
@@ -27,17 +33,9 @@ from profiler.kernels import (
     reduction,
     topk,
 )
+from profiler.snapshot import load_snapshot
 
-GROUNDTRUTH = Path(
-    os.environ.get(
-        "PROFILER_GROUNDTRUTH", Path(__file__).resolve().parents[1] / ".." / "shared" / "groundtruth"
-    )
-)
-
-pytestmark = pytest.mark.skipif(
-    not (GROUNDTRUTH / "snapshots").is_dir(),
-    reason=f"no recorded traces at {GROUNDTRUTH}; set PROFILER_GROUNDTRUTH to their folder",
-)
+pytestmark = [needs_snapshots, needs_published_peaks]
 
 HOPPER = GPUS["H100-80GB"]
 RTX_PRO = GPUS["RTX-PRO-6000-96GB"]
@@ -47,38 +45,27 @@ WEDSON = "Wedsonlin+assignment2-systems/results__medium_"
 KAITLYN = "kkaitlyn111+cs336-a2-systems/memory_"
 
 
-class DataUnpickler(pickle.Unpickler):
-    """Loads containers and scalars only: a pickle from elsewhere could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
-
-
-def recorded(name: str) -> tuple[tuple[int, str, bool], ...]:
+@cache
+def recorded(beginning: str) -> tuple[tuple[int, str, bool], ...]:
     """(requested bytes, innermost function of ATen, hidden) of each allocation in a trace.
 
     Hidden: asked of the allocator by a kernel, and not for the storage of a tensor.
     """
-    return _recorded(next(GROUNDTRUTH.joinpath("snapshots").glob(name + "*.xz")))
+    return tuple(allocations(snapshot_path(beginning)))
 
 
-@cache
-def _recorded(path: Path) -> tuple[tuple[int, str, bool], ...]:
-    with lzma.open(path) as file:
-        snapshot = DataUnpickler(file).load()
-    found = []
-    for trace in snapshot["device_traces"]:
-        for event in trace:
-            if event["action"] == "alloc":
-                names = [frame["name"] for frame in event["frames"] if "(" in frame["name"]]
+def allocations(path: Path) -> Iterator[tuple[int, str, bool]]:
+    for device in load_snapshot(path).devices:
+        for event in device.events:
+            if event.action == "alloc":
+                names = [frame.name for frame in event.frames if "(" in frame.name]
                 of_tensor = any(
                     mark in name
                     for name in names
                     for mark in ("empty_cuda", "empty_strided", "resize_bytes_cuda")
                 )
                 in_aten = [name for name in names if _is_aten(name)]
-                found.append((event["size"], in_aten[0] if in_aten else "", bool(in_aten) and not of_tensor))
-    return tuple(found)
+                yield event.size_bytes, in_aten[0] if in_aten else "", bool(in_aten) and not of_tensor
 
 
 def _is_aten(name: str) -> bool:
@@ -248,14 +235,13 @@ def test_cublas_workspaces(name: str, gpu: GPU, torch_version: tuple[int, int], 
 
 def test_blackwell_had_the_small_workspace_until_2_11() -> None:
     """The block in a trace of an RTX PRO 6000 was allocated before recording began."""
-    path = next(GROUNDTRUTH.joinpath("snapshots").glob(LINYUN + "xl_ctx512_full_step_none.f2*.xz"))
-    with lzma.open(path) as file:
-        snapshot = DataUnpickler(file).load()
+    (device,) = load(LINYUN + "xl_ctx512_full_step_none.f2").devices
+    allocated = {event.address for event in device.events if event.action == "alloc"}
     active = [
-        block["requested_size"]
-        for segment in snapshot["segments"]
-        for block in segment["blocks"]
-        if block["state"] == "active_allocated" and not block["frames"]
+        block.requested_bytes
+        for segment in device.segments
+        for block in segment.blocks
+        if block.state == "active_allocated" and block.address not in allocated
     ]
     (workspace,) = cublas_workspace(RTX_PRO, (2, 11))
     assert workspace.size_bytes == 8519680
@@ -286,8 +272,8 @@ def test_every_hidden_allocation_belongs_to_a_modelled_kernel() -> None:
         "inclusive_scan": "cumsum",
     }
     found: Counter[str] = Counter()
-    for path in sorted(GROUNDTRUTH.joinpath("snapshots").glob("*/*.xz")):
-        for size_bytes, function, hidden in _recorded.__wrapped__(path):
+    for path in snapshot_paths():
+        for size_bytes, function, hidden in allocations(path):
             if hidden:
                 family = next((family for mark, family in families.items() if mark in function), None)
                 assert family, f"{path.name}: {size_bytes} bytes in {function}"
@@ -333,7 +319,7 @@ def test_topk_over_several_blocks() -> None:
 
 
 def published(kernel: str, mode: str = "full") -> list[dict[str, str]]:
-    with GROUNDTRUTH.joinpath("published", "liger_kernel_memory_rows.csv").open(newline="") as file:
+    with PEAKS_OF_OPERATIONS.open(newline="") as file:
         return [
             row
             for row in csv.DictReader(file)

@@ -65,7 +65,7 @@ def test_a_baseline_is_begun_kept_and_noticed(pytester):
     path = pytester.makepyfile(test_user=USER.format(mark=""))
     begun = run(pytester, "--memory-baseline", "memory.json")
     begun.assert_outcomes(passed=1)
-    begun.stdout.fnmatch_lines(["memory baseline: 1 peaks written to memory.json"])
+    begun.stdout.fnmatch_lines(["memory baseline: 1 peak written to memory.json"])
     kept = json.loads((pytester.path / "memory.json").read_text())
     assert list(kept["peaks"]) == ["test_user.py::test_step"]
     assert kept["peaks"]["test_user.py::test_step"]["categories"]["parameters"] == 4 * MIB
@@ -124,7 +124,7 @@ def test_changes_are_told_largest_first():
         peak(130, parameters=41, activations=20, gradients=40),
     )
     words = memory_baseline.changes(old, new)
-    assert "gradients +40.00 MiB, activations -30.00 MiB, parameters +1.00 MiB" in words
+    assert "gradients +40.00 MiB (new), activations -30.00 MiB, parameters +1.00 MiB" in words
     assert memory_baseline.changes(old, old) == "  nothing else changed since the baseline"
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 
 import profiler
 from profiler.errors import ProfilerError
+from profiler.saved_run import load
+from profiler.timeline import by_module
 
 # Two layers of 256 × 256 without bias, batch 32: everything in float32.
 WEIGHTS = 2 * 256 * 256 * 4
@@ -118,13 +121,37 @@ table = recording.table()
 check_second_step(table)
 assert (table["peak_reserved_bytes"] >= table["peak_allocated_bytes"]).all()
 assert table["workspaces_bytes"].max() > 0
+import sys
+from pathlib import Path
+recording.save(sys.argv[1])
 """
 
 
-def test_the_same_loop_on_a_simulated_gpu():
-    done = subprocess.run([sys.executable, "-c", SIMULATED], capture_output=True, text=True, check=False)
+def test_the_same_loop_on_a_simulated_gpu(tmp_path):
+    saved = str(tmp_path / "run.parquet")
+    done = subprocess.run(
+        [sys.executable, "-c", SIMULATED, saved], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1.0\n"
+    run = load(Path(saved))
+    modules = {share.name for share in by_module(run.entries, run.peak().position)}
+    assert {"0", "2"} <= modules  # the two linear layers of the Sequential
+
+
+LATE = """
+import profiler, torch
+torch.ones(1, requires_grad=True).sum().backward()
+with profiler.simulated_gpu("T4"):
+    pass
+"""
+
+
+def test_a_simulated_gpu_that_is_opened_too_late_says_so():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("profiler.errors.ProfilerError: backward() ran before the simulated GPU existed")
+    assert "report a bug" not in done.stderr
 
 
 def test_importing_profiler_does_not_import_torch():

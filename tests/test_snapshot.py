@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.allocator import Block, Segment
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings, BlockInfo, SegmentInfo
 from profiler.snapshot import Frame, SnapshotError, TraceEvent, _unpickle, load_snapshot, parse_snapshot
 
 MIB = 1024**2
@@ -64,8 +63,8 @@ def test_segments_and_events_are_read() -> None:
     loaded = parse_snapshot(snapshot())
     first, second = loaded.devices
     frames = (Frame("train.py", 7, "main"),)
-    blocks = (Block(4096, 1024, 700, "active_allocated"), Block(5120, 2 * MIB - 1024, 0, "inactive"))
-    assert first.segments == (Segment(4096, 2 * MIB, 0, "small", False, blocks),)
+    blocks = (BlockInfo(4096, 1024, 700, "active_allocated"), BlockInfo(5120, 2 * MIB - 1024, 0, "inactive"))
+    assert first.segments == (SegmentInfo(4096, 2 * MIB, 0, "small", False, blocks),)
     assert first.events == (
         TraceEvent("segment_alloc", 4096, 2 * MIB, 0, 0, frames),
         TraceEvent("alloc", 4096, 700, 0, 12, frames),
@@ -93,8 +92,8 @@ def test_old_versions_leave_keys_out() -> None:
         ]
     }
     (device,) = parse_snapshot(data).devices
-    blocks = (Block(4096, 512, 512, "active_allocated"), Block(4608, 2 * MIB - 512, 0, "inactive"))
-    assert device.segments == (Segment(4096, 2 * MIB, 0, "large", False, blocks),)
+    blocks = (BlockInfo(4096, 512, 512, "active_allocated"), BlockInfo(4608, 2 * MIB - 512, 0, "inactive"))
+    assert device.segments == (SegmentInfo(4096, 2 * MIB, 0, "large", False, blocks),)
     assert device.events == ()
 
 
@@ -149,7 +148,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, protocol: int) -> No
 
 def test_even_harmless_classes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "snapshot.pickle"
-    path.write_bytes(pickle.dumps(snapshot() | {"device": Block(0, 1, 1, "inactive")}))
+    path.write_bytes(pickle.dumps(snapshot() | {"device": BlockInfo(0, 1, 1, "inactive")}))
     with pytest.raises(SnapshotError, match="refused"):
         load_snapshot(path)
 

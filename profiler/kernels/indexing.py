@@ -162,6 +162,23 @@ def cumsum(shape: tuple[int, ...], dim: int, element_bytes: int) -> tuple[Scratc
     return (Scratch("scan storage", cub.scan_bytes(min(elements, 2**30), element_bytes)),)
 
 
+def masked_scatter(elements: int, *, copies_mask: bool, source_copy_bytes: int = 0) -> tuple[Scratch, ...]:
+    """Scratch of masked_scatter_ into a tensor of so many elements.
+
+    Source: cuda/IndexKernel.cpp, masked_scatter__cuda, and IndexKernel.cu, launch_masked_scatter_kernel:
+    an int64 prefix sum of the mask, which is made contiguous first (a broadcast one is copied), as is the
+    source. Derived, not measured.
+    """
+    if elements == 0:
+        return ()
+    return scratches(
+        Scratch("mask prefix sum", elements * 8),
+        Scratch("contiguous mask", elements if copies_mask else 0),
+        Scratch("scan storage", cub.scan_bytes(min(elements, 2**30), 8), "stage"),
+        Scratch("contiguous source", source_copy_bytes, "op", 1),
+    )
+
+
 def topk(
     slices: int, slice_items: int, k: int, element_bytes: int, gpu: GPU, *, is_sorted: bool = True
 ) -> tuple[Scratch, ...]:

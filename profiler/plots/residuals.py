@@ -46,15 +46,11 @@ def residuals(records: pd.DataFrame, source: str = "formula") -> Figure:
     panels[0].set_yticks(range(len(models)), models)
     panels[0].set_ylim(-0.6, len(models) - 0.4)
     exact = (compared["difference_bytes"] == 0).mean()
-    figure.suptitle(
+    style.headline(
+        figure,
         f"{100 * exact:.0f} % of the levels leave no residual; a peak adds what lives only inside its phase",
-        x=0.01,
-        ha="left",
-        fontsize=15,
-        fontweight="bold",
     )
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    style.shared_legend(figure, panels)
     return figure
 
 

@@ -24,12 +24,9 @@ def measured_against_predicted(records: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(14, 6.8))
     exact = compare(records)
     share = (exact["difference_bytes"] == 0).mean()
-    figure.suptitle(
+    style.headline(
+        figure,
         f"The per-phase formula has {100 * share:.0f} % of the levels to the byte; a peak is more than a sum",
-        x=0.01,
-        ha="left",
-        fontsize=17,
-        fontweight="bold",
     )
     for axes, prefix, name in (
         (panels[0], "", "level at the end of a phase"),

@@ -20,6 +20,7 @@ from profiler.simulation.errors import UnsupportedOperation
 from profiler.simulation.outputs import DEVICE_TYPE
 
 _SIMULATED = f"{DEVICE_TYPE}:0"
+_NAMES_OF_DEVICES = (torch.device, str)
 _CUDA = torch.device("cuda", 0)
 
 
@@ -110,7 +111,10 @@ class _CudaNames(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.device:
             return func(*args, **(kwargs or {}))
-        args = tuple(_to_simulated(a) if isinstance(a, torch.device | str) else a for a in args)
+        for argument in args:  # nearly every call has none: no copy of the arguments is made
+            if isinstance(argument, _NAMES_OF_DEVICES):
+                args = tuple([_to_simulated(a) for a in args])
+                break
         if kwargs:
             kwargs = {
                 name: _device_of(value) if name == "device" else _to_simulated(value)

@@ -17,6 +17,7 @@ from profiler.simulation.errors import UnsupportedOperation
 from profiler.simulation.host_values import HostValues
 from profiler.simulation.outputs import (
     ALLOCATION_ORDER,
+    DEVICE_TYPE,
     HOST_OUTPUTS,
     OUTPUTS_BEFORE_SCRATCH,
     Metadata,
@@ -62,7 +63,13 @@ class _Plan:
     # positions of the returns in the order of their allocation
     order: tuple[int, ...]
     host: tuple[int, ...]
+    # names and positions of the arguments that it writes
+    written: tuple[tuple[str, int], ...]
+    is_random: bool
 
+
+# Batch norm updates them, which its schema does not tell.
+_RUNNING_STATISTICS = ("running_mean", "running_var")
 
 _plans: dict[OpOverload, _Plan] = {}
 
@@ -81,8 +88,22 @@ def _plan(op: OpOverload) -> _Plan:
                     target = (argument.name, position)
         returns.append(target)
     only_values = bool(schema.returns) and all("Tensor" not in str(value.type) for value in schema.returns)
-    order = ALLOCATION_ORDER.get(op, tuple(range(len(returns))))
-    return _Plan(schema.name, is_view, only_values, tuple(returns), order, HOST_OUTPUTS.get(op, ()))
+    written = [
+        (argument.name, position)
+        for position, argument in enumerate(schema.arguments)
+        if (argument.alias_info is not None and argument.alias_info.is_write)
+        or argument.name in _RUNNING_STATISTICS
+    ]
+    return _Plan(
+        schema.name,
+        is_view,
+        only_values,
+        tuple(returns),
+        ALLOCATION_ORDER.get(op, tuple(range(len(returns)))),
+        HOST_OUTPUTS.get(op, ()),
+        tuple(written),
+        any("Generator" in str(argument.type) for argument in schema.arguments),
+    )
 
 
 def new_tensor(described: Metadata, op: str) -> torch.Tensor:
@@ -105,26 +126,37 @@ def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
         try:
             described = describe_outputs(op, args, kwargs)
         except UnsupportedOperation:
-            described = describe(_read(op, plan, args, kwargs))
+            # What returns nothing writes in place (the fused optimizers): there is nothing to describe.
+            described = describe(_read(op, plan, args, kwargs)) if plan.returns else ()
         result = _allocate(op, plan, described, args, kwargs)
-        machine.values.follow(op, args, kwargs, result)
+        machine.values.follow(op, args, kwargs, result, _written(plan, args, kwargs), plan.is_random)
         return result
 
 
 def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation whose outcome depends on values, where the host knows them."""
-    if (
-        op is torch.ops.aten._local_scalar_dense.default
-        and args[0].is_floating_point()
-        and machine.float_reads is not None
-    ):
-        return machine.float_reads
     try:
         return machine.values.compute(op, args, kwargs)
     except KeyError:
+        if (
+            op is torch.ops.aten._local_scalar_dense.default
+            and args[0].is_floating_point()
+            and machine.float_reads is not None
+        ):
+            return machine.float_reads
         raise UnsupportedOperation(
             plan.name, "it needs values of the device; a simulated GPU holds none"
         ) from None
+
+
+def _written(plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The device tensors that the operation changes."""
+    found: list[torch.Tensor] = []
+    for name, position in plan.written:
+        value = args[position] if position < len(args) else kwargs.get(name)
+        values = value if isinstance(value, list | tuple) else (value,)
+        found += [each for each in values if isinstance(each, torch.Tensor)]
+    return [tensor for tensor in found if tensor.device.type == DEVICE_TYPE]
 
 
 def _allocate(
@@ -165,6 +197,7 @@ def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwarg
         argument = args[place] if place < len(args) else kwargs[name]
         if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
             resize(argument, described[0], described[1], plan.name)
+            machine.values.note_fresh(argument)
         return argument
     if isinstance(described, list):
         return [new_tensor(item, plan.name) for item in described]

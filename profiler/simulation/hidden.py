@@ -55,6 +55,7 @@ _MATRIX_PRODUCTS = {
     "dot": (),
     "vdot": (),
     "_scaled_mm": (),
+    "_grouped_mm": (),
 }
 
 
@@ -230,6 +231,18 @@ def _index_put(
     )
 
 
+def _masked_scatter(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    tensor, source = arguments["self"], arguments["source"]
+    mask = arguments["mask"].expand(tensor.shape)
+    return kernels.masked_scatter(
+        tensor.numel(),
+        copies_mask=not mask.is_contiguous(),
+        source_copy_bytes=0 if source.is_contiguous() else _bytes(source),
+    )
+
+
 def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
     return kernels.nonzero(arguments["self"].numel(), gpu)
 
@@ -351,6 +364,7 @@ _RULES: dict[str, Rule] = {
     "embedding_dense_backward": _embedding_backward,
     "_index_put_impl_": _index_put,
     "nonzero": _nonzero,
+    "masked_scatter_": _masked_scatter,
     "cumsum": _cumulative,
     "cumprod": _cumulative,
     "topk": _topk,
@@ -388,9 +402,17 @@ class HiddenAllocations:
         if rule is None:
             return ()
         found = rule(_arguments(op, args, kwargs), described, self._gpu, self._version)
-        if name in _MATRIX_PRODUCTS:
+        if name in _MATRIX_PRODUCTS and not self._runs_on_cutlass(name, args):
             found += self._blas_workspace()
         return found
+
+    def _runs_on_cutlass(self, name: str, args: Sequence[Any]) -> bool:
+        """GroupedBlas.cpp, `_grouped_mm_cuda`: bfloat16 on capability 9 and 10, not group by group."""
+        return (
+            name == "_grouped_mm"
+            and self._gpu.capability[0] in (9, 10)
+            and all(matrix.dtype == torch.bfloat16 for matrix in args[:2])
+        )
 
     def _blas_workspace(self) -> tuple[Scratch, ...]:
         """cuBLAS handles belong to threads: the forward's and autograd's each keep a workspace for ever."""

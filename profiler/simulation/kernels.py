@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from profiler.simulation import autocast, cuda_paths, dispatch
+from profiler.simulation import autocast, ctc_loss, cuda_paths, dispatch
 from profiler.simulation.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
 from profiler.simulation.errors import UnsupportedOperation
-from profiler.simulation.outputs import DEVICE_TYPE, RULED_OPERATIONS, contiguous
+from profiler.simulation.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
 from profiler.simulation.storage import span_bytes
 
 aten = torch.ops.aten
@@ -31,10 +31,16 @@ def empty(
     if layout not in (None, torch.strided):
         raise UnsupportedOperation("aten::empty", f"layout {layout} is not simulated, only torch.strided")
     if memory_format in (None, torch.contiguous_format, torch.preserve_format):
-        return new_tensor(contiguous(size, dtype), "aten::empty")
+        return _fresh(contiguous(size, dtype), "aten::empty")
     with torch._C.DisableTorchFunction():
         like = torch.empty(size, dtype=dtype, device="meta", memory_format=memory_format)
-    return new_tensor((tuple(size), like.stride(), dtype), "aten::empty")
+    return _fresh((tuple(size), like.stride(), dtype), "aten::empty")
+
+
+def _fresh(described: Metadata, op: str) -> torch.Tensor:
+    tensor = new_tensor(described, op)
+    machine.values.note_fresh(tensor)
+    return tensor
 
 
 def empty_strided(
@@ -46,7 +52,7 @@ def empty_strided(
     pin_memory: bool | None = None,
 ) -> torch.Tensor:
     """A new block."""
-    return new_tensor((tuple(size), tuple(stride), dtype or torch.get_default_dtype()), "aten::empty_strided")
+    return _fresh((tuple(size), tuple(stride), dtype or torch.get_default_dtype()), "aten::empty_strided")
 
 
 def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
@@ -59,6 +65,8 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
         if src.device.type == "meta":
             raise UnsupportedOperation("aten::copy_", "cannot copy out of a meta tensor: it has no data")
         values = machine.values.of(src) if src.device.type == DEVICE_TYPE else src
+        if src.is_floating_point() and src.requires_grad:
+            values = None  # a parameter: data, not control
         if self.device.type != DEVICE_TYPE:
             if values is None:
                 reason = "it needs values of the device; a simulated GPU holds none"
@@ -128,6 +136,13 @@ def index_put_impl_(
         return dispatch.run(aten._index_put_impl_.default, self, positions, values, accumulate, unsafe)
 
 
+def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """cuda/IndexKernel.cpp, `masked_select_out_cuda_impl`: an index by the mask, both expanded."""
+    with torch._C.DisableTorchFunction():
+        expanded, expanded_mask = torch.broadcast_tensors(*(t if t.dim() else t[None] for t in (self, mask)))
+        return index(expanded, [expanded_mask])
+
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     "empty.memory_format": empty,
     "empty_strided": empty_strided,
@@ -135,6 +150,9 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "resize_": resize_,
     "index.Tensor": index,
     "_index_put_impl_": index_put_impl_,
+    "masked_select": masked_select,
+    "_ctc_loss": ctc_loss.ctc_loss,
+    "_ctc_loss_backward": ctc_loss.ctc_loss_backward,
     "convolution": cuda_paths.convolution,
     "convolution_backward": cuda_paths.convolution_backward,
 }

@@ -9,6 +9,7 @@ import torch
 import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
+from profiler.kernels.scratch import round_up
 from profiler.simulation.errors import UnsupportedOperation
 
 DEVICE_TYPE = "simgpu"
@@ -73,10 +74,36 @@ def _fused_rms_norm_backward(
     return [contiguous(input.shape, input.dtype) if output_mask[0] else None, grad_weight]
 
 
-# Operations without a Meta kernel of their own.
+def _grouped_mm(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Metadata:
+    """GroupedMMUtils.h, `create_grouped_gemm_output_tensor`: rows begin at multiples of 16 bytes.
+
+    The Meta kernel takes bfloat16 only; CUDA multiplies other types group by group.
+    """
+    dtype = out_dtype or first.dtype
+    columns = second.shape[-1]
+    if first.dim() == 2 and second.dim() == 2:
+        assert offsets is not None
+        shape: tuple[int, ...] = (offsets.shape[0], first.shape[0], columns)
+    elif first.dim() == second.dim():
+        shape = (*first.shape[:2], columns)
+    else:
+        shape = (first.shape[-2], columns)
+    padded = round_up(columns, 16 // dtype.itemsize)
+    strides = (shape[-2] * padded, padded, 1)[-len(shape) :]
+    return (shape, strides, dtype)
+
+
+# Operations without a Meta kernel of their own, or with one that refuses what CUDA accepts.
 _RULES: dict[OpOverload, Callable[..., Any]] = {
     aten._fused_rms_norm.default: _fused_rms_norm,
     aten._fused_rms_norm_backward.default: _fused_rms_norm_backward,
+    aten._grouped_mm.default: _grouped_mm,
 }
 RULED_OPERATIONS = tuple(_RULES)
 
@@ -145,8 +172,6 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     rule = _RULES.get(op)
     if rule is not None:
         return rule(*args, **kwargs)
-    if not op._schema.returns:
-        return ()  # such as _fused_sgd_, which has no Meta kernel
     try:
         return describe(
             call(op, [_on_meta(a) for a in args], {name: _on_meta(a) for name, a in kwargs.items()})

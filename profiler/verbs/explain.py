@@ -1,4 +1,4 @@
-"""`profiler explain`: what a recorded run allocated that a simulated or another recorded one did not."""
+"""`profiler explain`: what a recorded run allocated that its simulation did not, allocation by allocation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _GROUPS_SHOWN = 20
 _STRETCHES_ALIGNED = 5
 
 
-def explain(path: Path, against: Workload | str | Path, gpu: str, settings: str) -> int:
+def explain(path: Path, against: Workload | str, gpu: str, settings: str) -> None:
     """Align the snapshot's allocations with those of `against` and print what only one of them has.
 
     Args:
         path: a recorded snapshot.
-        against: a workload or a script's function to simulate, or another snapshot's path.
+        against: a workload or a script's function to simulate.
         gpu: what to simulate it on, as `profiler predict` takes it.
         settings: of the simulated allocator.
 
@@ -38,18 +38,13 @@ def explain(path: Path, against: Workload | str | Path, gpu: str, settings: str)
         ProfilerError: an unreadable snapshot, or what cannot be simulated.
     """
     recorded = recorded_requests(path)
-    if isinstance(against, Path):
-        other, name = recorded_requests(against), against.name
+    simulated_gpu, simulated_settings = find_gpu(gpu), allocator_settings(settings)
+    if isinstance(against, Workload):
+        simulation = simulate(against, simulated_gpu, simulated_settings)
     else:
-        simulated_gpu, simulated_settings = find_gpu(gpu), allocator_settings(settings)
-        if isinstance(against, Workload):
-            simulation = simulate(against, simulated_gpu, simulated_settings)
-        else:
-            simulation = simulate_function(against, simulated_gpu, simulated_settings)
-        other, phases = best_stretch(simulation, recorded)
-        name = f"the simulated {against}, {phases}"
-    _show(align.explain(recorded, other), path.name, name)
-    return 0
+        simulation = simulate_function(against, simulated_gpu, simulated_settings)
+    simulated, phases = best_stretch(simulation, recorded)
+    _show(align.explain(recorded, simulated), path.name, f"the simulated {against}, {phases}")
 
 
 def recorded_requests(path: Path) -> list[Request]:

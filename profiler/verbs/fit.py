@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,8 @@ from rich.table import Table
 
 from profiler.batch_search import LARGEST_BATCH
 from profiler.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
-from profiler.simulated_run import SimulatedRun
+from profiler.provenance import check_device
+from profiler.simulated_run import MeasuredRun, measure
 from profiler.targets import Target, settings_from
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
@@ -50,8 +51,13 @@ def run(options: FitOptions) -> int:
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
     target = Target(options.target, settings_from(options.settings))
-    answer = fit(target, Workload(model=options.target, **options.workload), gpu, question)
-    measured = _verify(target, answer) if options.verify else None
+    workload = Workload(model=options.target, **options.workload)
+    if options.verify:
+        check_device("cuda")
+    answer = fit(target, workload, gpu, question)
+    measured = None
+    if options.verify:
+        measured = measure(target, workload, allocator_settings=options.allocator_settings)
     if options.as_json:
         print(json.dumps(as_dict(answer, measured), indent=2))
     else:
@@ -59,15 +65,7 @@ def run(options: FitOptions) -> int:
     return DOES_NOT_FIT_CODE if answer.verdict == DOES_NOT_FIT else 0
 
 
-def _verify(target: Target, answer: Fit) -> SimulatedRun:
-    from profiler.provenance import check_device
-    from profiler.simulated_run import measure
-
-    check_device("cuda")
-    return measure(target, answer.run.workload)
-
-
-def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]:
+def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
     """The answer as plain values, bytes as integers: what --json prints."""
     run, largest = answer.run, answer.largest
     return {
@@ -97,6 +95,7 @@ def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]
             "fits": largest.fits,
             "does_not_fit": largest.too_large,
             "exact": largest.exact,
+            "stopped": largest.stopped,
             "allocator_retries": largest.run.retries if largest.run else 0,
             "simulations": largest.simulations,
         },
@@ -113,13 +112,7 @@ def as_dict(answer: Fit, measured: SimulatedRun | None = None) -> dict[str, Any]
             for result in answer.techniques
         ],
         "not_included": list(NOT_INCLUDED),
-        "measured": None
-        if measured is None
-        else {
-            "peak_reserved_bytes": measured.peak_reserved_bytes,
-            "peak_allocated_bytes": measured.peak.peak_allocated_bytes,
-            "peak_phase": measured.peak.name,
-        },
+        "measured": None if measured is None else asdict(measured),
     }
 
 
@@ -128,10 +121,10 @@ def _stopped_in(answer: Fit) -> str:
     return limited.phases[-1].name if limited is not None and not limited.fits else ""
 
 
-def _print(answer: Fit, measured: SimulatedRun | None) -> None:
+def _print(answer: Fit, measured: MeasuredRun | None) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(width=110, highlight=False)
+        console = Console(width=120, highlight=False)
     _print_verdict(answer, console)
     _print_peak(answer, console)
     if measured is not None:
@@ -187,15 +180,19 @@ def _print_peak(answer: Fit, console: Console) -> None:
     console.print(f"  of it by module: {top}")
 
 
-def _print_measured(answer: Fit, measured: SimulatedRun, console: Console) -> None:
+def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> None:
+    console.print(f"\n[bold]Measured[/bold]  on {measured.device_name}, the peak in {measured.phase}")
     for name, real, predicted in (
-        ("allocated", measured.peak.peak_allocated_bytes, answer.run.peak.peak_allocated_bytes),
-        ("reserved", measured.peak_reserved_bytes, answer.run.peak_reserved_bytes),
+        ("allocated", measured.peak_allocated_bytes, answer.run.peak.peak_allocated_bytes),
+        ("reserved", measured.peak_reserved_bytes, answer.taken_bytes),
     ):
-        console.print(
-            f"  measured here: peak {name} {format_bytes(real)}, predicted {format_bytes(predicted)} "
-            f"({100 * (predicted - real) / real:+.2f} %)"
-        )
+        if real is not None:
+            console.print(
+                f"  {name} {format_bytes(real)}, predicted {format_bytes(predicted)} "
+                f"({100 * (predicted - real) / real:+.2f} %)"
+            )
+    if measured.out_of_memory:
+        console.print(f"  {measured.out_of_memory}", markup=False, soft_wrap=True)
 
 
 def _largest_in_words(answer: Fit) -> str:
@@ -203,11 +200,13 @@ def _largest_in_words(answer: Fit) -> str:
     assert largest is not None
     if largest.fits == 0 and largest.exact:
         return "not even batch 1 fits"
-    if largest.too_large is None:
-        return f"{LARGEST_BATCH} and more"
-    words = f"{largest.fits} ({largest.too_large} does not fit)"
+    if largest.exact and largest.too_large is None:
+        return f"{LARGEST_BATCH:,} and more"
+    words = f"{largest.fits:,} ({largest.fits + 1:,} does not fit)"
     if not largest.exact:
-        words = f"at least {largest.fits}; {largest.too_large} does not fit, between them was not tried"
+        upper = f"; {largest.too_large:,} does not fit" if largest.too_large is not None else ""
+        why = largest.stopped or f"{largest.simulations} simulations were not enough to tell"
+        words = f"at least {largest.fits:,}{upper}; not known more closely: {why}"
     if largest.run is not None and largest.run.retries:
         words += f"; the allocator then gives cached memory back {largest.run.retries} times, which is slow"
     return words
@@ -220,7 +219,7 @@ def _print_techniques(answer: Fit, console: Console) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fits")
     table.add_column("technique and its cost")
-    table.add_column("peak then in")
+    table.add_column("peak then in", no_wrap=True)
     simulated = [result for result in answer.techniques if result.run is not None]
     for result in simulated:
         assert result.run is not None

@@ -1,4 +1,4 @@
-"""`profiler report`: one simulated run as an HTML page, a memory_viz snapshot, or a Perfetto trace."""
+"""`profiler report`: a run or a folder of results as an HTML page; a simulated run for other tools."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
-from profiler.lazy_weights import weights_left_unwritten
-from profiler.prediction import Simulation, in_one_line, simulate
+from profiler.prediction import Simulation, simulate
 from profiler.records import write_atomically
-from profiler.targets import Target, register, settings_from
+from profiler.simulation_worker import prepared
+from profiler.targets import Target, settings_from, with_own_paths
+from profiler.trace_file import write_trace
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """The words of the command line; a file is written where its path is given."""
+    """The words of the command line; a file is written where its path is given.
+
+    The workload's model is a target to simulate, or the path of a results folder or of a file of a run.
+    """
 
     workload: Workload
     settings: list[str]
@@ -28,35 +32,54 @@ class ReportOptions:
     html: Path
     memory_viz: Path | None
     trace: Path | None
+    save: Path | None
 
 
 def report(options: ReportOptions) -> None:
-    """Simulate and write; prints the paths. Raises ProfilerError as `profiler fit` does."""
+    """Write the page, and print the paths. Raises ProfilerError as `profiler fit` does."""
+    path = Path(options.workload.model)
+    if path.is_dir() or (path.is_file() and path.suffix not in (".json", ".py")):
+        _from_file(path, options)
+    else:
+        _from_simulation(options)
+
+
+def _from_file(path: Path, options: ReportOptions) -> None:
+    from profiler.html_report import run_page
+    from profiler.html_results import results_page
+    from profiler.saved_run import load
+
+    if options.memory_viz or options.trace or options.save:
+        raise ProfilerError("--memory-viz, --trace and --save are for a run that is simulated now")
+    _write(options.html, (results_page(path) if path.is_dir() else run_page(load(path), path.name)).encode())
+
+
+def _from_simulation(options: ReportOptions) -> None:
     from profiler.export import memory_viz, perfetto
-    from profiler.html_report import html
+    from profiler.html_report import simulation_page
 
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
-    _register(Target(options.workload.model, settings_from(options.settings)))
-    simulation = simulate(options.workload, gpu, settings)
+    target = Target(options.workload.model, settings_from(options.settings))
+    prepared(target, options.workload)
+    simulation = with_own_paths(simulate(options.workload, gpu, settings), target)
     title = f"{options.workload} on {gpu.name}"
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
-        (options.html, lambda run: html(run, title).encode()),
+        (options.html, lambda run: simulation_page(run, title).encode()),
         # memory_viz reads no later protocol.
-        (options.memory_viz, lambda run: pickle.dumps(memory_viz(run), protocol=4)),
+        (
+            options.memory_viz,
+            lambda run: pickle.dumps(memory_viz(run, options.allocator_settings), protocol=4),
+        ),
         (options.trace, lambda run: json.dumps(perfetto(run)).encode()),
     ]
     for path, contents in writers:
         if path is not None:
-            data = contents(simulation)
-            write_atomically(path, lambda temporary, data=data: temporary.write_bytes(data))  # type: ignore[misc]
-            print(path)
+            _write(path, contents(simulation))
+    if options.save is not None:
+        write_trace(options.save, simulation.entries)
+        print(options.save)
 
 
-def _register(target: Target) -> None:
-    try:
-        with weights_left_unwritten():
-            register(target)
-    except ProfilerError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
+def _write(path: Path, data: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    print(path)

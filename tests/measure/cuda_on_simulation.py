@@ -8,14 +8,12 @@ torch/csrc/cuda/memory_snapshot.cpp) and `set_per_process_memory_fraction`.
 import platform
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from profiler.allocator import CachingAllocator, Segment
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings, CachingAllocator, SegmentInfo
 from profiler.gpus import GPU
 from profiler.simulation import bare_device, register
 from profiler.simulation.cuda_alias import cuda_names
@@ -68,7 +66,7 @@ class History:
         return {"segments": raw_segments(self.allocator.segments()), "device_traces": [list(self.events)]}
 
 
-def raw_segments(segments: Iterable[Segment], unused: Container[int] = ()) -> list[dict[str, Any]]:
+def raw_segments(segments: Iterable[SegmentInfo], unused: Container[int] = ()) -> list[dict[str, Any]]:
     """The segments as `_snapshot` has them; blocks at the addresses of `unused` are not handed out."""
     return [
         {
@@ -100,8 +98,7 @@ def cuda_with_history(gpu: GPU, settings: AllocatorSettings | None = None) -> It
     history = History(allocator)
 
     def limit(fraction: float, device: Any = None) -> None:
-        limited = CachingAllocator(gpu.memory_bytes, replace(allocator.settings, memory_fraction=fraction))
-        allocator._allowed = limited._allowed
+        allocator._driver.allowed_bytes = int(fraction * gpu.memory_bytes)
 
     with (
         bare_device(gpu, allocator, history),

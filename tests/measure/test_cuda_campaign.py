@@ -6,7 +6,7 @@ import pytest
 from cuda_on_simulation import cuda_with_history
 
 from profiler import worker
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings
 from profiler.gpus import GPUS
 from profiler.provenance import provenance
 from profiler.reference import accuracy, campaign, probes

@@ -6,13 +6,14 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
+from groundtruth import busiest_device, requests
 from recorded_programs import Trace
 from recording import Ledger
 
 from profiler.gpus import GPUS
 from profiler.replay import replay_device
 from profiler.simulation import simulated_gpu
-from profiler.snapshot import DeviceSnapshot, load_snapshot
+from profiler.snapshot import load_snapshot
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,11 @@ class Outcome:
 def recorded(path: Path) -> Outcome:
     """What the trace holds: peaks of its replay, which must be exact, and its events."""
     snapshot = load_snapshot(path)
-    device: DeviceSnapshot = max(snapshot.devices, key=lambda each: len(each.events))
+    device = busiest_device(snapshot)
     replayed = replay_device(device, snapshot.settings)
     if replayed.verdict != "exact":
         raise ValueError(f"{path.name}: the replay is {replayed.verdict}: {replayed.first_mismatch}")
-    sign = {"alloc": 1, "free_completed": -1}
-    events = tuple(sign[event.action] * event.size_bytes for event in device.events if event.action in sign)
-    return Outcome(replayed.peak_allocated_bytes, replayed.peak_reserved_bytes, events)
+    return Outcome(replayed.peak_allocated_bytes, replayed.peak_reserved_bytes, requests(device))
 
 
 def simulated(trace: Trace) -> Outcome:

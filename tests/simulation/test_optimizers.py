@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from profiler.gpus import GPUS
-from profiler.simulation import simulated_gpu
+from profiler.simulation import UnsupportedOperation, simulated_gpu
 
 # Two Linear layers, 256 -> 512 -> 256: numbers of elements of their parameters.
 SHAPES = (512 * 256, 512, 256 * 512, 256)
@@ -25,7 +25,6 @@ def state_8bit(elements):
 CASES = {
     "sgd": (lambda p: torch.optim.SGD(p, 0.1), 0, 0),
     "sgd momentum": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), PARAMETER_BYTES, 0),
-    "sgd fused": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True), PARAMETER_BYTES, 0),
     # foreach, the default on CUDA: the square roots of all second moments at once
     "adam": (torch.optim.Adam, 2 * PARAMETER_BYTES, PARAMETER_BYTES),
     "adamw": (torch.optim.AdamW, 2 * PARAMETER_BYTES, PARAMETER_BYTES),
@@ -35,8 +34,11 @@ CASES = {
         2 * PARAMETER_BYTES,
         2 * LARGEST_BYTES + 4 * SHAPES[1],
     ),
-    # the step counters move to the device
+    # fused: the step counters move to the device, and nothing is temporary
+    "adam fused": (lambda p: torch.optim.Adam(p, fused=True), 2 * PARAMETER_BYTES + 4 * len(SHAPES), 0),
     "adamw fused": (lambda p: torch.optim.AdamW(p, fused=True), 2 * PARAMETER_BYTES + 4 * len(SHAPES), 0),
+    "sgd fused": (lambda p: torch.optim.SGD(p, 0.1, fused=True), 0, 0),
+    "sgd momentum fused": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True), PARAMETER_BYTES, 0),
     # and the table of 256 quantised values, twice, shared by all parameters
     "adam 8 bit": (
         bitsandbytes.optim.Adam8bit,
@@ -62,6 +64,60 @@ def test_states_and_temporaries(name, cuda, ledger):
         optimizer.zero_grad()
     assert ledger.live_bytes == before[1] - PARAMETER_BYTES
     assert ledger.peak_bytes - before[1] == temporary_bytes
+
+
+# The other optimizers of torch.optim that take any parameter: (settings, states as large as the parameter,
+# scalars on the device for each parameter), read off their sources.
+STATES = {
+    "ASGD": ({}, 1, 3),  # ax; eta, mu and step
+    "Adadelta": ({}, 2, 0),
+    "Adagrad": ({}, 1, 0),
+    "Adagrad fused": ({"fused": True}, 1, 1),
+    "Adam amsgrad": ({"amsgrad": True}, 3, 0),
+    "Adamax": ({}, 2, 0),
+    "NAdam": ({}, 2, 0),
+    "NAdam capturable": ({"capturable": True}, 2, 2),  # step and mu_product
+    "RAdam": ({}, 2, 0),
+    "RMSprop": ({}, 1, 0),
+    "RMSprop centered": ({"centered": True, "momentum": 0.9}, 3, 0),
+    "Rprop": ({}, 2, 0),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_of_the_other_optimizers(name, cuda, ledger):
+    settings, copies, scalars = STATES[name]
+    model = nn.Sequential(nn.Linear(256, 512), nn.Linear(512, 256)).to(cuda)
+    model(torch.zeros(4, 256, device=cuda)).sum().backward()
+    before = ledger.live_bytes
+    optimizer = getattr(torch.optim, name.split()[0])(model.parameters(), lr=0.1, **settings)
+    for _ in range(2):
+        optimizer.step()
+        assert ledger.live_bytes - before == copies * PARAMETER_BYTES + 4 * scalars * len(SHAPES)
+
+
+def test_muon_keeps_one_momentum_of_matrices(cuda, ledger):
+    model = nn.Linear(256, 512, bias=False).to(cuda)
+    optimizer = torch.optim.Muon(model.parameters())
+    model(torch.zeros(4, 256, device=cuda)).sum().backward()
+    before = ledger.live_bytes
+    optimizer.step()
+    assert ledger.live_bytes - before == 4 * 256 * 512
+
+
+def test_an_optimizer_that_branches_on_values_says_so_in_one_line(cuda):
+    model = nn.Linear(8, 4).to(cuda)
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.zeros(2, 8, device=cuda)).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(UnsupportedOperation, match="needs values of the device") as caught:
+        optimizer.step(closure)
+    assert "\n" not in str(caught.value)
 
 
 def test_adafactor_keeps_rows_and_columns(ledger):

@@ -7,20 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from groundtruth import needs_snapshots, snapshot_path
 
 from profiler import records
 from profiler.cli import main
 from profiler.compare import compare
+from profiler.export import memory_viz
 from profiler.gpus import GPUS, gpu_by_name
 from profiler.prediction import simulate, simulate_function
 from profiler.verbs.explain import best_stretch, recorded_requests
 from profiler.workload import Workload
-
-GROUNDTRUTH = Path(
-    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth")
-)
-FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
-needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
 
 SCRIPT = """
 import torch
@@ -252,15 +248,25 @@ def test_files_that_are_no_snapshots_get_one_line(capsys, tmp_path, verb):
         assert len(error.splitlines()) == 1
 
 
-def test_explain_names_what_only_one_snapshot_has(capsys, tmp_path):
-    first, second = snapshot(tmp_path / "a", 100, 7000, 600), snapshot(tmp_path / "b", 100, 600)
-    assert main(["explain", first, "--against", second]) == 0
+def test_explain_names_what_the_simulation_lacks(capsys, tmp_path):
+    """A simulation's own snapshot, with one allocation of 7000 bytes put in."""
+    recorded = memory_viz(simulate(Workload("mlp-tiny", 4), GPUS["A100-40GB"]))
+    (trace,) = recorded["device_traces"]
+    asked = sum(event["action"] == "alloc" for event in trace)
+    frames = [{"filename": "/u/model.py", "line": 11, "name": "forward"}]
+    extra = {"action": "alloc", "addr": 1 << 40, "size": 7000, "stream": 0, "frames": frames}
+    recorded["device_traces"] = [[*trace[:100], extra, *trace[100:]]]
+    path = tmp_path / "a"
+    path.write_bytes(pickle.dumps(recorded))
+    assert main(["explain", str(path), "--against", "mlp-tiny", "--batch", "4"]) == 0
     out = capsys.readouterr().out
     assert "model.py:11 forward" in out
-    assert out.splitlines()[-1] == "2 of 3 allocations aligned (of 2 in b); unexplained 7,000 bytes"
+    last = out.splitlines()[-1]
+    assert last.startswith(f"{asked:,} of {asked + 1:,} allocations aligned (of {asked:,} in the simulated")
+    assert last.endswith("unexplained 7,000 bytes")
 
 
-@needs_traces
+@needs_snapshots
 def test_explain_aligns_a_recorded_training_step_whole(tmp_path):
     folder = Path(__file__).parent
     script = tmp_path / "recorded.py"
@@ -284,7 +290,7 @@ def main(device):
         optimizer.step()
 """
     )
-    (path,) = FOLDER.glob("results__medium_128_training_memory_snapshot*")
+    path = snapshot_path("Wedsonlin+assignment2-systems/results__medium_128_training_memory_snapshot")
     recorded = recorded_requests(path)
     simulation = simulate_function(f"{script}:main", GPUS["A100-80GB"])
     requests, phases = best_stretch(simulation, recorded)

@@ -2,22 +2,13 @@
 the byte.
 """
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from groundtruth import busiest_device, load, needs_snapshots, requests
 from recorded_transformer import AdamW, Transformer, cross_entropy
 
 from profiler.gpus import GPUS
 from profiler.simulation import simulated_gpu
-from profiler.snapshot import load_snapshot
-
-GROUNDTRUTH = Path(
-    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared" / "groundtruth")
-)
-FOLDER = GROUNDTRUTH / "snapshots" / "Wedsonlin+assignment2-systems"
-needs_traces = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no recorded traces at {FOLDER}")
 
 # 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded
 # after warm-up.
@@ -27,13 +18,11 @@ HALF_PRECISION = {("training", 512), ("training", 1024), ("inference", 512)}
 
 
 def recorded_sizes(length: int, kind: str) -> list[int]:
-    (path,) = FOLDER.glob(f"results__medium_{length}_{kind}_memory_snapshot*")
-    events = max((device.events for device in load_snapshot(path).devices), key=len)
-    sign = {"alloc": 1, "free_completed": -1}
-    return [sign[event.action] * event.size_bytes for event in events if event.action in sign]
+    snapshot = load(f"Wedsonlin+assignment2-systems/results__medium_{length}_{kind}_memory_snapshot")
+    return list(requests(busiest_device(snapshot)))
 
 
-@needs_traces
+@needs_snapshots
 @pytest.mark.parametrize("length", [128, 256, 512, 1024])
 def test_a_training_step_repeats_the_recorded_trace(length, ledger):
     with simulated_gpu(GPUS["A100-80GB"], observer=ledger) as device:
@@ -54,7 +43,7 @@ def test_a_training_step_repeats_the_recorded_trace(length, ledger):
     assert step == recorded_sizes(length, "training")
 
 
-@needs_traces
+@needs_snapshots
 @pytest.mark.parametrize("length", [128, 256, 512, 1024])
 def test_an_inference_step_repeats_the_recorded_trace(length, ledger):
     with simulated_gpu(GPUS["A100-80GB"], observer=ledger) as device:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 import pytest
+from allocators import rising_addresses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.allocator import CachingAllocator, DeviceOutOfMemory, rising_addresses
-from profiler.allocator_settings import AllocatorSettings
+from profiler.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
 
 MIB = 1024**2
 BASE = 0x1000_0000
@@ -193,7 +193,7 @@ class Naive:
 @settings(max_examples=300, deadline=None)
 @given(operations)
 def test_addresses_agree_with_a_naive_allocator(calls: list[tuple[str, int, int]]) -> None:
-    allocator, naive = CachingAllocator(segment_address=rising_addresses(BASE)), Naive()
+    allocator, naive = CachingAllocator(segment_address=rising_addresses()), Naive()
     live: list[int] = []
     for operation, value, stream in calls:
         if operation == "malloc":
@@ -216,7 +216,7 @@ def test_addresses_agree_with_a_naive_allocator(calls: list[tuple[str, int, int]
 @given(operations, st.sampled_from(["", "expandable_segments:True"]))
 def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, int, int]], conf: str) -> None:
     parsed = AllocatorSettings.parse(conf)
-    original = CachingAllocator(settings=parsed, segment_address=rising_addresses(BASE))
+    original = CachingAllocator(settings=parsed, segment_address=rising_addresses())
     live: list[int] = []
     for operation, value, stream in calls:
         if operation == "malloc" and value:
@@ -225,7 +225,7 @@ def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, i
             original.free(live.pop(value % len(live)))
     if not original.segments():
         return
-    copy = CachingAllocator(settings=parsed, segment_address=rising_addresses(BASE))
+    copy = CachingAllocator(settings=parsed, segment_address=rising_addresses())
     copy.restore(original.segments())
     assert copy.segments() == original.segments()
     for address in live:
@@ -235,7 +235,7 @@ def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, i
 
 
 def test_restoring_segments_with_a_hole_is_refused() -> None:
-    allocator = CachingAllocator(segment_address=rising_addresses(BASE))
+    allocator = CachingAllocator(segment_address=rising_addresses())
     allocator.malloc(3 * MIB)
     (segment,) = allocator.segments()
     broken = type(segment)(

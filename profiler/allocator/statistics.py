@@ -13,10 +13,9 @@ STATISTICS = (
     "inactive_split_bytes",
     "requested_bytes",
 )
+# Of the allocator itself; the driver counts num_device_alloc and num_device_free.
 COUNTERS = (
     "num_alloc_retries",
-    "num_device_alloc",
-    "num_device_free",
     "num_oom_rejections",
     "num_ooms",
     "num_sync_all_streams",
@@ -38,6 +37,15 @@ class Stat:
         if amount > 0:
             self.increased += amount
             self.peak = max(self.peak, self.current)
+
+    def named(self, name: str) -> dict[str, int]:
+        """The entries of torch.cuda.memory_stats() for the statistic of this name."""
+        return {
+            f"{name}.current": self.current,
+            f"{name}.peak": self.peak,
+            f"{name}.allocated": self.increased,
+            f"{name}.freed": self.increased - self.current,
+        }
 
 
 class Statistics:

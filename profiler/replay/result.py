@@ -1,0 +1,63 @@
+"""What a replay found, and how it is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Bytes after each event of the trace, as replayed (event i of the trace is entry i)."""
+
+    allocated_bytes: tuple[int, ...]
+    reserved_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What the replay of one device's trace found.
+
+    `verdict` is "exact" (every address, every segment and the final state), "differs", "empty" (no events),
+    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` tells).
+    `ambiguous_blocks` counts blocks that existed before the recording, were freed in it, and whose size
+    nothing recorded determines: the replay then assumes that no part was left unsplit.
+    """
+
+    device: int
+    verdict: str
+    events: int
+    allocations: int
+    addresses_matched: int
+    addresses_mismatched: int
+    segments_matched: int
+    segments_mismatched: int
+    first_mismatch: str | None
+    ambiguous_blocks: int
+    final_state_matched: bool
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    timeline: Timeline
+
+
+def summary(result: ReplayResult) -> list[tuple[str, str]]:
+    """The result as (name, value) rows for the screen."""
+    rows = [
+        ("device", str(result.device)),
+        ("verdict", result.verdict),
+        ("events", f"{result.events:,}"),
+        ("addresses matched", f"{result.addresses_matched:,} of {result.allocations:,}"),
+        (
+            "segments matched",
+            f"{result.segments_matched:,} of {result.segments_matched + result.segments_mismatched:,}",
+        ),
+        ("final state", "matched" if result.final_state_matched else "differs"),
+        ("peak allocated", f"{result.peak_allocated_bytes / MIB:,.1f} MiB"),
+        ("peak reserved", f"{result.peak_reserved_bytes / MIB:,.1f} MiB"),
+    ]
+    if result.ambiguous_blocks:
+        rows.append(("blocks of unrecorded size", f"{result.ambiguous_blocks:,}"))
+    if result.first_mismatch:
+        rows.append(("first mismatch", result.first_mismatch))
+    return rows

@@ -1,0 +1,246 @@
+"""`profiler diff`: what grew between two runs, or between two folders of records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from profiler.difference import Change, Difference, difference
+from profiler.errors import ProfilerError
+from profiler.record_difference import RecordsDifference, RunChange, is_records, records_difference
+from profiler.saved_run import load
+from profiler.timeline import Moment
+from profiler.units import format_bytes
+
+_PHASES_SHOWN, _NAMES_SHOWN = 3, 5
+
+
+@dataclass(frozen=True)
+class DiffOptions:
+    """The words of the command line: two files or folders, how many parts to show, a picture's path."""
+
+    before: Path
+    after: Path
+    top: int
+    output: Path | None
+    as_json: bool
+
+
+def diff(options: DiffOptions) -> None:
+    """Compare and print. Raises ProfilerError for what cannot be read or compared."""
+    before, after = options.before, options.after
+    for path in (before, after):
+        if not path.exists():
+            raise ProfilerError(f"{path} does not exist")
+    kinds = {is_records(before), is_records(after)}
+    if len(kinds) == 2:
+        raise ProfilerError(f"{before} and {after} are a run and a folder of records: give two of a kind")
+    if kinds == {True}:
+        _diff_records(options)
+    else:
+        _diff_runs(options)
+
+
+def _diff_records(options: DiffOptions) -> None:
+    if options.output:
+        raise ProfilerError("--output draws the difference of two runs, not of two folders of records")
+    found = records_difference(options.before, options.after)
+    if options.as_json:
+        print(json.dumps(_records_as_dict(found), indent=2))
+    else:
+        _print_records(found, options.top, _console())
+
+
+def _diff_runs(options: DiffOptions) -> None:
+    paths = (options.before, options.after)
+    first, second = (load(path) for path in paths)
+    found, console = difference(first, second), _console()
+    if options.as_json:
+        print(json.dumps(_as_dict(found), indent=2))
+    else:
+        _print_run(found, options.top, console)
+        for path, run in zip(paths, (first, second), strict=True):
+            if run.note:
+                console.print(f"{path}: {run.note}", markup=False, soft_wrap=True)
+    if options.output:
+        from profiler.plots.difference import draw
+
+        draw(found, f"{options.before.name} → {options.after.name}", options.output)
+        if not options.as_json:
+            console.print(f"  {options.output}", markup=False)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=130, highlight=False)
+
+
+def signed(size_bytes: int) -> str:
+    """As in "+1.50 MiB" or "-12 B"; "0 B" has no sign."""
+    return ("+" if size_bytes > 0 else "") + format_bytes(size_bytes)
+
+
+# --- two runs ------------------------------------------------------------------------------------------
+
+
+def _print_run(run: Difference, top: int, console: Console) -> None:
+    before, after = run.before.allocated_bytes, run.after.allocated_bytes
+    share = f" ({100 * run.difference_bytes / before:+.1f} %)" if before else ""
+    console.print(
+        f"[bold]Peak[/bold]  {format_bytes(before)} → {format_bytes(after)}: "
+        f"[bold]{_coloured(run.difference_bytes)}[/bold]{share}, {run.difference_bytes:+,} B allocated"
+    )
+    for name, moment in (("before", run.before), ("after", run.after)):
+        console.print(f"  {name}: {_moment(moment)}", markup=False, soft_wrap=True)
+    if not run.difference_bytes and not any(
+        _changed(part) for part in (run.categories, run.modules, run.lines)
+    ):
+        console.print("\nNothing changed at the peak.")
+        return
+    for name, parts in (("category", run.categories), ("module", run.modules), ("line", run.lines)):
+        if parts:
+            console.print()
+            console.print(_table(name, parts, top))
+        else:
+            console.print(f"\nNot by {name}: at least one of the files does not name it.")
+
+
+def _moment(moment: Moment) -> str:
+    allocation = moment.allocation
+    words = [f"in {moment.phase}"]
+    if allocation is not None:
+        place = allocation.where
+        words += [allocation.op, *((place.module, place.line) if place else ())]
+    return ", ".join(word for word in words if word)
+
+
+def _changed(parts: Sequence[Change]) -> list[Change]:
+    return [part for part in parts if part.difference_bytes]
+
+
+def _table(name: str, parts: Sequence[Change], top: int) -> Table:
+    """The parts that changed, at most `top` of them; what is left out and what is the same in a row each."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(f"by {name}", overflow="fold")
+    for column in ("before", "after", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("")
+    changed = _changed(parts)
+    for part in changed[:top]:
+        note = "new" if not part.before_bytes else "gone" if not part.after_bytes else ""
+        table.add_row(_words(part.name), *_cells(part.before_bytes, part.after_bytes), note)
+    for words, rest in (
+        (f"{len(changed[top:])} more that changed", changed[top:]),
+        ("unchanged", [part for part in parts if not part.difference_bytes]),
+    ):
+        if rest:
+            table.add_row(
+                words,
+                *_cells(sum(p.before_bytes for p in rest), sum(p.after_bytes for p in rest)),
+                style="dim",
+            )
+    table.add_section()
+    table.add_row("together", *_cells(sum(p.before_bytes for p in parts), sum(p.after_bytes for p in parts)))
+    return table
+
+
+def _cells(before_bytes: int, after_bytes: int) -> tuple[str, str, str]:
+    return format_bytes(before_bytes), format_bytes(after_bytes), _coloured(after_bytes - before_bytes)
+
+
+def _coloured(size_bytes: int) -> str:
+    colour = "red" if size_bytes > 0 else "green"
+    return f"[{colour}]{signed(size_bytes)}[/{colour}]" if size_bytes else "0 B"
+
+
+def _words(name: str) -> str:
+    from rich.markup import escape
+
+    from profiler.ledger import CATEGORIES
+
+    return name.replace("_", " ") if name in CATEGORIES else escape(name)
+
+
+# --- two folders of records ----------------------------------------------------------------------------
+
+
+def _print_records(found: RecordsDifference, top: int, console: Console) -> None:
+    same = found.paired - len(found.runs)
+    console.print(
+        f"[bold]{found.paired} runs in both[/bold]: {same} with the same peaks, {len(found.runs)} changed"
+    )
+    for name, only in (("before", found.only_before), ("after", found.only_after)):
+        if only:
+            more = f" and {len(only) - _NAMES_SHOWN} more" if len(only) > _NAMES_SHOWN else ""
+            console.print(f"  only {name}: {', '.join(only[:_NAMES_SHOWN])}{more}", markup=False)
+    if not found.runs:
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("workload", overflow="fold")
+    for column in ("peak before", "after", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("what changed at the peak, and in which phases", overflow="fold")
+    for run in found.runs[:top]:
+        table.add_row(run.workload, *_cells(run.peak.before_bytes, run.peak.after_bytes), _reason(run))
+    console.print()
+    console.print(table)
+    if len(found.runs) > top:
+        console.print(f"{len(found.runs) - top} more runs changed; --top shows more", style="dim")
+
+
+def _reason(run: RunChange) -> str:
+    parts = ", ".join(f"{_words(p.name)} {signed(p.difference_bytes)}" for p in _changed(run.categories))
+    phases = ", ".join(f"{p.name} {signed(p.difference_bytes)}" for p in run.phases[:_PHASES_SHOWN])
+    more = f" and {len(run.phases) - _PHASES_SHOWN} more" if len(run.phases) > _PHASES_SHOWN else ""
+    return f"{parts or 'nothing'}; {phases}{more}"
+
+
+# --- as data -------------------------------------------------------------------------------------------
+
+
+def _as_dict(run: Difference) -> dict[str, Any]:
+    return {
+        "before_bytes": run.before.allocated_bytes,
+        "after_bytes": run.after.allocated_bytes,
+        "difference_bytes": run.difference_bytes,
+        "before_phase": str(run.before.phase),
+        "after_phase": str(run.after.phase),
+        "categories": _parts(run.categories),
+        "modules": _parts(run.modules),
+        "lines": _parts(run.lines),
+    }
+
+
+def _records_as_dict(found: RecordsDifference) -> dict[str, Any]:
+    return {
+        "paired": found.paired,
+        "only_before": list(found.only_before),
+        "only_after": list(found.only_after),
+        "runs": [
+            {
+                "workload": run.workload,
+                **_parts([run.peak])[0],
+                "phases": _parts(run.phases),
+                "categories": _parts(run.categories),
+            }
+            for run in found.runs
+        ],
+    }
+
+
+def _parts(parts: Sequence[Change]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": part.name,
+            "before_bytes": part.before_bytes,
+            "after_bytes": part.after_bytes,
+            "difference_bytes": part.difference_bytes,
+        }
+        for part in parts
+    ]
