@@ -49,9 +49,11 @@ def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Op
 
 
 def import_library(workload: Workload) -> None:
-    """Import what the optimizer comes from; bitsandbytes makes a few tensors of its own as it is imported."""
+    """Import what the optimizer comes from: an import makes a few tensors of its own."""
     if workload.optimizer in EIGHT_BIT_OPTIMIZERS:
         import bitsandbytes  # noqa: F401
+    if workload.optimizer in TRANSFORMERS_OPTIMIZERS:
+        import transformers.optimization  # noqa: F401
 
 
 def resolved_implementation(workload: Workload, device_type: str) -> str:

@@ -147,6 +147,11 @@ def _overload(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, base), overload or "default")
 
 
+def _casts_on_cuda(name: str) -> bool:
+    """Whether the installed torch has the op on its list: torch 2.11 does not cast `rms_norm`."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCUDA")
+
+
 def _refuse(*args: Any, **kwargs: Any) -> Any:
     raise RuntimeError(
         "torch.nn.functional.binary_cross_entropy and torch.nn.BCELoss are unsafe to autocast: use"
@@ -161,7 +166,8 @@ def register() -> list[torch.library.Library]:
     library = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
     for names, target in ((LOWER_PRECISION, _lower), (FLOAT32, _float32), (WIDEST, _widest)):
         for name in names:
-            library.impl(name, partial(_run_in, target, _overload(name)))
+            if _casts_on_cuda(name):
+                library.impl(name, partial(_run_in, target, _overload(name)))
     for name in FLOAT32_OUTPUT:
         op = _overload(name)
         position = next(i for i, argument in enumerate(op._schema.arguments) if argument.name == "dtype")

@@ -273,6 +273,8 @@ def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
     patches += [
         (torch, "clear_autocast_cache", _clear_autocast_cache),
         (torch, "_has_compatible_shallow_copy_type", _may_set_data),
+        # A torch built with CUDA would ask its driver for a recurrent layer's one buffer of weights.
+        (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
         (torch.amp.GradScaler, "_maybe_opt_step", _step_without_overflow),
         (
             torch.amp.GradScaler,

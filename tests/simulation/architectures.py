@@ -42,6 +42,8 @@ SEQ2SEQ = {
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 64,
     "decoder_ffn_dim": 64,
+    "encoder_layerdrop": 0.0,  # no layer is left out by chance
+    "decoder_layerdrop": 0.0,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,

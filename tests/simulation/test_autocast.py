@@ -25,7 +25,19 @@ def test_every_operation_with_a_cuda_autocast_kernel_has_one_here():
         "binary_cross_entropy",
     }
     assert len(on_cuda) > 100
-    assert ours == on_cuda
+    # Named dimensions and the cuDNN RNN, on the lists of older versions, do not run here.
+    assert {name for name in on_cuda - ours if "imname" not in name and "names_" not in name} <= {
+        "_cudnn_rnn"
+    }
+    assert ours - on_cuda <= {"rms_norm"}  # torch 2.11 does not cast it
+
+
+def test_an_operation_that_torch_does_not_cast_on_cuda_is_not_cast_here(cuda):
+    casts = torch._C._dispatch_has_kernel_for_dispatch_key("aten::rms_norm", "AutocastCUDA")  # not in 2.11
+    x = torch.empty(4, 256, device=cuda, dtype=torch.bfloat16)
+    with torch.autocast("cuda", torch.bfloat16):
+        result = nn.functional.rms_norm(x, (256,))
+    assert result.dtype == (torch.float32 if casts else torch.bfloat16)
 
 
 def test_a_weight_is_cast_once_per_region_and_the_cast_dies_with_the_region(cuda, ledger):

@@ -1,5 +1,7 @@
 """Bytes of optimizer states and of the step's temporaries, against closed forms."""
 
+import inspect
+
 import bitsandbytes
 import pytest
 import torch
@@ -86,6 +88,8 @@ STATES = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_states_of_the_other_optimizers(name, cuda, ledger):
+    if name == "Adagrad fused" and "cuda_unsupported=True" in inspect.getsource(torch.optim.Adagrad):
+        pytest.skip("this torch refuses fused Adagrad on CUDA")
     settings, copies, scalars = STATES[name]
     model = nn.Sequential(nn.Linear(256, 512), nn.Linear(512, 256)).to(cuda)
     model(torch.zeros(4, 256, device=cuda)).sum().backward()
