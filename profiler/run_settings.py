@@ -22,6 +22,7 @@ class RunSettings:
         allocator_settings: what PYTORCH_CUDA_ALLOC_CONF says in the process that runs; "" to leave it alone.
         attention_kernel: the only kernel that scaled dot product attention may use; "" for torch's choice.
         trace: file for every allocation and free (profiler.trace_file); None for none.
+        timeout_seconds: a run that is silent for so long, which is longer than a phase takes, is ended.
     """
 
     device_type: str
@@ -30,6 +31,7 @@ class RunSettings:
     allocator_settings: str = ""
     attention_kernel: str = ""
     trace: Path | None = None
+    timeout_seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Raise ProfilerError for an attention kernel that torch does not have."""

@@ -129,7 +129,12 @@ def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int]
     try:
         with _environment(settings.allocator_settings):
             return fresh_process_rows(
-                worker.run, (workload, settings), str(workload), note, bool(settings.allocator_settings)
+                worker.run,
+                (workload, settings),
+                str(workload),
+                note,
+                bool(settings.allocator_settings),
+                settings.timeout_seconds,
             )
     except _Killed:
         return [_killed(workload, phase_index)]
@@ -145,10 +150,12 @@ def fresh_process_rows(
     name: str,
     on_phase: Callable[[int], None] = lambda index: None,
     fresh_environment: bool = False,
+    timeout_seconds: float | None = None,
 ) -> list[Any]:
     """The rows that `target(connection, *arguments, log)` sends from a process of its own.
 
-    Raises ProfilerError, with `name` and the last line of the log, if it ends without sending any.
+    Raises ProfilerError, with `name` and the last line of the log, if it ends without sending any, or sends
+    nothing for `timeout_seconds`: it is ended then.
     """
     context = process_context(fresh_environment)
     receiver, sender = context.Pipe(duplex=False)
@@ -156,7 +163,12 @@ def fresh_process_rows(
         process = context.Process(target=target, args=(sender, *arguments, log.name))
         process.start()
         sender.close()
-        rows = _listen(receiver, on_phase)
+        try:
+            rows = _listen(receiver, on_phase, timeout_seconds)
+        except TimeoutError:
+            process.kill()
+            process.join()
+            raise ProfilerError(f"{name} said nothing for {timeout_seconds:.0f} s and was ended") from None
         process.join()
         if rows is not None:
             return rows
@@ -202,9 +214,13 @@ def process_context(fresh_environment: bool = False) -> Any:
     return context
 
 
-def _listen(receiver: Connection, on_phase: Callable[[int], None]) -> list[Any] | None:
-    """The worker's rows; None if it died first."""
+def _listen(
+    receiver: Connection, on_phase: Callable[[int], None], timeout_seconds: float | None
+) -> list[Any] | None:
+    """The worker's rows; None if it died first. Raises TimeoutError after so long a silence."""
     while True:
+        if not receiver.poll(timeout_seconds):
+            raise TimeoutError
         try:
             kind, content = receiver.recv()
         except EOFError:

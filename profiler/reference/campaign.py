@@ -24,6 +24,7 @@ from profiler.training_step import phases
 from profiler.worker import phase_columns
 
 FOLDER = "reference"
+PROBES_SECONDS = 240.0  # for all of them: far more than they should take
 # They change what the allocator is asked for, and a prediction would not know.
 _MUST_BE_UNSET = (
     "PYTORCH_CUDA_ALLOC_CONF",
@@ -140,7 +141,8 @@ class _Recorder:
         target, chosen = self.campaign.target, probes.probes(self.campaign.size)
         settings = RunSettings(target.device_type, gpu=target.gpu)
         try:
-            rows = fresh_process_rows(probes.run, (chosen, settings), f"the {PROBES}")
+            name = f"the {PROBES}"
+            rows = fresh_process_rows(probes.run, (chosen, settings), name, timeout_seconds=PROBES_SECONDS)
         except ProfilerError as error:
             return "skipped", str(error)
         table = pd.DataFrame(rows, columns=list(probes.COLUMNS))

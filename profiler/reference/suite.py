@@ -18,6 +18,7 @@ from profiler.run_settings import RunSettings
 from profiler.workload import OPTIMIZERS, Workload
 
 EXPANDABLE_SEGMENTS = "expandable_segments:True"
+_TIMEOUT_SECONDS = 180.0  # for one phase: far more than any should take, and a campaign has minutes only
 _MIB, _GIB = 1 << 20, 1 << 30
 
 
@@ -45,8 +46,9 @@ class Case:
 
     def settings(self, device_type: str, gpu: GPU | None = None, trace: Path | None = None) -> RunSettings:
         """How this case runs on a device."""
+        kernel = self.attention_kernel
         return RunSettings(
-            device_type, self.limit_bytes, gpu, self.allocator_settings, self.attention_kernel, trace
+            device_type, self.limit_bytes, gpu, self.allocator_settings, kernel, trace, _TIMEOUT_SECONDS
         )
 
     def to_dict(self) -> dict[str, Any]:
