@@ -45,8 +45,8 @@ def report(options: ReportOptions) -> None:
 
 
 def _from_file(path: Path, options: ReportOptions) -> None:
-    from profiler.html_report import run_page
-    from profiler.html_results import results_page
+    from profiler.pages.results import results_page
+    from profiler.pages.run import run_page
     from profiler.saved_run import load
 
     if options.memory_viz or options.trace or options.save:
@@ -56,7 +56,7 @@ def _from_file(path: Path, options: ReportOptions) -> None:
 
 def _from_simulation(options: ReportOptions) -> None:
     from profiler.export import memory_viz, perfetto
-    from profiler.html_report import simulation_page
+    from profiler.pages.run import simulation_page
 
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
     target = Target(options.workload.model, settings_from(options.settings))

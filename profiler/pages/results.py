@@ -12,7 +12,7 @@ from profiler import records
 from profiler.catalog import questions
 from profiler.compare import compare, latest
 from profiler.errors import ProfilerError
-from profiler.html_page import page, table
+from profiler.pages.page import page, table
 from profiler.training_step import Phase
 from profiler.units import format_bytes
 

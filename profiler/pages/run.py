@@ -9,9 +9,9 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from profiler.difference import by_line, has_categories, has_modules, modules_at
-from profiler.html_page import page, shares, table
-from profiler.html_timeline import STYLE, timeline
 from profiler.ledger import CATEGORIES, Mark, account
+from profiler.pages.page import page, shares, table
+from profiler.pages.timeline import STYLE, timeline
 from profiler.plots.phases import CATEGORY_COLOURS
 from profiler.saved_run import SavedRun, until_last_phase
 from profiler.timeline import by_category
