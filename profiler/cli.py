@@ -93,7 +93,12 @@ def _add_show(verbs: Any) -> None:
         epilog="example: profiler show results/cpu/naive_step",
     )
     show.add_argument("results", metavar="RESULTS", help="a records.parquet, or a folder of them")
-    show.add_argument("--source", default="formula", help="formula (default), textbook or simulation")
+    show.add_argument(
+        "--source",
+        choices=["formula", "textbook", "simulation"],
+        default="formula",
+        help="what predicted; default: formula",
+    )
     show.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
     show.set_defaults(verb=_show)
 

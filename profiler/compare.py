@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.ledger import CATEGORIES
+from profiler.training_step import Phase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,3 +122,15 @@ def latest(records: pd.DataFrame) -> pd.DataFrame:
     """The rows of each run's last recording, where a run was recorded more than once."""
     last = records.groupby(["run_key", "source"])["recorded_at"].transform("max")
     return records[records["recorded_at"] == last]
+
+
+def without_end(records: pd.DataFrame) -> list[str]:
+    """A line for each run that ran out of memory, or that could not be simulated."""
+    lines = []
+    for row in records[records["outcome"] != "ok"].itertuples():
+        how = f"{row.workload}, {row.source} on {row.device}"
+        if row.outcome == "out_of_memory":
+            lines.append(f"out of memory: {how}, in {Phase(row.step, row.phase, row.micro_batch)}")
+        else:
+            lines.append(f"{row.outcome}: {how}: {row.detail}")
+    return lines

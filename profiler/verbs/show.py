@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler import records
-from profiler.compare import compare, latest, peak_residuals, silent_categories
+from profiler.compare import compare, latest, peak_residuals, silent_categories, without_end
 from profiler.errors import ProfilerError
 from profiler.training_step import Phase
 from profiler.units import format_bytes
@@ -49,9 +49,8 @@ def show(results: Path, source: str, workload: str | None) -> None:
             console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
     for truth, compared in comparisons:
         _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
-    failed = chosen[chosen["outcome"] == "out_of_memory"]
-    for row in failed.itertuples():
-        console.print(f"[yellow]out of memory[/yellow] {row.workload}: step {row.step} {row.phase}")
+    for words in without_end(chosen):
+        console.print(words, style="yellow", markup=False, soft_wrap=True)
 
 
 def _read_all(path: Path) -> pd.DataFrame:
