@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from profiler import formula
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.gpu_facts import count_on_gpu
 from profiler.model_facts import ModelFacts, count
 from profiler.records import Row
@@ -67,7 +67,7 @@ def simulation_rows(workload: Workload, settings: RunSettings) -> list[Row]:
     try:
         rows = measure(workload, settings, lambda phase: None)
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]
     return [{**row, "source": "simulation"} for row in rows]
 

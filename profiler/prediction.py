@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.ledger import Allocation
 from profiler.measure import PhaseMeasurement
 from profiler.timeline import Entries, Moment, peaks
@@ -141,7 +141,7 @@ def _simulate(
             except torch.OutOfMemoryError as error:
                 if not recorder.refusals:
                     raise
-                message = str(error).splitlines()[0]
+                message = first_line(error)
                 out_of_memory = OutOfMemory(
                     recorder.measurements()[-1].account.phase, message, recorder.refusals[-1]
                 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.ledger import CATEGORIES
 
 if TYPE_CHECKING:
@@ -109,9 +109,8 @@ def read(path: Path) -> pd.DataFrame:
     try:
         records = pd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ProfilerError(
-            f"{path} is not a readable Parquet file ({reason}); move it away and run again"
+            f"{path} is not a readable Parquet file ({first_line(error)}); move it away and run again"
         ) from error
     version = records["schema_version"].max() if "schema_version" in records else None
     if version != SCHEMA_VERSION and len(records) + (version is None):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from profiler import targets
 from profiler.allocator import AllocatorSettings
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.gpus import GPU
 from profiler.lazy_weights import weights_left_unwritten
 from profiler.targets import Target, with_own_paths
@@ -92,7 +92,7 @@ def _measured(request: Request) -> MeasuredRun:
         try:
             train(request.workload, torch.device(str(request.device)), recorder)
         except torch.OutOfMemoryError as error:
-            out_of_memory = str(error).splitlines()[0]
+            out_of_memory = first_line(error)
         except ProfilerError:
             raise
         except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from profiler.allocator import AllocatorSettings, BlockInfo, SegmentInfo
+from profiler.errors import first_line
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.
@@ -149,12 +150,8 @@ def _unpickle(content: bytes) -> object:
         raise
     except Exception as error:  # a damaged or hostile file can fail in any way
         raise SnapshotError(
-            f"not a pickle, or truncated ({type(error).__name__}: {_one_line(error)})"
+            f"not a pickle, or truncated ({type(error).__name__}: {first_line(error)})"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else "no details"
 
 
 def _segment(raw: object) -> tuple[SegmentInfo, bool]:

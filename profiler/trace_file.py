@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.ledger import Allocation, Free, Mark, Place
 from profiler.records import write_atomically
 from profiler.training_step import Phase
@@ -64,7 +64,7 @@ def read_trace(path: Path) -> list[Entry]:
     try:
         columns = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise ProfilerError(f"{path} is not a readable trace ({str(error).splitlines()[0]})") from error
+        raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
     if set(columns) != set(COLUMNS):
         raise ProfilerError(f"{path} is not a trace: it lacks {', '.join(COLUMNS.keys() - columns.keys())}")
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profiler.errors import first_line
 from profiler.ledger import CATEGORIES
 from profiler.measure import PhaseMeasurement
 from profiler.model_facts import count
@@ -106,7 +107,7 @@ def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | No
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            return str(error).splitlines()[0]
+            return first_line(error)
         finally:
             if limit_bytes is not None:
                 _lift_limit(settings.device_type)

@@ -40,6 +40,17 @@ def test_a_model_that_does_not_even_load_is_recorded():
     assert rows["phase"].tolist() == ["model_loaded"]
 
 
+def test_pythons_own_out_of_memory_says_nothing_and_is_recorded(monkeypatch):
+    from profiler import training_step, worker
+
+    def refuse(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(training_step, "train", refuse)
+    (row,) = worker.measure(Workload("mlp-tiny", 4), RunSettings("cpu"), lambda phase: None)
+    assert (row["outcome"], row["phase"], row["detail"]) == ("out_of_memory", "model_loaded", "MemoryError")
+
+
 def test_a_failure_that_is_not_of_memory_is_one_line():
     # Position embeddings of GPT-2 end at 1024.
     with pytest.raises(ProfilerError, match=r"gpt2-tiny.* failed: .*"):

@@ -25,7 +25,7 @@ def draw(difference: Difference, name: str, path: Path) -> None:
     """
     import matplotlib.pyplot as plt
 
-    from profiler.errors import ProfilerError
+    from profiler.errors import ProfilerError, first_line
     from profiler.records import write_atomically
 
     style.use_style()
@@ -57,7 +57,7 @@ def draw(difference: Difference, name: str, path: Path) -> None:
     try:
         write_atomically(path, lambda temporary: figure.savefig(temporary, format=path.suffix[1:] or "png"))
     except ValueError as error:
-        raise ProfilerError(f"--output {path}: {str(error).splitlines()[0]}") from None
+        raise ProfilerError(f"--output {path}: {first_line(error)}") from None
     finally:
         plt.close(figure)
 

@@ -13,6 +13,7 @@ from math import prod
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from profiler.errors import first_line
 from profiler.ledger import Allocation, Free, Mark
 from profiler.run_settings import ATTENTION_KERNELS, RunSettings
 from profiler.training_step import Phase, TrainingState
@@ -85,7 +86,7 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
                     with recorder.phase(Phase(number, "operate"), TrainingState()):
                         outputs.append(operate())
             except RuntimeError as error:  # out of memory and unsupported operations included
-                failures[probe] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+                failures[probe] = f"{type(error).__name__}: {first_line(error)}"
             operate = _nothing
             outputs.clear()
     entries = _by_phase(recorder.entries)

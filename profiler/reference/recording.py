@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import records
 from profiler.compare import latest
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.gpus import GPU
 from profiler.reference.suite import Case
 from profiler.trace_file import Entry, read_trace
@@ -99,8 +99,9 @@ def read_probes(folder: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ProfilerError(f"{path} is not a readable Parquet file ({reason}); move it away") from error
+        raise ProfilerError(
+            f"{path} is not a readable Parquet file ({first_line(error)}); move it away"
+        ) from error
 
 
 def gpu_recordings(results: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.gpus import GPU, gpu_by_name
 from profiler.provenance import default_device, device_class, gpu_here, provenance
 from profiler.runner import process_context
@@ -43,7 +43,7 @@ class Target:
             try:
                 facts: dict[str, Any] = pool.apply(_describe, (self,))
             except RuntimeError as error:  # a driver too old, say
-                raise ProfilerError(f"the device does not answer: {str(error).splitlines()[0]}") from error
+                raise ProfilerError(f"the device does not answer: {first_line(error)}") from error
         return facts
 
 

@@ -89,7 +89,7 @@ def run(names: Sequence[str], options: RunOptions) -> None:
             _draw(experiment, _tabulate(experiment, console), console)
     if undrawn:
         raise ProfilerError(
-            f"records are kept, but not all figures drawn of {', '.join(undrawn)}: runs have no end, see above"
+            f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
         )
 
 
