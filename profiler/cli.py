@@ -295,7 +295,8 @@ def _add_diff(verbs: Any) -> None:
         "diff",
         help="what grew between two runs, or two folders of records: by category, module and line",
         description="Compare the allocated bytes at the peaks of two runs: the differences of the parts sum "
-        "to that of the peaks. The runs of two folders are paired by workload.",
+        "to that of the peaks. The runs of two folders are paired by workload, and by device where there are "
+        "several.",
         epilog="example: profiler report gpt2 --length 512 --save before.parquet; "
         "profiler report gpt2 --length 768 --save after.parquet; "
         "profiler diff before.parquet after.parquet --output grew.png",

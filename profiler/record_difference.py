@@ -1,11 +1,14 @@
-"""What changed between two sets of records: runs paired by workload, phases by their place in the run."""
+"""What changed between two sets of records: runs paired by workload, phases by their place in the run.
+
+A side with several devices, as each run on a CPU gives (it also simulates a GPU), is paired by device too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler import records
 from profiler.compare import latest
@@ -19,13 +22,15 @@ if TYPE_CHECKING:
 
 # What happened is compared, not what a formula says of it; measured rather than simulated where both are.
 _SOURCES = ("measured", "simulation")
-_RUN = ["workload", "seed"]
-_PHASE = [*_RUN, "phase_index", "step", "phase", "micro_batch"]
+_PHASE = ["phase_index", "step", "phase", "micro_batch"]
 
 
 @dataclass(frozen=True)
 class RunChange:
-    """One workload on both sides: its peak, the phases whose peaks changed, and what the peak was made of."""
+    """One workload on both sides: its peak, the phases whose peaks changed, and what the peak was made of.
+
+    `workload` names the device too, where a side has several.
+    """
 
     workload: str
     peak: Change
@@ -37,13 +42,19 @@ class RunChange:
 class RecordsDifference:
     """Runs with a phase whose peak changed, the largest change of the run's peak first, and what has no pair.
 
-    `paired` counts the runs that both sides have.
+    Attributes:
+        runs: those that changed, in the phases to whose end both sides came.
+        paired: how many runs both sides have.
+        only_before, only_after: runs of one side.
+        out_of_memory_before, out_of_memory_after: runs that ran out of memory on this side only.
     """
 
     runs: tuple[RunChange, ...]
     paired: int
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    out_of_memory_before: tuple[str, ...]
+    out_of_memory_after: tuple[str, ...]
 
 
 def is_records(path: Path) -> bool:
@@ -64,39 +75,57 @@ def is_records(path: Path) -> bool:
 def records_difference(before: Path, after: Path) -> RecordsDifference:
     """Read both sides and pair their runs.
 
-    Raises ProfilerError where a side has no records, holds several devices, or they have no run in common.
+    Raises ProfilerError where a side has no records, or they have no run in common.
     """
     sides = [_phases(path) for path in (before, after)]
-    names = [set(map(tuple, side[_RUN].astype(object).to_numpy())) for side in sides]
-    if not names[0] & names[1]:
+    several = any(side["device"].nunique() > 1 for side in sides)
+    run = ["workload", "seed", *(["device"] if several else [])]
+    ended = [side[side["outcome"] == "ok"] for side in sides]
+    first, second = (_keys(side, run) for side in ended)
+    if not first & second:
         raise ProfilerError(f"{before} and {after} have no workload in common")
-    joined = sides[0].merge(sides[1], on=_PHASE, how="inner", suffixes=("_before", "_after"))
-    found = [_run_change(str(key[0]), rows) for key, rows in joined.groupby(_RUN, sort=False)]
-    changed = [run for run in found if run.phases]
+    joined = ended[0].merge(ended[1], on=[*run, *_PHASE], how="inner", suffixes=("_before", "_after"))
+    found = [_run_change(_name(key), rows) for key, rows in joined.groupby(run, sort=False)]
+    changed = [change for change in found if change.phases]
+    failed = [_keys(side[side["outcome"] == "out_of_memory"], run) for side in sides]
     return RecordsDifference(
-        runs=tuple(sorted(changed, key=lambda run: (-abs(run.peak.difference_bytes), run.workload))),
+        runs=tuple(sorted(changed, key=lambda change: (-abs(change.peak.difference_bytes), change.workload))),
         paired=len(found),
-        only_before=tuple(sorted({str(name) for name, _ in names[0] - names[1]})),
-        only_after=tuple(sorted({str(name) for name, _ in names[1] - names[0]})),
+        only_before=_names(first - second),
+        only_after=_names(second - first),
+        out_of_memory_before=_names(failed[0] - failed[1]),
+        out_of_memory_after=_names(failed[1] - failed[0]),
     )
 
 
+def _keys(rows: pd.DataFrame, run: list[str]) -> set[tuple[Any, ...]]:
+    return set(map(tuple, rows[run].astype(object).to_numpy()))
+
+
+def _name(key: Sequence[Any]) -> str:
+    workload, _seed, *device = key
+    return ", ".join([workload, *device])
+
+
+def _names(keys: Iterable[Sequence[Any]]) -> tuple[str, ...]:
+    return tuple(sorted({_name(key) for key in keys}))
+
+
 def _phases(path: Path) -> pd.DataFrame:
-    """One row a phase of each run's last recording."""
+    """One row a phase of each run's last recording, by the better of its sources."""
     import pandas as pd
 
     files = sorted(path.rglob("records.parquet")) if path.is_dir() else [path]
     if not files:
         raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
     rows = pd.concat([records.read(file) for file in files], ignore_index=True)
-    rows = latest(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] == "ok")])
+    rows = latest(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")])
     if rows.empty:
-        raise ProfilerError(f"{path} holds no measured or simulated run that came to its end")
-    devices = rows["device"].unique()
-    if len(devices) > 1:
-        raise ProfilerError(f"{path} holds {len(devices)} devices ({', '.join(devices)}); name one's folder")
-    rows = rows.assign(order=rows["source"].map(_SOURCES.index)).sort_values("order", kind="stable")
-    return rows.drop_duplicates(_PHASE)
+        raise ProfilerError(f"{path} holds no measured or simulated run")
+    run = ["workload", "seed", "device"]
+    rows = rows.assign(order=rows["source"].map(_SOURCES.index))
+    rows = rows[rows["order"] == rows.groupby(run)["order"].transform("min")]
+    return rows.drop_duplicates([*run, *_PHASE])
 
 
 def _run_change(workload: str, rows: pd.DataFrame) -> RunChange:

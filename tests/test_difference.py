@@ -281,6 +281,33 @@ def test_folders_pair_runs_by_workload_and_show_the_largest_change_first(capsys,
     assert "only before: old" in out
 
 
+def test_several_devices_in_a_folder_are_paired_each_with_its_own(capsys, tmp_path):
+    folders = []
+    for name, gpu_peak in (("a", 500), ("b", 540)):
+        folder = record(tmp_path / name, phases("bert", 100, 400))
+        rows = [{**row, "device": "t4"} for row in phases("bert", 120, gpu_peak, source="simulation")]
+        record(folder / "t4", rows)
+        folders.append(folder)
+    found = as_json(capsys, *folders)
+    assert (found["paired"], found["only_before"]) == (2, [])
+    (run,) = found["runs"]
+    assert (run["workload"], run["before_bytes"], run["after_bytes"]) == ("bert, t4", 500, 540)
+
+
+def test_a_run_that_no_longer_fits_is_no_run_with_the_same_peaks(capsys, tmp_path):
+    loaded, forward = phases("bert", 100, 400)
+    before = record(tmp_path / "a", [loaded, forward])
+    after = record(
+        tmp_path / "b",
+        [loaded, {**forward, "outcome": "out_of_memory"}, *phases("bert", 1, 2, source="simulation")],
+    )
+    found = as_json(capsys, before, after)
+    assert (found["paired"], found["runs"]) == (1, [])
+    assert (found["out_of_memory_before"], found["out_of_memory_after"]) == ([], ["bert"])
+    assert main(["diff", str(before), str(after)]) == 0
+    assert "out of memory only after: bert" in capsys.readouterr().out
+
+
 def test_mistakes_get_one_line(capsys, files, tmp_path):
     hostile = tmp_path / "hostile"
     hostile.write_bytes(pickle.dumps(print))
@@ -288,12 +315,6 @@ def test_mistakes_get_one_line(capsys, files, tmp_path):
     garbage.write_bytes(b"PAR1 and nothing")
     (tmp_path / "empty").mkdir()
     other = record(tmp_path / "c", phases("of its own", 1, 2))
-    two = record(tmp_path / "two", phases("x", 1, 2))
-    records.append(
-        two / "records.parquet",
-        [{**row, "run_key": "x2", "seed": 0, "device": "t4", "outcome": "ok", "recorded_at": "2026-01-02"}
-         for row in phases("x", 1, 2)],
-    )  # fmt: skip
     saved = files / "a.parquet"
     for arguments, words in (
         ([saved, tmp_path / "missing"], "missing does not exist"),
@@ -302,7 +323,6 @@ def test_mistakes_get_one_line(capsys, files, tmp_path):
         ([saved, other], "give two of a kind"),
         ([tmp_path / "empty", other], "no records.parquet"),
         ([other, record(tmp_path / "d", phases("another", 1, 2))], "no workload in common"),
-        ([two, other], "holds 2 devices"),
         ([saved, saved, "--output", tmp_path / "x.nonsense"], "nonsense"),
         ([other, other, "--output", tmp_path / "x.png"], "not of two folders"),
     ):

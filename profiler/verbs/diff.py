@@ -175,10 +175,15 @@ def _print_records(found: RecordsDifference, top: int, console: Console) -> None
     console.print(
         f"[bold]{found.paired} runs in both[/bold]: {same} with the same peaks, {len(found.runs)} changed"
     )
-    for name, only in (("before", found.only_before), ("after", found.only_after)):
-        if only:
-            more = f" and {len(only) - _NAMES_SHOWN} more" if len(only) > _NAMES_SHOWN else ""
-            console.print(f"  only {name}: {', '.join(only[:_NAMES_SHOWN])}{more}", markup=False)
+    for words, names in (
+        ("only before", found.only_before),
+        ("only after", found.only_after),
+        ("out of memory only before", found.out_of_memory_before),
+        ("out of memory only after", found.out_of_memory_after),
+    ):
+        if names:
+            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            console.print(f"  {words}: {'; '.join(names[:_NAMES_SHOWN])}{more}", markup=False)
     if not found.runs:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -222,6 +227,8 @@ def _records_as_dict(found: RecordsDifference) -> dict[str, Any]:
         "paired": found.paired,
         "only_before": list(found.only_before),
         "only_after": list(found.only_after),
+        "out_of_memory_before": list(found.out_of_memory_before),
+        "out_of_memory_after": list(found.out_of_memory_after),
         "runs": [
             {
                 "workload": run.workload,
