@@ -104,3 +104,15 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
     assert len(said.err.splitlines()) == 1
     assert "not all figures drawn of first" in said.err
     assert f"out of memory: {workload}, measured on cpu, in model_loaded" in said.out
+
+
+def test_the_page_of_results_has_measured_and_simulated_runs_and_no_traces(rows, tmp_path):
+    records.append(tmp_path / "records.parquet", rows)
+    records.write_table(tmp_path / "traces" / "one.parquet", records.frame(rows))
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 0
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("<h2") == 1
+    assert "runs: 5 rows" in text
+    assert "<td>gpt2, adam</td><td>measured, cpu</td><td>step 2 optimizer step</td>" in text
+    assert "<td>gpt2, adam</td><td>simulated, a100</td>" in text
+    assert "simulation off by" not in text  # nothing was both measured and simulated

@@ -19,8 +19,9 @@ from profiler.units import format_bytes
 if TYPE_CHECKING:
     import pandas as pd
 
-_RECORDS = "records.parquet"
+_RECORDS, _ABOUT = "records.parquet", "about.json"  # one of them is in each experiment's folder
 _ROWS_SHOWN = 40
+_WORDS_OF_A_RUN = 3  # columns before its numbers
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -29,7 +30,7 @@ def results_page(folder: Path) -> str:
 
     Raises ProfilerError if there are no results.
     """
-    found = sorted({path.parent for path in folder.rglob("*.parquet")})
+    found = sorted({path.parent for name in (_RECORDS, _ABOUT) for path in folder.rglob(name)})
     if not found:
         raise ProfilerError(f"no results in {folder}; `profiler run` makes them")
     try:
@@ -78,15 +79,13 @@ def _table(path: Path) -> str:
     import pandas as pd
 
     if path.name == _RECORDS:
-        head, rows = _runs(latest(records.read(path)))
+        named, (head, rows) = "runs", _runs(latest(records.read(path)))
+        numbers = range(_WORDS_OF_A_RUN, len(head))
     else:
         data = pd.read_parquet(path)
-        head, rows = [str(name) for name in data.columns], [_cells(row) for row in data.to_numpy()]
-    numbers = [i for i in range(len(head)) if rows and all(row[i][-1:].isdigit() for row in rows if row[i])]
+        named, head, rows = _words(path.stem), list(map(str, data)), [_cells(row) for row in data.to_numpy()]
+        numbers = [i for i in range(len(head)) if all(row[i][-1:].isdigit() for row in rows if row[i])]
     more = f", the first {_ROWS_SHOWN} shown" if len(rows) > _ROWS_SHOWN else ""
-    named = "runs" if path.name == _RECORDS else _words(path.stem)
-    if path.name == _RECORDS:
-        numbers = list(range(2, len(head)))
     return (
         f"<details><summary>{escape(named)}: {len(rows)} rows{more}</summary>"
         f"{table(head, rows[:_ROWS_SHOWN], numbers)}</details>"
@@ -94,19 +93,26 @@ def _table(path: Path) -> str:
 
 
 def _runs(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """One row a run: the measured peak, its phase, and by how much each prediction of it is off."""
+    """One row a run: its peak, measured or else simulated, and by how much each prediction of it is off."""
     sources = ("formula", "textbook", "simulation")
-    head = ["run", "peak in", "peak", *(f"{source} off by" for source in sources)]
+    head = ["run", "how", "peak in", "peak", *(f"{source} off by" for source in sources)]
     runs: dict[str, list[str]] = {}
-    for column, source in enumerate(sources, start=3):
-        compared = compare(rows, source)
-        for key, phases in compared.groupby("run_key", sort=False):
-            top = phases.loc[phases["measured_peak_bytes"].idxmax()]
-            peak, predicted = int(top["measured_peak_bytes"]), int(phases["predicted_peak_bytes"].max())
-            phase = Phase(int(top["step"]), str(top["phase"]), int(top["micro_batch"]))
-            cells = [str(top["workload"]), str(phase).replace("_", " "), format_bytes(peak), "", "", ""]
-            runs.setdefault(str(key), cells)[column] = _percent(predicted - peak, peak)
-    used = [i for i in range(len(head)) if i < 3 or any(cells[i] for cells in runs.values())]
+    for truth, how in (("measured", "measured"), ("simulation", "simulated")):
+        known = rows[(rows["source"] == truth) & (rows["outcome"] == "ok") & ~rows["run_key"].isin(runs)]
+        for key, phases in known.groupby("run_key", sort=False):
+            top = phases.loc[phases["peak_allocated_bytes"].idxmax()]
+            phase = str(Phase(int(top["step"]), str(top["phase"]), int(top["micro_batch"])))
+            words = [str(top["workload"]), f"{how}, {top['device']}", phase.replace("_", " ")]
+            runs[str(key)] = [*words, format_bytes(int(top["peak_allocated_bytes"])), *("" for _ in sources)]
+        of_these = rows[rows["run_key"].isin(known["run_key"])]
+        for column, source in enumerate(sources, start=_WORDS_OF_A_RUN + 1):
+            if source == truth:
+                continue
+            for key, phases in compare(of_these, source, truth).groupby("run_key", sort=False):
+                peak = int(phases["measured_peak_bytes"].max())
+                difference_bytes = int(phases["predicted_peak_bytes"].max()) - peak
+                runs[str(key)][column] = _percent(difference_bytes, peak)
+    used = [i for i in range(len(head)) if i <= _WORDS_OF_A_RUN or any(cells[i] for cells in runs.values())]
     return [head[i] for i in used], [[cells[i] for i in used] for cells in runs.values()]
 
 
