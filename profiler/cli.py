@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import __version__
 from profiler.errors import ProfilerError
-from profiler.workload import ATTENTION, CHECKPOINTING, IMPLEMENTATIONS, OPTIMIZERS, PRECISIONS
+from profiler.workload import (
+    ATTENTION,
+    CHECKPOINTING,
+    IMPLEMENTATIONS,
+    MEMORY_FORMATS,
+    OPTIMIZERS,
+    PRECISIONS,
+)
 
 if TYPE_CHECKING:
     from profiler.workload import Workload
@@ -89,7 +96,9 @@ def _add_list(verbs: Any) -> None:
 def _add_show(verbs: Any) -> None:
     show = verbs.add_parser(
         "show",
-        help="a table of measured against predicted",
+        help="tables of what was measured, or simulated, against what was predicted",
+        description="Hold a prediction against what was measured, phase by phase, and the formulas against "
+        "the simulation too.",
         epilog="example: profiler show results/cpu/naive_step",
     )
     show.add_argument("results", metavar="RESULTS", help="a records.parquet, or a folder of them")
@@ -153,11 +162,14 @@ def _add_techniques(verbs: Any) -> None:
     ranked = verbs.add_parser(
         "techniques",
         help="what each memory technique would save, predicted and ranked",
+        description="Rank the techniques and their pairs by formula, then simulate the best (needs no GPU).",
         epilog="example: profiler techniques gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
     ranked.add_argument("model", metavar="MODEL", help="such as gpt2 or bert-large")
     _add_simulation_options(ranked)
-    ranked.add_argument("--pairs", type=int, default=10, help="how many of the best pairs; default: 10")
+    ranked.add_argument(
+        "--pairs", type=_number, default=10, metavar="N", help="how many of the best pairs; default: 10"
+    )
     ranked.set_defaults(verb=_techniques)
 
 
@@ -204,6 +216,7 @@ _WORKLOAD_WORDS = {
     "precision": f"one of {', '.join(PRECISIONS)}",
     "checkpointing": f"what is computed again: one of {', '.join(CHECKPOINTING)}",
     "layers": "depth of a built-in model; 0 for its own",
+    "memory_format": f"of images and convolutions: one of {', '.join(MEMORY_FORMATS)}",
 }
 
 
@@ -223,10 +236,17 @@ def _add_simulation_options(verb: argparse.ArgumentParser) -> None:
         if field.name == "model":
             continue
         default = 1 if field.default is MISSING else field.default
-        words = f"{_WORKLOAD_WORDS.get(field.name, field.name)}; default: {default}"
+        words = f"{_WORKLOAD_WORDS[field.name]}; default: {default}"
         metavar = "N" if isinstance(default, int) else "NAME"
         option = f"--{field.name.replace('_', '-')}"
         verb.add_argument(option, type=type(default), default=default, metavar=metavar, help=words)
+
+
+def _number(text: str) -> int:
+    """How many; argparse makes one line of the error."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
 
 
 def _add_fit(verbs: Any) -> None:
@@ -304,7 +324,9 @@ def _add_diff(verbs: Any) -> None:
     kinds = "file of `profiler report --save` or recording.save(), CUDA memory snapshot, or results folder"
     diff.add_argument("before", metavar="A", help=kinds)
     diff.add_argument("after", metavar="B", help="another of the kind")
-    diff.add_argument("--top", type=int, default=10, help="parts or runs to show; default: 10")
+    diff.add_argument(
+        "--top", type=_number, default=10, metavar="N", help="parts or runs to show; default: 10"
+    )
     diff.add_argument("--output", metavar="FILE", help="a picture of what grew, as .png or .svg")
     diff.add_argument("--json", action="store_true", help="print every part as JSON")
     diff.set_defaults(verb=_diff)

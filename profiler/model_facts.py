@@ -317,9 +317,8 @@ def _watch(model: torch.nn.Module, batch: Any, device_type: str) -> Any:
 
         def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
             address, storage = _storage(tensor), tensor.untyped_storage()
-            if (
-                storage.device.type != model_device_type
-            ):  # a GPU's fused attention keeps its seeds on the host
+            # A GPU's fused attention keeps its seeds on the host.
+            if storage.device.type != model_device_type:
                 return
             if address in held or (address in self.births and not self.births[address][1].expired()):
                 return

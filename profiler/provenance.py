@@ -34,7 +34,12 @@ def device_class(device_type: str) -> str:
         return "cpu"
     import torch
 
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    return in_a_path(torch.cuda.get_device_name())
+
+
+def in_a_path(name: str) -> str:
+    """The name of a device as a folder has it: lower case, hyphens between."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def gpu_here() -> GPU:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-import re
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,19 +18,14 @@ from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.model_facts import count
 from profiler.predicted_rows import formula_rows
-from profiler.provenance import device_class, gpu_here, provenance
+from profiler.provenance import device_class, gpu_here, in_a_path, provenance
 from profiler.records import Row
 from profiler.run_settings import RunSettings
 from profiler.training_step import phases
 from profiler.workload import Workload
 
-_PRELOADED_MODELS = (
-    "gpt2",
-    "bert",
-    "llama",
-    "vit",
-    "resnet",
-)  # seconds of imports that each run would repeat
+# Seconds of imports that each run would repeat.
+_PRELOADED_MODELS = ("gpt2", "bert", "llama", "vit", "resnet")
 
 
 def run_key(workload: Workload, device: str, about: Mapping[str, str | None]) -> str:
@@ -85,8 +79,7 @@ def real_device(device_type: str) -> tuple[str, dict[str, str | None]]:
 
 def simulated_device(gpu: GPU) -> tuple[str, dict[str, str | None]]:
     """The device class and provenance of rows that are simulated here."""
-    device = re.sub(r"[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-    return device, provenance("cpu") | {"device_name": gpu.name}
+    return in_a_path(gpu.name), provenance("cpu") | {"device_name": gpu.name}
 
 
 def _predicted_here(workload: Workload, device_type: str) -> list[Row]:

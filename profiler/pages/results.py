@@ -80,7 +80,7 @@ def _table(path: Path) -> str:
 
     if path.name == _RECORDS:
         named, (head, rows) = "runs", _runs(latest(records.read(path)))
-        numbers = range(_WORDS_OF_A_RUN, len(head))
+        numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))
     else:
         data = pd.read_parquet(path)
         named, head, rows = _words(path.stem), list(map(str, data)), [_cells(row) for row in data.to_numpy()]

@@ -1,4 +1,4 @@
-"""Where the bytes are, phase by phase: measured categories as bars, the predicted levels drawn on them."""
+"""Where the bytes are, phase by phase: categories as bars, the levels of the formulas drawn on them."""
 
 from __future__ import annotations
 
@@ -77,23 +77,23 @@ def phase_grid(view: View) -> Figure:
 
 def _draw(axes: Axes, run: View, small: bool = False) -> str:
     """Draw the bars and levels of one run; returns the unit of the axis."""
-    measured = run.truth.sort_values("phase_index")
+    truth = run.truth.sort_values("phase_index")
     textbook, formula = (run.by(source).sort_values("phase_index") for source in ("textbook", "formula"))
-    top = max(measured["peak_allocated_bytes"].max(), textbook["allocated_bytes"].max())
+    top = max(truth["peak_allocated_bytes"].max(), textbook["allocated_bytes"].max())
     factor, unit = style.byte_unit(float(top))
-    places = range(len(measured))
-    bottom = [0.0] * len(measured)
+    places = range(len(truth))
+    bottom = [0.0] * len(truth)
     for category in CATEGORIES:
-        heights = [float(v) / factor for v in measured[f"{category}_bytes"].fillna(0)]
+        heights = [float(v) / factor for v in truth[f"{category}_bytes"].fillna(0)]
         if max(heights) * factor >= 0.001 * float(top):
             name = category.replace("_", " ")
             axes.bar(places, heights, 0.72, bottom=bottom, color=CATEGORY_COLOURS[category], label=name)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    peaks = [float(v) / factor for v in measured["peak_allocated_bytes"]]
+    peaks = [float(v) / factor for v in truth["peak_allocated_bytes"]]
     # A phase that allocates nothing (zero_grad) starts at its peak; the bar before shows that already.
     extra = [
         max(0.0, peak - low) if isinstance(op, str) else 0.0
-        for peak, low, op in zip(peaks, bottom, measured["detail"], strict=True)
+        for peak, low, op in zip(peaks, bottom, truth["detail"], strict=True)
     ]
     axes.bar(
         places,
@@ -117,10 +117,10 @@ def _draw(axes: Axes, run: View, small: bool = False) -> str:
         linestyle=(0, (4, 2)),
         label="textbook 4·(k·P + A)",
     )
-    axes.set_xticks(list(places), [_SHORT[name] for name in measured["phase"]], fontsize=9 if small else 12)
+    axes.set_xticks(list(places), [_SHORT[name] for name in truth["phase"]], fontsize=9 if small else 12)
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, float(top) / factor * 1.06)
-    _mark_steps(axes, measured)
+    _mark_steps(axes, truth)
     return unit
 
 
@@ -131,9 +131,9 @@ def _levels(axes: Axes, predicted: pd.DataFrame, factor: float, half_width: floa
     axes.hlines(levels, starts, ends, zorder=5, **look)
 
 
-def _mark_steps(axes: Axes, measured: pd.DataFrame) -> None:
+def _mark_steps(axes: Axes, truth: pd.DataFrame) -> None:
     """A thin line where a training step begins."""
-    steps = list(measured["step"])
+    steps = list(truth["step"])
     for place in range(1, len(steps)):
         if steps[place] != steps[place - 1]:
             axes.axvline(place - 0.5, color="#d0d0d0", linewidth=1, zorder=0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from profiler.errors import ProfilerError, first_line
 from profiler.gpus import GPU, gpu_by_name
-from profiler.provenance import default_device, device_class, gpu_here, provenance
+from profiler.provenance import default_device, device_class, gpu_here, in_a_path, provenance
 from profiler.runner import process_context
 
 SIMULATED = "simulated"
@@ -51,7 +50,7 @@ def _describe(target: Target) -> dict[str, Any]:
     if target.gpu is not None:
         name = target.gpu.name
         about = provenance("cpu") | {"device_name": f"simulated {name}"}
-        device = f"{SIMULATED}-{re.sub(r'[^a-z0-9]+', '-', name.lower())}"
+        device = f"{SIMULATED}-{in_a_path(name)}"
         return {"device": device, **about, "gpu": asdict(target.gpu), "free_bytes": target.gpu.memory_bytes}
     if target.device_type == "cuda" and default_device() != "cuda":
         raise ProfilerError(

@@ -55,7 +55,7 @@ def predict(options: PredictOptions) -> int:
     if options.as_json:
         print(json.dumps(report, indent=2))
     else:
-        _show(report, simulation, written)
+        _show(report, written)
     return DOES_NOT_FIT if simulation.out_of_memory else 0
 
 
@@ -150,7 +150,7 @@ def _phase_reports(simulation: Simulation, formula: list[Row]) -> list[dict[str,
 # --- on screen -----------------------------------------------------------------------------------------
 
 
-def _show(report: dict[str, Any], simulation: Simulation, written: list[Path]) -> None:
+def _show(report: dict[str, Any], written: list[Path]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(width=150, highlight=False)  # a file or a pipe has no width to keep to

@@ -72,10 +72,13 @@ def techniques(options: TechniquesOptions) -> None:
             f"{first.peak.name}; {format_bytes(first.peak_reserved_bytes)} reserved"
         )
     console.print()
-    console.print(_table("One technique", True, before, first, zip(singles, runs, strict=False)))
-    console.print()
-    title = f"Two at once, the best {len(pairs)}"
-    console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
+    console.print(
+        _table("One technique", True, before, first, zip(singles, runs[: len(singles)], strict=True))
+    )
+    if pairs:
+        console.print()
+        title = f"Two at once, the best {len(pairs)}"
+        console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
 
 
 def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | None:
