@@ -124,6 +124,13 @@ def latest(records: pd.DataFrame) -> pd.DataFrame:
     return records[records["recorded_at"] == last]
 
 
+def newest(records: pd.DataFrame) -> pd.DataFrame:
+    """Of a workload's runs under several names (see runner.run_key), the rows of the last on each device."""
+    in_order = records.sort_values("recorded_at", kind="stable")
+    last = in_order.groupby(["workload", "seed", "device"])["run_key"].transform("last")
+    return records[records["run_key"] == last.loc[records.index]]
+
+
 def without_end(records: pd.DataFrame) -> list[str]:
     """A line for each run that ran out of memory, or that could not be simulated."""
     lines = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler import records
-from profiler.compare import latest
+from profiler.compare import latest, newest
 from profiler.difference import Change, changes
 from profiler.errors import ProfilerError
 from profiler.ledger import CATEGORIES
@@ -112,14 +112,14 @@ def _names(keys: Iterable[Sequence[Any]]) -> tuple[str, ...]:
 
 
 def _phases(path: Path) -> pd.DataFrame:
-    """One row a phase of each run's last recording, by the better of its sources."""
+    """One row a phase of each workload's last run, by the better of its sources."""
     import pandas as pd
 
     files = sorted(path.rglob("records.parquet")) if path.is_dir() else [path]
     if not files:
         raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
     rows = pd.concat([records.read(file) for file in files], ignore_index=True)
-    rows = latest(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")])
+    rows = newest(latest(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")]))
     if rows.empty:
         raise ProfilerError(f"{path} holds no measured or simulated run")
     run = ["workload", "seed", "device"]

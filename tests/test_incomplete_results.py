@@ -1,4 +1,4 @@
-"""Results in which one run has no end: out of memory, or an optimizer that cannot be simulated."""
+"""Results in which a run has no end (out of memory, no simulation), or was run more than once."""
 
 import pytest
 
@@ -104,6 +104,15 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
     assert len(said.err.splitlines()) == 1
     assert "not all figures drawn of first" in said.err
     assert f"out of memory: {workload}, measured on cpu, in model_loaded" in said.out
+
+
+def test_a_workload_run_again_under_another_name_is_shown_as_it_was_last(rows, tmp_path, capsys):
+    """Another version of torch, say, makes another run_key; the formula may have changed meanwhile, too."""
+    before = [{**row, "run_key": "old", "recorded_at": "2025-12-31"} for row in rows[:2]]
+    before[1]["allocated_bytes"] += 1
+    records.append(tmp_path / "records.parquet", [*rows, *before])
+    assert main(["show", str(tmp_path), "--workload", "gpt2, adam"]) == 0
+    assert "2 of 2 measured phase levels are what formula says to the byte" in capsys.readouterr().out
 
 
 def test_the_page_of_results_has_measured_and_simulated_runs_and_no_traces(rows, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import records
 from profiler.catalog import questions
-from profiler.compare import compare, latest
+from profiler.compare import compare, latest, newest
 from profiler.errors import ProfilerError
 from profiler.pages.page import page, table
 from profiler.training_step import Phase
@@ -79,7 +79,7 @@ def _table(path: Path) -> str:
     import pandas as pd
 
     if path.name == _RECORDS:
-        named, (head, rows) = "runs", _runs(latest(records.read(path)))
+        named, (head, rows) = "runs", _runs(newest(latest(records.read(path))))
         numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))
     else:
         data = pd.read_parquet(path)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler import records
-from profiler.compare import compare, latest, peak_residuals, silent_categories, without_end
+from profiler.compare import compare, latest, newest, peak_residuals, silent_categories, without_end
 from profiler.errors import ProfilerError
 from profiler.training_step import Phase
 from profiler.units import format_bytes
@@ -29,7 +29,7 @@ def show(results: Path, source: str, workload: str | None) -> None:
 
     Raises ProfilerError if there are no records, or none that match.
     """
-    found = latest(_read_all(results))
+    found = newest(latest(_read_all(results)))
     chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
     comparisons = [("measured", compare(chosen, source))]
     if source == "simulation":
