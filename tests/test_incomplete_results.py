@@ -124,4 +124,5 @@ def test_the_page_of_results_has_measured_and_simulated_runs_and_no_traces(rows,
     assert "runs: 5 rows" in text
     assert "<td>gpt2, adam</td><td>measured, cpu</td><td>step 2 optimizer step</td>" in text
     assert "<td>gpt2, adam</td><td>simulated, a100</td>" in text
+    assert "skipped: gpt2, paged_adamw8bit, simulation on a100" in text
     assert "simulation off by" not in text  # nothing was both measured and simulated

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler import records
 from profiler.catalog import questions
-from profiler.compare import compare, latest, newest
+from profiler.compare import compare, latest, newest, without_end
 from profiler.errors import ProfilerError
 from profiler.pages.page import page, table
 from profiler.training_step import Phase
@@ -75,11 +75,14 @@ def _picture(path: Path) -> str:
 
 
 def _table(path: Path) -> str:
-    """A table to open: each run's peak and what the formulas say, or a table's first rows."""
+    """A table to open: runs with their peaks, predictions and missing ends; or a table's first rows."""
     import pandas as pd
 
+    notes: list[str] = []
     if path.name == _RECORDS:
-        named, (head, rows) = "runs", _runs(newest(latest(records.read(path))))
+        found = newest(latest(records.read(path)))
+        notes = without_end(found)
+        named, (head, rows) = "runs", _runs(found)
         numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))
     else:
         data = pd.read_parquet(path)
@@ -89,6 +92,7 @@ def _table(path: Path) -> str:
     return (
         f"<details><summary>{escape(named)}: {len(rows)} rows{more}</summary>"
         f"{table(head, rows[:_ROWS_SHOWN], numbers)}</details>"
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
     )
 
 
