@@ -32,7 +32,7 @@ def state_bars(records: pd.DataFrame) -> Figure:
         1, len(shown), figsize=(3 + 6.2 * len(shown), 2.6 + 0.44 * len(order)), sharey=True, squeeze=False
     )
     for axes, view, (truth, formula) in zip(panels.flat, shown, tables, strict=True):
-        _bars(axes, truth.loc[order], formula.loc[order])
+        _bars(axes, truth.reindex(order), formula.reindex(order))
         axes.set_title(view.words, fontsize=13)
     panels.flat[0].set_yticks(range(len(order)), order)
     panels.flat[0].invert_yaxis()
@@ -60,7 +60,8 @@ def _bars(axes: Axes, truth: pd.DataFrame, formula: pd.DataFrame) -> None:
     axes.plot(formula["states"] + formula["temporaries"], places, markersize=20, **_TICK)
     axes.plot([], [], markersize=14, label="formula", **_TICK)
     for place, (states, extra) in enumerate(zip(truth["states"], truth["temporaries"], strict=True)):
-        axes.text(states + extra + 0.25, place, f"{states:.2f}", va="center", fontsize=11)
+        said = f"{states:.2f}" if states == states else "not simulated"  # NaN
+        axes.text(max(0, states + extra) + 0.25, place, said, va="center", fontsize=11)
     axes.set_xlabel("bytes a parameter")
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.12 * float((truth["states"] + truth["temporaries"]).max()))
