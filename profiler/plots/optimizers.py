@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from profiler.compare import compare
@@ -60,7 +61,7 @@ def _bars(axes: Axes, truth: pd.DataFrame, formula: pd.DataFrame) -> None:
     axes.plot(formula["states"] + formula["temporaries"], places, markersize=20, **_TICK)
     axes.plot([], [], markersize=14, label="formula", **_TICK)
     for place, (states, extra) in enumerate(zip(truth["states"], truth["temporaries"], strict=True)):
-        said = f"{states:.2f}" if states == states else "not simulated"  # NaN
+        said = "not run" if isnan(states) else f"{states:.2f}"
         axes.text(max(0, states + extra) + 0.25, place, said, va="center", fontsize=11)
     axes.set_xlabel("bytes a parameter")
     axes.grid(axis="y", visible=False)
