@@ -22,6 +22,7 @@ GRID = [
     *(Workload("bert-tiny", 2, 64, precision=precision) for precision in PRECISIONS[1:]),
     *(Workload("bert-tiny", 2, 64, attention="eager", checkpointing=c, layers=5) for c in CHECKPOINTING),
     Workload("resnet-tiny", 2, 32, "adamw8bit"),
+    Workload("gpt2", 1, 16, "paged_adamw8bit", layers=1),  # its matrices are large enough to be paged
     Workload("llama-tiny", 1, 64, checkpointing="sqrt", micro_batches=2, layers=5),
     Workload("llama-tiny", 1, 64, precision="amp_bf16", checkpointing="selective", micro_batches=2),
     Workload("gpt2-tiny", 1, 64, "adafactor", precision="fp16_master", checkpointing="every_layer"),

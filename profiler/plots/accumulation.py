@@ -41,7 +41,8 @@ def accumulation(records: pd.DataFrame) -> Figure:
         figure,
         f"{kept.index.max()} micro-batches: activations {kept.iloc[0] / kept.iloc[-1]:.1f}× smaller, "
         f"the peak {_change(savings[0])}",
-        f"{first['model']}, {total} samples of {first['length']} tokens a step, {first['optimizer']}, fp32",
+        f"{style.model_words(first)}, {total} samples of {first['length']} tokens a step, "
+        f"{first['optimizer']}, fp32",
     )
     style.shared_legend(figure, panels.flat)
     return figure

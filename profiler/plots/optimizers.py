@@ -22,8 +22,8 @@ def state_bars(records: pd.DataFrame) -> Figure:
     """Bytes a parameter that each optimizer keeps, and that its step needs on top, and what the formula says.
 
     Args:
-        records: one run an optimizer, of one model; a panel a device. Where a device has none of an
-            optimizer (bitsandbytes' paged states cannot be simulated), its row stays empty.
+        records: one run an optimizer, of one model; a panel a device. Where a device has no run of an
+            optimizer, its row stays empty.
     """
     import matplotlib.pyplot as plt
 
@@ -62,10 +62,8 @@ def _bars(axes: Axes, truth: pd.DataFrame, formula: pd.DataFrame) -> None:
     axes.plot(formula["states"] + formula["temporaries"], places, markersize=20, **_TICK)
     axes.plot([], [], markersize=14, label="formula", **_TICK)
     for place, (states, extra) in enumerate(zip(truth["states"], truth["temporaries"], strict=True)):
-        if isnan(states):
-            axes.text(0.25, place, "no run", va="center", fontsize=11, color=style.MUTED)
-        else:
-            axes.text(states + extra + 0.25, place, f"{states:.2f}", va="center", fontsize=11)
+        said = "not run" if isnan(states) else f"{states:.2f}"
+        axes.text(max(0, states + extra) + 0.25, place, said, va="center", fontsize=11)
     axes.set_xlabel("bytes a parameter")
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 1.12 * float((truth["states"] + truth["temporaries"]).max()))

@@ -5,6 +5,7 @@ that go in, devices that come out. It stands above autograd and, unlike a dispat
 how gradients are accumulated (torch/csrc/utils TensorSubclassLike looks at dispatch modes only).
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -260,6 +261,25 @@ def _step_without_overflow(self: Any, optimizer: Any, optimizer_state: Any, *arg
     return optimizer.step(*args, **kwargs)
 
 
+def _managed(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
+    """bitsandbytes/functional.py, `get_paged`: CUDA's managed memory, not the allocator's."""
+    pages = torch.empty(shape, dtype=dtype, device="cpu")
+    pages.is_paged = True  # type: ignore[attr-defined]
+    return pages
+
+
+def _without_pages() -> list[tuple[Any, str, Any]]:
+    """Patches of bitsandbytes, where it is loaded: its library for CPUs has no managed memory."""
+    functional = sys.modules.get("bitsandbytes.functional")
+    if functional is None:
+        return []
+    return [
+        (functional, "get_paged", _managed),
+        (functional, "fill", lambda pages, value, device=None, prefetch=True: None),
+        (functional, "prefetch_tensor", lambda pages, to_cpu=False: None),
+    ]
+
+
 @contextmanager
 def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
     """Let `torch.cuda`, autocast, GradScaler and every device argument mean the simulated device."""
@@ -282,6 +302,7 @@ def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
             lambda scaler: scaler._init_scale if scaler.is_enabled() else 1.0,
         ),
     ]
+    patches += _without_pages()
     originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     torch.set_autocast_dtype(DEVICE_TYPE, torch.float16)  # CUDA's default
     try:

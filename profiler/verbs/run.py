@@ -97,7 +97,7 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
     """Run what has no record yet; returns the records of all of the experiment's runs."""
     path = experiment.folder / "records.parquet"
     runs = _runs(experiment)
-    done = set() if experiment.fresh else set(records.read(path)["run_key"])
+    done = set() if experiment.fresh else _done(latest(records.read(path)))
     todo = [run for key, run in runs.items() if key not in done]
     if len(todo) < len(runs):
         console.print(f"  {len(runs) - len(todo)} of {len(runs)} runs recorded already")
@@ -116,6 +116,11 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
         console.print(f"  {words}", style="yellow", markup=False, soft_wrap=True)
     records.write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
+
+
+def _done(recorded: pd.DataFrame) -> set[str]:
+    """Runs that need not be run again: all but those that could not be simulated before."""
+    return set(recorded["run_key"]) - set(recorded.loc[recorded["outcome"] == "skipped", "run_key"])
 
 
 @dataclass(frozen=True)
