@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import combinations
 
+from profiler.errors import ProfilerError
 from profiler.formula import Prediction, peak, predict
 from profiler.gpus import GPU
 from profiler.model_facts import ModelFacts
@@ -70,10 +73,14 @@ def _facts(
 ) -> dict[Workload, ModelFacts]:
     needed = list(dict.fromkeys(_counted(workload) for workload in workloads))
     found = {}
-    with process_context().Pool(min(len(needed), os.cpu_count() or 1)) as pool:
-        for workload, facts in pool.imap_unordered(_count, [(workload, gpu) for workload in needed]):
-            found[workload] = facts
-            on_count(len(found), len(needed))
+    processes = min(len(needed), os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
+        try:
+            for workload, facts in pool.map(_count, [(workload, gpu) for workload in needed]):
+                found[workload] = facts
+                on_count(len(found), len(needed))
+        except BrokenProcessPool:
+            raise ProfilerError("a process that counts was killed, as when memory runs out") from None
     return found
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +50,13 @@ def predict(
     rows: list[records.Row] = []
     device_type = "cpu" if recording.gpu is None else "cuda"
     chosen = [recording.cases[key] for key in keys]
-    with process_context().Pool(processes or os.cpu_count()) as pool:
-        facts = pool.starmap(_facts, [(case, recording.gpu) for case in chosen])
+    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
+        facts = pool.map(_facts, chosen, repeat(recording.gpu))
         for key, case, counted in zip(keys, chosen, facts, strict=True):
             rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
         if recording.gpu is not None:
             jobs = [(key, recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
-            for key, simulated in pool.imap_unordered(_simulate, jobs):
+            for key, simulated in pool.map(_simulate, jobs):
                 rows += _complete(recording, key, simulated)
                 on_run(key)
     return records.frame(rows)

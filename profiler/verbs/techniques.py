@@ -57,7 +57,7 @@ def techniques(options: TechniquesOptions) -> None:
         workloads = [options.workload, *(saving.workload for saving in singles + pairs)]
         simulating = progress.add_task("simulating", total=len(workloads))
 
-        def simulated(workload: Workload) -> SimulatedRun | None:
+        def simulated(workload: Workload) -> SimulatedRun | str:
             run = _simulated(workload, gpu, options.allocator_settings)
             progress.advance(simulating)
             return run
@@ -66,7 +66,7 @@ def techniques(options: TechniquesOptions) -> None:
             first, *runs = threads.map(simulated, workloads)
     console.print(f"[bold]{options.workload}[/bold] on {gpu.name}")
     console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")
-    if first is not None:
+    if isinstance(first, SimulatedRun):
         console.print(
             f"  simulated {format_bytes(first.peak.peak_allocated_bytes)} allocated at the peak, in "
             f"{first.peak.name}; {format_bytes(first.peak_reserved_bytes)} reserved"
@@ -79,22 +79,25 @@ def techniques(options: TechniquesOptions) -> None:
         console.print()
         title = f"Two at once, the best {len(pairs)}"
         console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
+    for workload, run in zip(workloads, [first, *runs], strict=True):
+        if isinstance(run, str):
+            console.print(f"not simulated: {workload}: {run}", style="dim")
 
 
-def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | None:
-    """None where the simulation does not know an operation of the technique."""
+def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | str:
+    """The run, or the reason why it cannot be simulated."""
     try:
         return simulate(Target(workload.model), workload, gpu, allocator_settings=settings)
-    except ProfilerError:
-        return None
+    except ProfilerError as error:
+        return str(error)
 
 
 def _table(
     title: str,
     with_cost: bool,
     before: Prediction,
-    first: SimulatedRun | None,
-    rows: Iterable[tuple[Saving, SimulatedRun | None]],
+    first: SimulatedRun | str,
+    rows: Iterable[tuple[Saving, SimulatedRun | str]],
 ) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for column in ("by formula", "simulated", "peak then"):
@@ -104,7 +107,7 @@ def _table(
     for saving, run in rows:
         cells = [_percent(saving.saved_bytes, before.peak_bytes), "", format_bytes(saving.peak.peak_bytes)]
         phase = str(saving.peak.phase)
-        if first is not None and run is not None:
+        if isinstance(first, SimulatedRun) and isinstance(run, SimulatedRun):
             then, now = run.peak.peak_allocated_bytes, first.peak.peak_allocated_bytes
             cells[1:] = [_percent(now - then, now), format_bytes(then)]
             phase = run.peak.name
