@@ -45,18 +45,18 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
 
     phase = ["phase_index", "step", "phase", "micro_batch"]
     good = measured[measured["outcome"] == "ok"].copy()
-    complete = ~good["run_key"].isin(measured.loc[measured["outcome"] != "ok", "run_key"])
     good["technique"] = _technique(good)
-    runs = good[complete].assign(phase_index=-1, step=0, phase="run", micro_batch=0)
+    runs = _ended(good, measured).assign(phase_index=-1, step=0, phase="run", micro_batch=0)
     tables = []
-    for source, rows in predicted[predicted["outcome"] == "ok"].groupby("source"):
+    for source, all_rows in predicted.groupby("source"):
+        rows = all_rows[all_rows["outcome"] == "ok"]
         for quantity, column in QUANTITIES.items():
             other = rows.set_index(["run_key", "phase_index"])[column]
             tables.append(_joined(good, other, [*phase, *AXES], source, quantity, column))
         for quantity, column in RUN_QUANTITIES.items():
             key = ["run_key", *phase, "workload", *AXES]
             most = runs.groupby(key, as_index=False, dropna=False, sort=False)[column].max()
-            other = rows.groupby("run_key")[column].max()
+            other = _ended(rows, all_rows).groupby("run_key")[column].max()
             other.index = pd.MultiIndex.from_product([other.index, [-1]], names=["run_key", "phase_index"])
             tables.append(_joined(most, other, [*phase, *AXES], source, quantity, column))
     found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -66,6 +66,11 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     share = found["error_bytes"].astype(float) / found["measured_bytes"].astype(float)
     found["error_percent"] = (100 * share).where(found["error_bytes"] != 0, 0.0)
     return found
+
+
+def _ended(good: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the phases that went well, those of runs that came to their end: others have no peak of their own."""
+    return good[~good["run_key"].isin(rows.loc[rows["outcome"] != "ok", "run_key"])]
 
 
 def _joined(

@@ -58,10 +58,11 @@ def test_a_run_has_the_most_of_its_phases(errors):
     assert runs.loc[("run peak reserved", "b"), "error_percent"] == pytest.approx(10)
 
 
-def test_a_run_that_did_not_end_has_phases_but_no_peak_of_its_own():
-    measured = rows("a", "measured", [100, 200], [1000, 1000])
-    measured[-1]["outcome"] = "out_of_memory"
-    found = accuracy.errors(frame(measured), frame(rows("a", "simulation", [100, 200], [1000, 1000])))
+@pytest.mark.parametrize("stopped", ["measured", "simulation"])
+def test_a_run_that_did_not_end_has_phases_but_no_peak_of_its_own(stopped):
+    both = {source: rows("a", source, [100, 200], [1000, 1000]) for source in ("measured", "simulation")}
+    both[stopped][-1]["outcome"] = "out_of_memory"
+    found = accuracy.errors(frame(both["measured"]), frame(both["simulation"]))
     assert set(found["phase"]) == {"forward"}
     assert len(found) == 4
 
