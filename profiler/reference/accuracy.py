@@ -69,7 +69,7 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ended(good: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the phases that went well, those of runs that came to their end: others have no peak of their own."""
+    """Of the phases that went well, those of runs that came to their end; others have no peak."""
     return good[~good["run_key"].isin(rows.loc[rows["outcome"] != "ok", "run_key"])]
 
 
