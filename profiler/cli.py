@@ -165,7 +165,7 @@ def _add_techniques(verbs: Any) -> None:
         description="Rank the techniques and their pairs by formula, then simulate the best (needs no GPU).",
         epilog="example: profiler techniques gpt2 --batch 8 --length 512 --gpu A100-40GB",
     )
-    ranked.add_argument("model", metavar="MODEL", help="such as gpt2 or bert-large")
+    ranked.add_argument("model", metavar="TARGET", help="as in `profiler fit`, such as gpt2")
     _add_simulation_options(ranked)
     ranked.add_argument(
         "--pairs", type=_number, default=10, metavar="N", help="how many of the best pairs; default: 10"

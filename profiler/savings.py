@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -15,6 +16,7 @@ from profiler.gpus import GPU
 from profiler.model_facts import ModelFacts
 from profiler.predicted_rows import facts_on
 from profiler.runner import process_context
+from profiler.targets import Target, register
 from profiler.techniques import Technique, applicable
 from profiler.worker import output_to
 from profiler.workload import Workload
@@ -42,13 +44,17 @@ def savings(
     facts = _facts([workload, *(changed for _, changed in choices)], gpu, on_count)
 
     def predicted_peak(workload: Workload) -> Prediction:
-        return peak(predict(workload, facts[_counted(workload)], "cuda"))
+        counted = facts[_counted(workload)]
+        if isinstance(counted, ProfilerError):
+            raise counted
+        return peak(predict(workload, counted, "cuda"))
 
     before = predicted_peak(workload)
     found = []
     for chosen, changed in choices:
-        after = predicted_peak(changed)
-        found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
+        with suppress(ProfilerError):  # such as checkpoints where there is no list of layers
+            after = predicted_peak(changed)
+            found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
     return before, sorted(found, key=lambda saving: (-saving.saved_bytes, len(saving.techniques)))
 
 
@@ -70,7 +76,7 @@ def _counted(workload: Workload) -> Workload:
 
 def _facts(
     workloads: list[Workload], gpu: GPU, on_count: Callable[[int, int], None]
-) -> dict[Workload, ModelFacts]:
+) -> dict[Workload, ModelFacts | ProfilerError]:
     needed = list(dict.fromkeys(_counted(workload) for workload in workloads))
     found = {}
     processes = min(len(needed), os.cpu_count() or 1)
@@ -84,7 +90,11 @@ def _facts(
     return found
 
 
-def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts]:
+def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts | ProfilerError]:
     workload, gpu = job
     with output_to(os.devnull):
-        return workload, facts_on(gpu, workload)
+        try:
+            register(Target(workload.model))  # a user's own model is not known to this process
+            return workload, facts_on(gpu, workload)
+        except ProfilerError as error:
+            return workload, error

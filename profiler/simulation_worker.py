@@ -14,7 +14,6 @@ from profiler import targets
 from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError, first_line
 from profiler.gpus import GPU
-from profiler.lazy_weights import weights_left_unwritten
 from profiler.targets import Target, with_own_paths
 from profiler.worker import output_to
 from profiler.workload import Workload
@@ -117,8 +116,7 @@ def _measured_peak(measurement: PhaseMeasurement) -> int:
 def prepared(target: Target, workload: Workload) -> tuple[str, int]:
     """What `targets.prepare` says; an error of the user's code becomes one line."""
     try:
-        with weights_left_unwritten():
-            return targets.prepare(target, workload)
+        return targets.prepare(target, workload)
     except ProfilerError:
         raise
     except (Exception, SystemExit) as error:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from profiler import models
 from profiler.errors import ProfilerError
 from profiler.guessed_inputs import guess
+from profiler.lazy_weights import weights_left_unwritten
 from profiler.ledger import Allocation
 from profiler.positions import longest_sequence
 from profiler.transformers_target import load_config, model_of, task_batch
@@ -61,10 +62,13 @@ class Target:
 def register(target: Target) -> str:
     """Load the target and make it a model of profiler.models under its name; returns what was assumed, or "".
 
+    The model built to look at it takes no memory, however large it is: its weights are not written.
+
     Raises ProfilerError for a target that does not exist or does not return a module, and whatever the
     user's own code raises.
     """
-    model, assumed = _load(target)
+    with weights_left_unwritten():
+        model, assumed = _load(target)
     models.MODELS[target.name] = model
     return assumed
 

@@ -62,3 +62,19 @@ def test_the_verb_shows_formula_and_simulation_side_by_side(capsys):
     assert -1 < formula < 0
     assert abs(formula - simulated) < 0.2
     assert pairs.count("+") == 1
+
+
+def test_a_model_of_ones_own_is_ranked_too_without_what_it_cannot_take(tmp_path, monkeypatch, capsys):
+    (tmp_path / "train.py").write_text(
+        "from torch import nn\ndef make_model():\n    return nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 8))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["techniques", "train.py:make_model", "--batch", "8", "--pairs", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "Adafactor" in output
+    assert "checkpoint" not in output  # it has no list of equal layers
+
+
+def test_a_sequence_too_long_is_one_line(capsys):
+    assert main(["techniques", "gpt2-tiny", "--batch", "1", "--length", "2000"]) == 1
+    assert capsys.readouterr().err == "profiler: gpt2-tiny reads at most 1024 tokens, not --length 2000\n"

@@ -18,6 +18,8 @@ from profiler.errors import ProfilerError
 from profiler.gpus import GPU, gpu_by_name
 from profiler.prediction import Simulation, simulate, simulate_function
 from profiler.records import Row, append
+from profiler.simulation_worker import prepared
+from profiler.targets import Target
 from profiler.timeline import Share, by_category, by_module
 from profiler.units import format_bytes
 from profiler.workload import Workload
@@ -46,6 +48,7 @@ def predict(options: PredictOptions) -> int:
     target = options.target
     with redirect_stdout(sys.stderr) if options.as_json else nullcontext():  # what a user's program prints
         if isinstance(target, Workload):
+            prepared(Target(target.model), target)  # a sequence longer than the model reads is said here
             simulation = simulate(target, gpu, settings)
         else:
             simulation = simulate_function(target, gpu, settings)

@@ -17,6 +17,7 @@ from profiler.gpus import GPU
 from profiler.ledger import CATEGORIES
 from profiler.savings import Saving, savings
 from profiler.simulated_run import SimulatedRun, simulate
+from profiler.simulation_worker import prepared
 from profiler.targets import Target
 from profiler.units import format_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
@@ -41,7 +42,8 @@ def techniques(options: TechniquesOptions) -> None:
     Raises ProfilerError for a model that there is not, a length that it needs, or an unknown GPU.
     """
     gpu = find_gpu(options.gpu)
-    allocator_settings(options.allocator_settings)  # wrong ones are said here
+    allocator_settings(options.allocator_settings)  # wrong ones are said here, and a sequence too long
+    prepared(Target(options.workload.model), options.workload)
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
