@@ -66,7 +66,9 @@ def test_the_verb_shows_formula_and_simulation_side_by_side(capsys):
 
 def test_a_model_of_ones_own_is_ranked_too_without_what_it_cannot_take(tmp_path, monkeypatch, capsys):
     (tmp_path / "train.py").write_text(
-        "from torch import nn\ndef make_model():\n    return nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 8))\n"
+        "from torch import nn\n"
+        "def make_model():\n"
+        "    return nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 8))\n"
     )
     monkeypatch.chdir(tmp_path)
     assert main(["techniques", "train.py:make_model", "--batch", "8", "--pairs", "0"]) == 0
