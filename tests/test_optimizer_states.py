@@ -135,6 +135,7 @@ def test_factoring_never_keeps_more_than_twice_the_tensor_and_less_for_real_matr
 
 
 def test_every_optimizer_has_a_rule_and_changes_the_weights():
+    torch.manual_seed(0)  # two clipped steps of Adafactor may undo each other on a single element
     for name in OPTIMIZERS:
         model = Odd()
         before = [p.detach().clone() for p in model.parameters()]

@@ -33,7 +33,7 @@ def in_this_process(workload, settings, on_phase):
         return worker.measure(workload, settings, lambda phase: None)
 
 
-def probes_in_this_process(target, arguments, name):
+def probes_in_this_process(target, arguments, name, timeout_seconds):
     with cuda_with_history(H100):
         return probes.measure(*arguments)
 
