@@ -1,11 +1,10 @@
 """What grew between two runs, against bytes added up by hand, and the verb on files of every kind."""
 
 import json
-import os
 import pickle
-from pathlib import Path
 
 import pytest
+from groundtruth import needs_snapshots, snapshot_paths
 
 from profiler import records
 from profiler.cli import main
@@ -195,14 +194,8 @@ def test_a_trace_that_contradicts_its_end_is_counted_by_its_requests(tmp_path):
     assert run.reserved_bytes == []
 
 
-GROUNDTRUTH = Path(
-    os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[2] / "shared" / "groundtruth")
-)
-RECORDED = sorted((GROUNDTRUTH / "snapshots").glob("*/*.xz"))[::8]
-
-
-@pytest.mark.skipif(not RECORDED, reason=f"no recorded snapshots in {GROUNDTRUTH}; set PROFILER_GROUNDTRUTH")
-@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.name[:40])
+@needs_snapshots
+@pytest.mark.parametrize("path", snapshot_paths()[::8], ids=lambda path: path.name[:40])
 def test_of_recorded_gpus_what_is_left_at_the_end_is_what_was_recorded(path):
     """The entries start before the first event and end with the blocks, and their sizes, of the recording."""
     run = load(path)

@@ -1,25 +1,21 @@
 """The CUDA recorder: on recorded snapshots, on the simulated GPU, and live on a GPU under the mark `cuda`."""
 
-import csv
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from cuda_on_simulation import cuda_with_history, raw_segments
+from groundtruth import index_rows, load, needs_snapshots
 
 from profiler.gpus import GPUS
 from profiler.ledger import Allocation, Free, Mark, account
 from profiler.measure.cuda import CudaRecorder, _ledger_entries, _with_workspaces
 from profiler.reference import probes
 from profiler.run_settings import RunSettings
-from profiler.snapshot import load_snapshot, parse_snapshot
+from profiler.snapshot import parse_snapshot
 from profiler.training_step import FORWARD, MODEL_LOADED, Phase, TrainingState, train
 from profiler.worker import measure
 from profiler.workload import Workload
 
 H100 = GPUS["H100-80GB"]
-GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared/groundtruth"))
 # Recorded with C++ stacks; a training step of a large model, and a small one with many temporaries.
 RECORDED = (
     "Hyperion-shuo+assignment2-systems/results__torch_memory_profiles__memory_snapshot_"
@@ -113,12 +109,12 @@ def test_a_workspace_is_known_by_its_size_and_by_never_being_freed():
 # --- the recorder on what others recorded ------------------------------------------------------------
 
 
-@pytest.mark.skipif(not GROUNDTRUTH.is_dir(), reason=f"no recorded snapshots in {GROUNDTRUTH}")
+@needs_snapshots
 @pytest.mark.parametrize("file", RECORDED)
 def test_the_recorder_reads_real_snapshots_to_the_byte(file, monkeypatch):
     """Only torch.cuda is replaced; what was allocated before the recording began is told by its blocks."""
-    index = {row["file"]: row for row in csv.DictReader((GROUNDTRUTH / "snapshots/index.csv").open())}
-    recorded = load_snapshot(GROUNDTRUTH / "snapshots" / f"{file}.xz").devices[0]
+    index = {row["file"]: row for row in index_rows()}
+    recorded = load(file).devices[0]
     raw_before, raw_after = _raw(recorded, before=True), _raw(recorded, before=False)
     snapshots = iter([raw_before, raw_after])
     for name, answer in (

@@ -1,10 +1,10 @@
 """Errors, their spread and their bounds, against numbers worked out by hand."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from groundtruth import load, needs_snapshots
 
 from profiler.ledger import Allocation, Free
 from profiler.measure.cuda import _ledger_entries
@@ -13,7 +13,6 @@ from profiler.reference import accuracy
 from profiler.reference.accuracy import Bound
 from profiler.reference.page import CLAIMS, Result, page
 from profiler.reference.residuals import residual
-from profiler.snapshot import load_snapshot
 from profiler.trace_file import read_trace, write_trace
 from profiler.workload import Workload
 
@@ -105,14 +104,11 @@ def test_a_residual_is_named_by_its_line_and_counted_without_one():
     assert (found.unnamed, found.unnamed_bytes) == (2, 128)
 
 
-GROUNDTRUTH = Path(os.environ.get("PROFILER_GROUNDTRUTH", Path(__file__).parents[3] / "shared/groundtruth"))
-
-
-@pytest.mark.skipif(not GROUNDTRUTH.is_dir(), reason=f"no recorded snapshots in {GROUNDTRUTH}")
+@needs_snapshots
 def test_every_residual_of_a_trace_recorded_on_a_gpu_has_a_name(tmp_path):
     """A training step on an A10 (torch 2.6), held against itself without what its reductions asked for."""
-    name = "results__torch_memory_profiles__memory_snapshot_large_cl128_fw_with_grad.cdf88b3f.pickle.xz"
-    snapshot = load_snapshot(GROUNDTRUTH / "snapshots/Hyperion-shuo+assignment2-systems" / name)
+    name = "results__torch_memory_profiles__memory_snapshot_large_cl128_fw_with_grad.cdf88b3f"
+    snapshot = load(f"Hyperion-shuo+assignment2-systems/{name}")
     recorded = _ledger_entries(snapshot.devices[0])
     write_trace(tmp_path / "trace.parquet", recorded)
     measured = read_trace(tmp_path / "trace.parquet")
