@@ -90,7 +90,8 @@ def _predicted_here(workload: Workload, device_type: str) -> list[Row]:
 
 def _predicted(workload: Workload, gpu: GPU) -> list[Row]:
     settings = RunSettings("simulated", gpu=gpu)
-    return fresh_process_rows(predicted_rows.run, (workload, settings), f"simulating {workload}")
+    rows: list[Row] = in_fresh_process(predicted_rows.run, (workload, settings), f"simulating {workload}")
+    return rows
 
 
 def _complete(
@@ -121,7 +122,7 @@ def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int]
 
     try:
         with _environment(settings.allocator_settings):
-            return fresh_process_rows(
+            rows: list[Row] = in_fresh_process(
                 worker.run,
                 (workload, settings),
                 str(workload),
@@ -129,6 +130,7 @@ def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int]
                 bool(settings.allocator_settings),
                 settings.timeout_seconds,
             )
+            return rows
     except _Killed:
         return [_killed(workload, phase_index)]
 
@@ -137,18 +139,20 @@ class _Killed(ProfilerError):
     """A process that the operating system ended."""
 
 
-def fresh_process_rows(
+def in_fresh_process(
     target: Callable[..., None],
     arguments: tuple[Any, ...],
     name: str,
     on_phase: Callable[[int], None] = lambda index: None,
     fresh_environment: bool = False,
     timeout_seconds: float | None = None,
-) -> list[Any]:
-    """The rows that `target(connection, *arguments, log)` sends from a process of its own.
+) -> Any:
+    """What `target(connection, *arguments, log)` sends at last from a process of its own.
 
-    Raises ProfilerError, with `name` and the last line of the log, if it ends without sending any, or sends
-    nothing for `timeout_seconds`: it is ended then.
+    It may send ("phase", index) before that, of which `on_phase` is told, and ("error", line) in its place.
+
+    Raises ProfilerError with that line; or, with `name` and the last line of the log, if it ends without
+    sending anything, or is silent for `timeout_seconds`: it is ended then.
     """
     context = process_context(fresh_environment)
     receiver, sender = context.Pipe(duplex=False)
@@ -157,17 +161,19 @@ def fresh_process_rows(
         process.start()
         sender.close()
         try:
-            rows = _listen(receiver, on_phase, timeout_seconds)
+            kind, content = _listen(receiver, on_phase, timeout_seconds)
         except TimeoutError:
             process.kill()
             process.join()
             raise ProfilerError(f"{name} said nothing for {timeout_seconds:.0f} s and was ended") from None
         process.join()
-        if rows is not None:
-            return rows
+        if kind == "error":
+            raise ProfilerError(content)
+        if kind != "died":
+            return content
         if process.exitcode == -signal.SIGKILL:
             raise _Killed(f"{name} was killed by the operating system, as it does when memory runs out")
-        raise ProfilerError(f"{name} failed: {last_line(Path(log.name))}")
+        raise ProfilerError(f"{name} failed: {_last_line(Path(log.name))} (exit code {process.exitcode})")
 
 
 @contextmanager
@@ -209,18 +215,17 @@ def process_context(fresh_environment: bool = False) -> Any:
 
 def _listen(
     receiver: Connection, on_phase: Callable[[int], None], timeout_seconds: float | None
-) -> list[Any] | None:
-    """The worker's rows; None if it died first. Raises TimeoutError after so long a silence."""
+) -> tuple[str, Any]:
+    """The worker's last message; ("died", None) without one. Raises TimeoutError after so long a silence."""
     while True:
         if not receiver.poll(timeout_seconds):
             raise TimeoutError
         try:
             kind, content = receiver.recv()
         except EOFError:
-            return None
-        if kind == "rows":
-            rows: list[Any] = content
-            return rows
+            return "died", None
+        if kind != "phase":
+            return kind, content
         on_phase(content)
 
 
@@ -232,7 +237,7 @@ def _killed(workload: Workload, phase_index: int) -> Row:
     }
 
 
-def last_line(log: Path) -> str:
+def _last_line(log: Path) -> str:
     """What a process said last, before it died."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "the process ended without a word"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from profiler.errors import ProfilerError
 from profiler.gpus import GPU
 from profiler.request_sequence import Requests
-from profiler.runner import last_line, process_context
+from profiler.runner import in_fresh_process
 from profiler.targets import Target
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
-    from profiler import simulation_worker
+    pass
 
 # More than any GPU has: on this much the allocator never runs out, and tells what a workload would need.
 UNLIMITED_BYTES = 1 << 50
@@ -97,7 +94,7 @@ def simulate(
 
     limited = replace(gpu, memory_bytes=memory_bytes)
     request = simulation_worker.Request(target, workload, limited, allocator_settings)
-    simulated: SimulatedRun = _in_fresh_process(request)
+    simulated: SimulatedRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
     return simulated
 
 
@@ -130,28 +127,5 @@ def measure(
     from profiler import simulation_worker
 
     request = simulation_worker.Request(target, workload, device_type, allocator_settings)
-    measured: MeasuredRun = _in_fresh_process(request)
+    measured: MeasuredRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
     return measured
-
-
-def _in_fresh_process(request: simulation_worker.Request) -> Any:
-    from profiler import simulation_worker
-
-    context = process_context()
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
-        process = context.Process(target=simulation_worker.run, args=(sender, request, log.name))
-        process.start()
-        sender.close()
-        try:
-            kind, content = receiver.recv()
-        except EOFError:
-            kind, content = "died", None
-        process.join()
-        if kind == "result":
-            return content
-        if kind == "error":
-            raise ProfilerError(content)
-        raise ProfilerError(
-            f"{request.workload} ended with exit code {process.exitcode}: {last_line(Path(log.name))}"
-        )

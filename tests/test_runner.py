@@ -83,7 +83,7 @@ def _silent(connection, log):
 
 
 def test_a_process_that_says_nothing_is_ended():
-    from profiler.runner import fresh_process_rows
+    from profiler.runner import in_fresh_process
 
     with pytest.raises(ProfilerError, match="the test said nothing for 1 s and was ended"):
-        fresh_process_rows(_silent, (), "the test", timeout_seconds=1.0)
+        in_fresh_process(_silent, (), "the test", timeout_seconds=1.0)

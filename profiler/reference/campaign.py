@@ -19,7 +19,7 @@ from profiler.reference.recording import read_about, read_probes
 from profiler.reference.suite import Case, cases
 from profiler.reference.target import SIMULATED, Target
 from profiler.run_settings import RunSettings
-from profiler.runner import fresh_process_rows, measured
+from profiler.runner import in_fresh_process, measured
 from profiler.training_step import phases
 from profiler.worker import phase_columns
 
@@ -142,7 +142,7 @@ class _Recorder:
         settings = RunSettings(target.device_type, gpu=target.gpu)
         try:
             name = f"the {PROBES}"
-            rows = fresh_process_rows(probes.run, (chosen, settings), name, timeout_seconds=PROBES_SECONDS)
+            rows = in_fresh_process(probes.run, (chosen, settings), name, timeout_seconds=PROBES_SECONDS)
         except ProfilerError as error:
             return "skipped", str(error)
         table = pd.DataFrame(rows, columns=list(probes.COLUMNS))

@@ -45,7 +45,7 @@ def recording(tmp_path_factory):
         patch.setattr(Target, "describe", lambda target: about)
         patch.setattr(campaign, "cases", lambda size: CASES)
         patch.setattr(campaign, "measured", in_this_process)
-        patch.setattr(campaign, "fresh_process_rows", probes_in_this_process)
+        patch.setattr(campaign, "in_fresh_process", probes_in_this_process)
         summary = campaign.record(Campaign(Target("cuda"), tmp_path_factory.mktemp("results"), "small"))
     assert (summary.recorded, summary.total) == (4, 4)
     return read_recording(summary.folder)
