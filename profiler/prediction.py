@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from profiler.workload import Workload
 
 
-# What a user's program gets that prints its loss or compares a norm: positive and finite.
-_FLOAT_READS = 1.0
-
-
 @dataclass(frozen=True)
 class OutOfMemory:
     """A run that did not fit: in which phase, and the request that had no room."""
@@ -74,7 +70,7 @@ def simulate(workload: Workload, gpu: GPU, settings: AllocatorSettings | None = 
 
     Raises ProfilerError for a workload that cannot be built, or that does what the simulation cannot.
     """
-    from profiler.measure.simulated import SimulatedRecorder
+    from profiler.measure.simulated import OWN_STEP_READS, SimulatedRecorder
     from profiler.optimizers import import_library
     from profiler.training_step import train
 
@@ -82,8 +78,7 @@ def simulate(workload: Workload, gpu: GPU, settings: AllocatorSettings | None = 
         train(workload, recorder.device, recorder, initialize=False)
 
     import_library(workload)  # where a GPU seems to be there, it would look for the GPU's own libraries
-    # What our own step reads: whether a gradient overflowed (no), and norms.
-    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=0.0), gpu, str(workload))
+    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=OWN_STEP_READS), gpu, str(workload))
 
 
 def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | None = None) -> Simulation:
@@ -100,7 +95,7 @@ def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | No
         ProfilerError: no such file or function, or it failed; names the user's own line.
     """
     from profiler.auto_phases import auto_phases
-    from profiler.measure.simulated import SimulatedRecorder
+    from profiler.measure.simulated import PROGRAM_READS, SimulatedRecorder
 
     path, function_name = split_reference(reference)
 
@@ -109,7 +104,7 @@ def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | No
             function = _load(path, function_name)
             function(*([recorder.device] if inspect.signature(function).parameters else []))
 
-    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=_FLOAT_READS), gpu, reference)
+    return _simulate(run, SimulatedRecorder(gpu, settings, float_reads=PROGRAM_READS), gpu, reference)
 
 
 def is_reference(name: str) -> bool:

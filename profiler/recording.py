@@ -45,7 +45,7 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
         ProfilerError: no such GPU, one is open already, or backward() has run in this process before.
     """
     from profiler.gpus import gpu_by_name
-    from profiler.measure.simulated import SimulatedRecorder
+    from profiler.measure.simulated import PROGRAM_READS, SimulatedRecorder
 
     if _Simulated.recorder is not None:
         raise ProfilerError("a simulated GPU is open already; leave its block first")
@@ -55,7 +55,7 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
         raise ProfilerError(str(error)) from None
     with ExitStack() as stack:
         # What a program gets that prints its loss: a number, not a value.
-        recorder = SimulatedRecorder(gpu, float_reads=1.0)
+        recorder = SimulatedRecorder(gpu, float_reads=PROGRAM_READS)
         try:
             stack.enter_context(recorder)
         except RuntimeError as error:  # the process has begun to use autograd, or another backend

@@ -27,8 +27,6 @@ from profiler.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FLOAT_READS = 0.0  # what a simulated run reads: no gradient overflowed; norms (torch.optim.Adafactor)
-
 
 def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:
     """Measure `workload` and send its rows; the entry point of the worker process.
@@ -77,14 +75,14 @@ def make_recorder(settings: RunSettings, on_phase: Callable[[Phase], None] = lam
 
 def _simulated_recorder(settings: RunSettings, on_phase: Callable[[Phase], None]) -> Any:
     from profiler.allocator import AllocatorSettings
-    from profiler.measure.simulated import SimulatedRecorder
+    from profiler.measure.simulated import OWN_STEP_READS, SimulatedRecorder
 
     assert settings.gpu is not None
     allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
     if settings.limit_bytes is not None:
         fraction = min(1.0, settings.limit_bytes / settings.gpu.memory_bytes)
         allocator_settings = replace(allocator_settings, memory_fraction=fraction)
-    return SimulatedRecorder(settings.gpu, allocator_settings, on_phase, float_reads=_FLOAT_READS)
+    return SimulatedRecorder(settings.gpu, allocator_settings, on_phase, float_reads=OWN_STEP_READS)
 
 
 def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | None:

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from profiler.gpus import GPU
     from profiler.training_step import Phase, TrainingState
 
+# What a floating-point scalar reads as. Our own step asks whether a gradient overflowed, and for norms
+# (torch.optim.Adafactor); a user's program prints its loss, which is positive and finite.
+OWN_STEP_READS = 0.0
+PROGRAM_READS = 1.0
+
 
 @dataclass(frozen=True)
 class Refusal:
