@@ -144,7 +144,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
         sizes.annotate(f"median {added.median():+.0f} MiB", (place + 0.08, added.median()), va="center")
     ratio = (medians.xs(True, level=1)["seconds"] / medians.xs(False, level=1)["seconds"]).max()
     figure.suptitle(
-        f"A recorded step takes at most {ratio:.2f}× the time of a bare one",
+        f"A recorded step takes at most {ratio:.2f}× the time of a bare one, its readings apart",
         x=0.01,
         ha="left",
         fontsize=17,
