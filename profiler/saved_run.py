@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from profiler.allocator import AllocatorSettings
+from profiler.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
 from profiler.errors import ProfilerError
 from profiler.ledger import Allocation, Free, Mark, Place
 from profiler.origin import origin
@@ -129,7 +130,7 @@ def _requested_before(device: DeviceSnapshot) -> dict[int, int]:
 
 
 def _rounded(size_bytes: int) -> int:
-    return max(512, -(-size_bytes // 512) * 512)
+    return max(MIN_BLOCK_SIZE_BYTES, round_up(size_bytes, MIN_BLOCK_SIZE_BYTES))
 
 
 def _allocation(event: TraceEvent, size_bytes: int) -> Allocation:

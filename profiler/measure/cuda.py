@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from profiler.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
 from profiler.ledger import Allocation, Free, Mark
 from profiler.live_tensors import labels
 from profiler.measure.recorder import PhaseRecorder, Reading
@@ -115,7 +116,7 @@ def _ledger_entries(snapshot: DeviceSnapshot) -> list[Entry]:
     entries: list[Entry] = []
     for index, event in enumerate(snapshot.events):
         if event.action == "alloc":
-            size_bytes = -(-event.size_bytes // 512) * 512
+            size_bytes = round_up(event.size_bytes, MIN_BLOCK_SIZE_BYTES)
             if last_allocation[event.address] == index:
                 size_bytes = block_bytes.get(event.address, size_bytes)
             entries.append(Allocation(event.address, size_bytes, event.size_bytes, _cause(event)))
