@@ -27,6 +27,6 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """Kept activations, activations at the peak, and time, against the depth."""
-    from profiler.plots.depth import depth_sweep
+    from profiler.views.figures.depth import depth_sweep
 
     return {"depth": depth_sweep(records)}

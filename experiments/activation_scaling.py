@@ -33,8 +33,8 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """One picture a sweep."""
-    from profiler.activations import bert_activation_bytes
-    from profiler.plots.sweep import batch_sweep, length_sweep
+    from profiler.formula.closed_form import bert_activation_bytes
+    from profiler.views.figures.sweep import batch_sweep, length_sweep
 
     def bert(batch: int) -> int:
         return bert_activation_bytes(batch, 64, hidden=64, heads=4, layers=2, vocabulary=1000)

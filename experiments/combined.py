@@ -44,6 +44,6 @@ def stack(baseline: Workload) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """The peaks as a waterfall, a figure a model."""
-    from profiler.plots.waterfall import waterfall
+    from profiler.views.figures.waterfall import waterfall
 
     return {str(model): waterfall(rows) for model, rows in records.groupby("model", sort=False)}

@@ -25,6 +25,6 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """The composition of the peak against the number of micro-batches, a figure a model."""
-    from profiler.plots.accumulation import accumulation
+    from profiler.views.figures.accumulation import accumulation
 
     return {str(model): accumulation(rows) for model, rows in records.groupby("model", sort=False)}

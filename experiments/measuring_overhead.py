@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from profiler.runner import process_context
-from profiler.worker import output_to
+from profiler.runs.execute import output_to
+from profiler.runs.runner import process_context
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from profiler.training_step import Phase, TrainingState
+    from profiler.training.step import Phase, TrainingState
 
 QUESTION = (
     "What does measuring cost: how much slower is a recorded run, and how much more memory does it take?"
@@ -86,9 +86,9 @@ def _measure(sender: Connection, workload: Workload, recorded: bool, device: str
 
     import torch
 
-    from profiler.measure.cpu import CpuRecorder
-    from profiler.measure.cuda import CudaRecorder
-    from profiler.training_step import train
+    from profiler.recording.cpu import CpuRecorder
+    from profiler.recording.cuda import CudaRecorder
+    from profiler.training.step import train
 
     on_cuda = device == "cuda"
     recorder: Any = (CudaRecorder() if on_cuda else CpuRecorder()) if recorded else _Bare()
@@ -118,7 +118,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
     """Seconds of a steady step, bare and recorded, and the resident memory that recording adds."""
     import matplotlib.pyplot as plt
 
-    from profiler.plots import style
+    from profiler.views.figures import style
 
     overhead = tables["overhead"]
     names = list(dict.fromkeys(overhead["workload"]))

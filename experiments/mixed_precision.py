@@ -28,6 +28,6 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """Bytes a parameter, and activations with few and with many tokens."""
-    from profiler.plots.precision import precision_layouts
+    from profiler.views.figures.precision import precision_layouts
 
     return {"layouts": precision_layouts(records)}

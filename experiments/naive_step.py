@@ -44,10 +44,10 @@ def workloads(size: str) -> list[Workload]:
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """Phases of one run and of one run a model, measured against predicted, and what is left over."""
-    from profiler.plots.phases import phase_bars, phase_grid
-    from profiler.plots.residuals import residuals
-    from profiler.plots.scatter import measured_against_predicted
-    from profiler.plots.views import views
+    from profiler.views.figures.panels import views
+    from profiler.views.figures.phases import phase_bars, phase_grid
+    from profiler.views.figures.residuals import residuals
+    from profiler.views.figures.scatter import measured_against_predicted
 
     adam = records[(records["optimizer"] == "adam") & (records["seed"] == 0)]
     hero = next(name for name in _HEROES if (records["workload"] == name).any())

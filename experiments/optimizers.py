@@ -37,7 +37,7 @@ def _workload(shape: tuple[str, int, int, int], optimizer: str, implementation: 
 
 def figures(records: pd.DataFrame) -> dict[str, Figure]:
     """Bytes a parameter, and the peak of the backward pass beside that of the step."""
-    from profiler.plots.optimizers import peak_phases, state_bars
+    from profiler.views.figures.optimizers import peak_phases, state_bars
 
     tokens = records["batch"] * records["length"]
     return {

@@ -412,7 +412,7 @@ def _techniques(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from profiler.catalog import questions
+    from experiments.catalog import questions
 
     for name, question in questions().items():
         print(f"{name:24}{question}")
@@ -436,7 +436,7 @@ def _target(options: argparse.Namespace) -> Workload | str:
     """The workload that the options say, or the user's function as it is."""
     from dataclasses import fields
 
-    from profiler.prediction import is_reference
+    from profiler.runs.prediction import is_reference
     from profiler.workload import Workload
 
     if is_reference(options.model):

@@ -35,7 +35,7 @@ class Workload:
     """One training run, said in full.
 
     Attributes:
-        model: a name in `profiler.models.MODELS`, such as "gpt2" or "gpt2-tiny".
+        model: a name in `profiler.training.models.MODELS`, such as "gpt2" or "gpt2-tiny".
         batch: samples in one micro-batch (what is on the device at once).
         length: what a sample's size means to the model: tokens of a sequence, or pixels of an image's
             side; 0 where the model fixes it (the MLP).

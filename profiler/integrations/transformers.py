@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from profiler.recording import Recording, record
+from profiler.recording.loop import Recording, record
 
 
 class MemoryCallback(TrainerCallback):

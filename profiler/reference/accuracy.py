@@ -13,12 +13,12 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler import records as record_files
+from profiler.records import table as record_files
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Quantity -> the column of profiler.records that holds it, for each phase.
+# Quantity -> the column of profiler.records.table that holds it, for each phase.
 QUANTITIES = {
     "allocated": "allocated_bytes",
     "peak allocated": "peak_allocated_bytes",
@@ -34,7 +34,7 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     """Each quantity of each phase, and of each whole run, that was both measured in full and predicted.
 
     Args:
-        measured: rows of profiler.records, source "measured".
+        measured: rows of profiler.records.table, source "measured".
         predicted: rows of any other sources.
 
     Returns:

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from profiler import records
 from profiler.errors import ProfilerError
+from profiler.records import table as records
 from profiler.reference import probes
-from profiler.reference.recording import read_about, read_probes
+from profiler.reference.archive import read_about, read_probes
 from profiler.reference.suite import Case, cases
 from profiler.reference.target import SIMULATED, Target
-from profiler.run_settings import RunSettings
-from profiler.runner import in_fresh_process, measured
-from profiler.training_step import phases
-from profiler.worker import phase_columns
+from profiler.runs.execute import phase_columns
+from profiler.runs.run_settings import RunSettings
+from profiler.runs.runner import in_fresh_process, measured
+from profiler.training.step import phases
 
 FOLDER = "reference"
 PROBES_SECONDS = 240.0  # for all of them: far more than they should take
@@ -60,7 +60,7 @@ PROBES = "kernel probes"
 class Progress:
     """One run, or the kernel probes: which, of how many to be done, in what time, and how it ended.
 
-    `outcome` is one of profiler.records, "" while it is running.
+    `outcome` is one of profiler.records.table, "" while it is running.
     """
 
     name: str

@@ -1,8 +1,9 @@
 """Kernel probes: one operation at a time, and the list of what it asks the allocator for, in order.
 
 The same code runs on a GPU, whose list is a recording, and on the simulated GPU, whose list comes from the
-rules of profiler.kernels. A list holds each request (positive) and the end of what the operation gave back
-(negative). Its outputs outlive the probe: autograd's thread may let go of them a moment after it returned.
+rules of profiler.gpu.kernels. A list holds each request (positive) and the end of what the operation gave
+back (negative). Its outputs outlive the probe: autograd's thread may let go of them a moment after it
+returned.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import first_line
-from profiler.ledger import Allocation, Free, Mark
-from profiler.run_settings import ATTENTION_KERNELS, RunSettings
-from profiler.training_step import Phase, TrainingState
+from profiler.runs.run_settings import ATTENTION_KERNELS, RunSettings
+from profiler.trace.ledger import Allocation, Free, Mark
+from profiler.training.step import Phase, TrainingState
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +60,7 @@ class Probe:
 
 def run(connection: Connection, probes: Sequence[Probe], settings: RunSettings, log: str) -> None:
     """Run the probes one after the other and send their rows; the entry point of a fresh process."""
-    from profiler.worker import output_to
+    from profiler.runs.execute import output_to
 
     with output_to(log):
         connection.send(("rows", measure(probes, settings)))
@@ -69,7 +70,7 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
     """The rows of all probes (see COLUMNS), run in this process on the settings' device."""
     import torch
 
-    from profiler.worker import attention_by, make_recorder
+    from profiler.runs.execute import attention_by, make_recorder
 
     failures: dict[Probe, str] = {}
     outputs: list[object] = []

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from profiler.gpus import GPU
-from profiler.run_settings import RunSettings
+from profiler.gpu.cards import GPU
+from profiler.runs.run_settings import RunSettings
 from profiler.workload import OPTIMIZERS, Workload
 
 EXPANDABLE_SEGMENTS = "expandable_segments:True"

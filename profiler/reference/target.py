@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from profiler.errors import ProfilerError, first_line
-from profiler.gpus import GPU, gpu_by_name
-from profiler.provenance import default_device, device_class, gpu_here, in_a_path, provenance
-from profiler.runner import process_context
+from profiler.gpu.cards import GPU, gpu_by_name
+from profiler.runs.provenance import default_device, device_class, gpu_here, in_a_path, provenance
+from profiler.runs.runner import process_context
 
 SIMULATED = "simulated"
 
@@ -33,7 +33,7 @@ class Target:
             ) from None
 
     def describe(self) -> dict[str, Any]:
-        """The device's class, its provenance, and as "gpu" the fields of profiler.gpus.GPU (None on a CPU).
+        """Its class, its provenance, and as "gpu" the fields of profiler.gpu.cards.GPU (None on a CPU).
 
         Asked in a process of its own, so that this one takes no memory of the device.
         Raises ProfilerError if there is no such device.

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from profiler import records
 from profiler.errors import ProfilerError
-from profiler.provenance import provenance
+from profiler.records import table as records
 from profiler.reference import accuracy
-from profiler.reference.page import Result, page
-from profiler.reference.prediction import predict, predict_probes
-from profiler.reference.recording import Recording, gpu_recordings, read_recording
-from profiler.reference.residuals import compare_probes, residual
-from profiler.trace_file import read_trace
-from profiler.training_step import Phase
+from profiler.reference.accuracy_page import Result, page
+from profiler.reference.archive import Recording, gpu_recordings, read_recording
+from profiler.reference.predictions import predict, predict_probes
+from profiler.reference.unmatched import compare_probes, residual
+from profiler.runs.provenance import provenance
+from profiler.trace.file import read_trace
+from profiler.training.step import Phase
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -267,8 +267,8 @@ def _print_probes(recording: Recording, console: Console) -> None:
 
 
 def _keep(recording: Recording, errors: pd.DataFrame, options: CompareOptions, console: Console) -> None:
-    from profiler.plots import accuracy as plots
-    from profiler.plots import style
+    from profiler.views.figures import accuracy as plots
+    from profiler.views.figures import style
 
     if options.output is not None:
         style.use_style()

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from profiler.difference import Change, Difference, difference
 from profiler.errors import ProfilerError
-from profiler.record_difference import RecordsDifference, RunChange, is_records, records_difference
-from profiler.saved_run import load
-from profiler.timeline import Moment
+from profiler.records.folder_difference import RecordsDifference, RunChange, is_records, records_difference
+from profiler.trace.difference import Change, Difference, difference
+from profiler.trace.load import load
+from profiler.trace.moments import Moment
 from profiler.units import format_bytes
 
 _PHASES_SHOWN, _NAMES_SHOWN = 3, 5
@@ -69,7 +69,7 @@ def _diff_runs(options: DiffOptions) -> None:
             if run.note:
                 console.print(f"{path}: {run.note}", markup=False, soft_wrap=True)
     if options.output:
-        from profiler.plots.difference import draw
+        from profiler.views.figures.difference import draw
 
         draw(found, f"{options.before.name} → {options.after.name}", options.output)
         if not options.as_json:
@@ -162,7 +162,7 @@ def _coloured(size_bytes: int) -> str:
 def _words(name: str) -> str:
     from rich.markup import escape
 
-    from profiler.ledger import CATEGORIES
+    from profiler.trace.ledger import CATEGORIES
 
     return name.replace("_", " ") if name in CATEGORIES else escape(name)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from profiler import align
-from profiler.align import Explanation, Request, Unmatched
 from profiler.errors import ProfilerError
-from profiler.ledger import Allocation, Mark
-from profiler.origin import origin
-from profiler.prediction import Simulation, simulate, simulate_function
-from profiler.snapshot import SnapshotError, load_snapshot
-from profiler.timeline import containers, layers_together
+from profiler.gpu.snapshot import SnapshotError, load_snapshot
+from profiler.gpu.stacks import origin
+from profiler.runs.prediction import Simulation, simulate, simulate_function
+from profiler.trace import alignment as align
+from profiler.trace.alignment import Explanation, Request, Unmatched
+from profiler.trace.ledger import Allocation, Mark
+from profiler.trace.moments import containers, layers_together
 from profiler.units import format_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload

@@ -9,11 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from profiler.batch_search import LARGEST_BATCH
-from profiler.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
-from profiler.provenance import check_device
-from profiler.simulated_run import MeasuredRun, measure
-from profiler.targets import Target, settings_from
+from profiler.advice.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
+from profiler.advice.largest_batch import LARGEST_BATCH
+from profiler.runs.isolated import MeasuredRun, measure
+from profiler.runs.provenance import check_device
+from profiler.training.own_models import Target, settings_from
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload

@@ -13,14 +13,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from profiler.allocator import AllocatorSettings
 from profiler.errors import ProfilerError
-from profiler.gpus import GPU, gpu_by_name
-from profiler.prediction import Simulation, simulate, simulate_function
-from profiler.records import Row, append
-from profiler.simulation_worker import prepared
-from profiler.targets import Target
-from profiler.timeline import Share, by_category, by_module
+from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.cards import GPU, gpu_by_name
+from profiler.records.table import Row, append
+from profiler.runs.prediction import Simulation, simulate, simulate_function
+from profiler.runs.simulation_worker import prepared
+from profiler.trace.moments import Share, by_category, by_module
+from profiler.training.own_models import Target
 from profiler.units import format_bytes
 from profiler.workload import Workload
 
@@ -79,8 +79,8 @@ def allocator_settings(text: str) -> AllocatorSettings:
 
 
 def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
-    from profiler.gpu_facts import count_on_gpu
-    from profiler.predicted_rows import formula_rows
+    from profiler.formula.gpu_facts import count_on_gpu
+    from profiler.runs.rows import formula_rows
 
     return list(formula_rows(workload, count_on_gpu(workload, gpu), "cuda"))
 
@@ -239,8 +239,8 @@ def _share_table(name: str, shares: Any, total_bytes: int) -> Table:
 
 def _write(simulation: Simulation, options: PredictOptions, formula: list[Row]) -> list[Path]:
     """The figure as PNG and SVG and, for a workload, its records; returns the paths."""
-    from profiler.plots import style
-    from profiler.plots.timeline import timeline
+    from profiler.views.figures import style
+    from profiler.views.figures.timeline import timeline
 
     assert options.output is not None
     folder, target = options.output, options.target
@@ -266,8 +266,8 @@ def _file_name(text: str) -> str:
 
 def _rows(simulation: Simulation, workload: Workload, settings: str, formula: list[Row]) -> list[Row]:
     """The records of the simulation and of the formulas, as a run on that GPU would have them."""
-    from profiler.runner import run_key, simulated_device
-    from profiler.worker import phase_row
+    from profiler.runs.execute import phase_row
+    from profiler.runs.runner import run_key, simulated_device
 
     device, about = simulated_device(simulation.gpu)
     about["allocator_settings"] = settings

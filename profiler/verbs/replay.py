@@ -7,9 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from profiler import replay as replaying
 from profiler.errors import ProfilerError
-from profiler.snapshot import SnapshotError, load_snapshot
+from profiler.gpu import replay as replaying
+from profiler.gpu.snapshot import SnapshotError, load_snapshot
 
 DIFFERS = 4  # exit code
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
-from profiler.prediction import Simulation, simulate
-from profiler.records import write_atomically
-from profiler.simulation_worker import prepared
-from profiler.targets import Target, settings_from, with_own_paths
-from profiler.trace_file import write_trace
+from profiler.records.table import write_atomically
+from profiler.runs.prediction import Simulation, simulate
+from profiler.runs.simulation_worker import prepared
+from profiler.trace.file import write_trace
+from profiler.training.own_models import Target, settings_from, with_own_paths
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload
 
@@ -45,9 +45,9 @@ def report(options: ReportOptions) -> None:
 
 
 def _from_file(path: Path, options: ReportOptions) -> None:
-    from profiler.pages.results import results_page
-    from profiler.pages.run import run_page
-    from profiler.saved_run import load
+    from profiler.trace.load import load
+    from profiler.views.pages.results import results_page
+    from profiler.views.pages.run import run_page
 
     if options.memory_viz or options.trace or options.save:
         raise ProfilerError("--memory-viz, --trace and --save are for a run that is simulated now")
@@ -55,8 +55,8 @@ def _from_file(path: Path, options: ReportOptions) -> None:
 
 
 def _from_simulation(options: ReportOptions) -> None:
-    from profiler.export import memory_viz, perfetto
-    from profiler.pages.run import simulation_page
+    from profiler.views.memory_viz import memory_viz, perfetto
+    from profiler.views.pages.run import simulation_page
 
     gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
     target = Target(options.workload.model, settings_from(options.settings))

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler import catalog, records, runner
-from profiler.compare import latest, side_by_side, without_end
+from experiments import catalog
 from profiler.errors import ProfilerError
-from profiler.gpus import GPU
-from profiler.provenance import check_device, default_device, device_class, provenance
-from profiler.runner import RunSettings, run_key
-from profiler.training_step import phases
+from profiler.gpu.cards import GPU
+from profiler.records import table as records
+from profiler.records.comparison import latest, side_by_side, without_end
+from profiler.runs import runner
+from profiler.runs.provenance import check_device, default_device, device_class, provenance
+from profiler.runs.runner import RunSettings, run_key
+from profiler.training.step import phases
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -206,7 +208,7 @@ def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFra
 
 
 def _draw(experiment: _Experiment, data: object, console: Console) -> None:
-    from profiler.plots import style
+    from profiler.views.figures import style
 
     style.use_style()
     for name, figure in experiment.module.figures(data).items():

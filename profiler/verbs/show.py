@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from profiler import records
-from profiler.compare import compare, latest, newest, peak_residuals, silent_categories, without_end
 from profiler.errors import ProfilerError
-from profiler.training_step import Phase
+from profiler.records import table as records
+from profiler.records.comparison import (
+    compare,
+    latest,
+    newest,
+    peak_residuals,
+    silent_categories,
+    without_end,
+)
+from profiler.training.step import Phase
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from profiler.advice.savings import Saving, savings
 from profiler.errors import ProfilerError
-from profiler.formula import Prediction
-from profiler.gpus import GPU
-from profiler.ledger import CATEGORIES
-from profiler.savings import Saving, savings
-from profiler.simulated_run import SimulatedRun, simulate
-from profiler.simulation_worker import prepared
-from profiler.targets import Target
+from profiler.formula.per_phase import Prediction
+from profiler.gpu.cards import GPU
+from profiler.runs.isolated import SimulatedRun, simulate
+from profiler.runs.simulation_worker import prepared
+from profiler.trace.ledger import CATEGORIES
+from profiler.training.own_models import Target
 from profiler.units import format_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu
 from profiler.workload import Workload

@@ -8,19 +8,14 @@ FOLDER holds `snapshots/` and `published/`; by default $PROFILER_GROUNDTRUTH. Pr
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
-
-from published_programs import published, simulated_peak_bytes
-from recorded_comparison import Outcome, matched_events, recorded, simulated
-from recorded_programs import TRACES, Trace
-
-from profiler.simulation import register
+from profiler.gpu.simulated import register
+from tests.support.published_programs import published, simulated_peak_bytes
+from tests.support.recorded_comparison import Outcome, matched_events, recorded, simulated
+from tests.support.recorded_programs import TRACES, Trace
 
 MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
 

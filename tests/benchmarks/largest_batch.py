@@ -10,10 +10,10 @@ more does not. The ratio is the time of the answer to that of one simulation at 
 import sys
 import time
 
-from profiler.fit import CONTEXT_ALLOWANCE_BYTES, Question, fit
-from profiler.gpus import gpu_by_name
-from profiler.simulated_run import simulate
-from profiler.targets import Target
+from profiler.advice.fit import CONTEXT_ALLOWANCE_BYTES, Question, fit
+from profiler.gpu.cards import gpu_by_name
+from profiler.runs.isolated import simulate
+from profiler.training.own_models import Target
 from profiler.workload import Workload
 
 MODELS = (

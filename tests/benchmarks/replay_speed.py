@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from profiler.replay import replay
-from profiler.snapshot import Snapshot, load_snapshot
+from profiler.gpu.replay import replay
+from profiler.gpu.snapshot import Snapshot, load_snapshot
 
 GOAL_EVENTS_PER_SECOND = 300_000
 ROUNDS = 5

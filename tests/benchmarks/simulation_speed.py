@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from profiler import models
-from profiler.gpus import gpu_by_name
-from profiler.prediction import simulate
+from profiler.gpu.cards import gpu_by_name
+from profiler.runs.prediction import simulate
+from profiler.training import models
 from profiler.workload import Workload
 
 MEMORY_LIMIT_BYTES = 2 << 30

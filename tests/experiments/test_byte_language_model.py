@@ -9,8 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from experiments import byte_language_model
-from experiments.byte_language_model import ByteLanguageModel, Windows, evaluate, loss_of, prose, source_code
+from experiments.numbers import byte_language_model
+from experiments.numbers.byte_language_model import (
+    ByteLanguageModel,
+    Windows,
+    evaluate,
+    loss_of,
+    prose,
+    source_code,
+)
 
 
 def test_in_fp32_the_model_is_plain_torch() -> None:

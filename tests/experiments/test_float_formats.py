@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import float_formats
-from experiments.float_formats import FORMATS, added, decoded, pattern_of, value_of
+from experiments.numbers import float_formats
+from experiments.numbers.float_formats import FORMATS, added, decoded, pattern_of, value_of
 
 BY_NAME = {number_format.name: number_format for number_format in FORMATS}
 

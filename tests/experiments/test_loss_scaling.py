@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import loss_scaling
-from experiments.loss_scaling import Size, clipped_step
+from experiments.numbers import loss_scaling
+from experiments.numbers.loss_scaling import Size, clipped_step
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments import master_weights
-from experiments.byte_language_model import ByteLanguageModel, Windows, evaluate, prose
-from experiments.master_weights import ARMS, Size
+from experiments.numbers import master_weights
+from experiments.numbers.byte_language_model import ByteLanguageModel, Windows, evaluate, prose
+from experiments.numbers.master_weights import ARMS, Size
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from rehearsed import CASES
 
-from profiler.gpus import GPUS
+from profiler.gpu.cards import GPUS
 from profiler.reference import campaign
+from profiler.reference.archive import Recording, read_recording
 from profiler.reference.campaign import Campaign, Summary
-from profiler.reference.recording import Recording, read_recording
 from profiler.reference.target import Target
+from tests.support.rehearsed import CASES
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from groundtruth import load, needs_snapshots
 
-from profiler.ledger import Allocation, Free
-from profiler.measure.cuda import _ledger_entries
-from profiler.records import frame
+from profiler.recording.cuda import _ledger_entries
+from profiler.records.table import frame
 from profiler.reference import accuracy
 from profiler.reference.accuracy import Bound
-from profiler.reference.page import CLAIMS, Result, page
-from profiler.reference.residuals import residual
-from profiler.trace_file import read_trace, write_trace
+from profiler.reference.accuracy_page import CLAIMS, Result, page
+from profiler.reference.unmatched import residual
+from profiler.trace.file import read_trace, write_trace
+from profiler.trace.ledger import Allocation, Free
 from profiler.workload import Workload
+from tests.support.groundtruth import load, needs_snapshots
 
 
 def rows(key, source, levels, reserved, **workload):
@@ -134,7 +134,7 @@ def test_the_page_says_that_nothing_was_recorded_or_what_was(errors):
 
 
 def test_the_committed_page_is_what_the_command_writes_without_recordings():
-    from profiler.reference.recording import gpu_recordings
+    from profiler.reference.archive import gpu_recordings
 
     root = Path(__file__).parents[2]
     if gpu_recordings(root / "results"):

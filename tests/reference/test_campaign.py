@@ -10,14 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rehearsed import CASES
 
 from profiler.errors import ProfilerError
-from profiler.ledger import account
 from profiler.reference import campaign
+from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign, record
-from profiler.reference.recording import read_recording
 from profiler.reference.target import Target
+from profiler.trace.ledger import account
+from tests.support.rehearsed import CASES
 
 
 def keys_of(recording):

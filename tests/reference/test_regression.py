@@ -10,18 +10,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from rehearsed import CASES
 
 from profiler.reference import accuracy, campaign
 from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES, Bound
+from profiler.reference.archive import Recording, gpu_recordings, read_recording
 from profiler.reference.campaign import Campaign, record
-from profiler.reference.prediction import predict, predict_probes
-from profiler.reference.recording import Recording, gpu_recordings, read_recording
-from profiler.reference.residuals import compare_probes, residual
+from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
 from profiler.reference.target import Target
-from profiler.trace_file import read_trace
+from profiler.reference.unmatched import compare_probes, residual
+from profiler.trace.file import read_trace
 from profiler.workload import Workload
+from tests.support.rehearsed import CASES
 
 ROOT = Path(__file__).parents[2]
 BOUNDS = Path(__file__).parent / "bounds.json"

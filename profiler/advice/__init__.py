@@ -1,0 +1,1 @@
+"""Will it fit, with which batch, and what would help."""

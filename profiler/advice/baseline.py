@@ -1,0 +1,129 @@
+"""A file of memory peaks that a repository keeps, and what changed since: JSON, one entry a test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from profiler.errors import ProfilerError
+from profiler.trace.difference import Change
+from profiler.trace.difference import changes as differences
+from profiler.trace.ledger import CATEGORIES
+from profiler.units import format_bytes
+
+if TYPE_CHECKING:
+    from profiler.runs.isolated import SimulatedRun
+
+_VERSION = 1
+_CONTRIBUTORS = 5
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What is kept of a run: its peaks, and the allocated one's bytes by category and by module."""
+
+    gpu: str
+    workload: str
+    peak_reserved_bytes: int
+    peak_allocated_bytes: int
+    phase: str
+    categories: Mapping[str, int]
+    modules: Mapping[str, int]
+
+    @classmethod
+    def of(cls, run: SimulatedRun, gpu: str) -> Peak:
+        """The peak of a run on the GPU of that name."""
+        # The file's folder is another on the next machine.
+        workload = replace(run.workload, model=Path(run.workload.model).name)
+        return cls(
+            gpu,
+            str(workload),
+            run.peak_reserved_bytes,
+            run.peak.peak_allocated_bytes,
+            run.peak.name,
+            dict(run.peak.peak),
+            dict(run.modules),
+        )
+
+
+def read(path: Path) -> dict[str, Peak]:
+    """The peaks in a baseline file, none if it does not exist; raises ProfilerError for any other file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] != _VERSION:
+            raise ProfilerError(f"{path} is a baseline of version {content['version']}, not {_VERSION}")
+        return {test: Peak(**values) for test, values in content["peaks"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProfilerError(f"{path} is not a memory baseline ({error}); move it away to begin one") from None
+
+
+def write(path: Path, peaks: Mapping[str, Peak]) -> None:
+    """Write a baseline, sorted and indented so that a change reads well in a diff."""
+    from profiler.records.table import write_atomically
+
+    content = {"version": _VERSION, "peaks": {test: asdict(peak) for test, peak in peaks.items()}}
+    text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def grown(old: Peak, new: Peak, tolerance_percent: float) -> str:
+    """Why `new` is more than `old` allows, in words; "" if it is not.
+
+    Reserved bytes count: they are what the device must have.
+    """
+    allowed_bytes = old.peak_reserved_bytes * (1 + tolerance_percent / 100)
+    if new.peak_reserved_bytes <= allowed_bytes:
+        return ""
+    more = new.peak_reserved_bytes - old.peak_reserved_bytes
+    return (
+        f"the peak grew by {format_bytes(more)} ({100 * more / old.peak_reserved_bytes:.1f} %, "
+        f"{tolerance_percent:g} % is allowed): {format_bytes(old.peak_reserved_bytes)} before, "
+        f"{format_bytes(new.peak_reserved_bytes)} now"
+    )
+
+
+def contributors(peak: Peak) -> str:
+    """What the peak is made of, the largest first."""
+    return "\n".join(
+        (
+            f"  peak: {format_bytes(peak.peak_allocated_bytes)} allocated in {peak.phase}; "
+            f"{peak.workload}, {peak.gpu}",
+            f"  by category: {_top(peak.categories)}",
+            f"  by module: {_top(peak.modules)}",
+        )
+    )
+
+
+def changes(old: Peak, new: Peak) -> str:
+    """What is different at the peak, the largest differences first."""
+    lines = []
+    for name in ("gpu", "workload", "phase"):
+        before, now = getattr(old, name), getattr(new, name)
+        if before != now:
+            lines.append(f"  {name} since the baseline: {before} before, {now} now")
+    for what in ("categories", "modules"):
+        moved = [c for c in differences(getattr(old, what), getattr(new, what)) if c.difference_bytes]
+        if moved:
+            words = ", ".join(_signed(change) for change in moved[:_CONTRIBUTORS])
+            lines.append(f"  {what} since the baseline: {words}")
+    return "\n".join(lines) or "  nothing else changed since the baseline"
+
+
+def _top(sizes: Mapping[str, int]) -> str:
+    largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_CONTRIBUTORS]
+    return ", ".join(f"{_words(name)} {format_bytes(size_bytes)}" for name, size_bytes in largest)
+
+
+def _signed(change: Change) -> str:
+    sign = "+" if change.difference_bytes > 0 else ""
+    new = " (new)" if not change.before_bytes else ""
+    return f"{_words(change.name)} {sign}{format_bytes(change.difference_bytes)}{new}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ") if name in CATEGORIES else name

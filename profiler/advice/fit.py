@@ -1,0 +1,178 @@
+"""Will it fit? A workload against a GPU: verdict, largest batch, and what would help, all by simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from profiler.advice.largest_batch import LargestBatch, largest_batch
+from profiler.advice.techniques import Technique, applicable
+from profiler.errors import ProfilerError
+from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.cards import GIB, GPU
+from profiler.runs.isolated import UNLIMITED_BYTES, SimulatedRun, simulate
+from profiler.training.own_models import Target
+from profiler.workload import Workload
+
+# A CUDA context with torch's kernels takes 0.47 to 0.92 GiB on one A100, depending on versions (measured in
+# stas00/ml-engineering, "Anatomy of model's memory usage"); the upper end, rounded up.
+CONTEXT_ALLOWANCE_BYTES = GIB
+
+FITS, TIGHT, DOES_NOT_FIT = "fits", "tight", "does not fit"
+TIGHT_FROM = 0.90  # of the device
+
+NOT_INCLUDED = (
+    "cuDNN and other libraries' own memory",
+    "NCCL buffers of multi-GPU training",
+    "other processes on the GPU",
+    "torch.compile, custom CUDA kernels",
+)
+
+RunWorkload = Callable[[Workload, int], SimulatedRun]
+
+
+@dataclass(frozen=True)
+class TechniqueResult:
+    """One technique's simulation: `run` is None where it could not be simulated, for the `reason`."""
+
+    technique: Technique
+    workload: Workload
+    run: SimulatedRun | None
+    saved_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The answer.
+
+    Attributes:
+        gpu: the device.
+        context_bytes: set aside for the CUDA context.
+        run: the workload with memory without limit: what it takes.
+        limited: the workload with the memory there is, where it takes more than that; it may still fit when
+            the allocator returns cached memory.
+        largest: the largest batch, None if not asked for.
+        techniques: by what they save, the most first.
+        simulations: how many the answer took.
+    """
+
+    gpu: GPU
+    context_bytes: int
+    run: SimulatedRun
+    limited: SimulatedRun | None
+    largest: LargestBatch | None
+    techniques: tuple[TechniqueResult, ...]
+    simulations: int
+
+    @property
+    def usable_bytes(self) -> int:
+        """What the allocator may take: the device without the CUDA context."""
+        return self.gpu.memory_bytes - self.context_bytes
+
+    @property
+    def taken_bytes(self) -> int:
+        """Reserved at the peak, under the limit where the run was limited and fits."""
+        run = self.limited if self.limited is not None and self.limited.fits else self.run
+        return run.peak_reserved_bytes
+
+    @property
+    def verdict(self) -> str:
+        """FITS, TIGHT (from TIGHT_FROM of the device, or only by returning cached memory), DOES_NOT_FIT."""
+        if self.limited is not None:
+            return TIGHT if self.limited.fits else DOES_NOT_FIT
+        tight = self.taken_bytes + self.context_bytes >= TIGHT_FROM * self.gpu.memory_bytes
+        return TIGHT if tight else FITS
+
+    @property
+    def headroom_bytes(self) -> int:
+        """What is left of the usable memory; negative where it does not fit."""
+        return self.usable_bytes - self.taken_bytes
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which parts to answer, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF."""
+
+    context_bytes: int = CONTEXT_ALLOWANCE_BYTES
+    allocator_settings: str = ""
+    with_largest: bool = True
+    with_techniques: bool = True
+
+
+def fit(
+    target: Target,
+    workload: Workload,
+    gpu: GPU,
+    question: Question | None = None,
+    run: RunWorkload | None = None,
+) -> Fit:
+    """Answer whether `workload` fits on `gpu`.
+
+    Args:
+        target: what the workload's model is.
+        workload: what to train.
+        gpu: where.
+        question: how much of the answer to give.
+        run: how to simulate a workload under a memory limit; in fresh processes unless given.
+
+    Raises:
+        ProfilerError: the target cannot be simulated.
+    """
+    question = question or Question()
+    run = run or (
+        lambda changed, memory_bytes: simulate(
+            target, changed, gpu, memory_bytes, question.allocator_settings
+        )
+    )
+    usable_bytes = gpu.memory_bytes - question.context_bytes
+    if usable_bytes <= 0:
+        raise ProfilerError(
+            "the CUDA context alone takes the whole device; give more memory or --context 0MiB"
+        )
+    first = run(workload, UNLIMITED_BYTES)
+    limited = None
+    if first.peak_reserved_bytes > usable_bytes:
+        limited = run(workload, usable_bytes)
+    with ThreadPoolExecutor(1) as background:
+        techniques = background.submit(_techniques, first, run if question.with_techniques else None)
+        largest = None
+        if question.with_largest:
+            largest = largest_batch(
+                _at_batch(workload, usable_bytes, run),
+                usable_bytes,
+                first,
+                AllocatorSettings.parse(question.allocator_settings),
+            )
+        results = techniques.result()
+    return Fit(
+        gpu=gpu,
+        context_bytes=question.context_bytes,
+        run=first,
+        limited=limited,
+        largest=largest,
+        techniques=results,
+        simulations=1 + (limited is not None) + (largest.simulations if largest else 0) + len(results),
+    )
+
+
+def _at_batch(workload: Workload, usable_bytes: int, run: RunWorkload) -> Callable[[int, bool], SimulatedRun]:
+    return lambda batch, limited: run(
+        replace(workload, batch=batch), usable_bytes if limited else UNLIMITED_BYTES
+    )
+
+
+def _techniques(first: SimulatedRun, run: RunWorkload | None) -> tuple[TechniqueResult, ...]:
+    if run is None:
+        return ()
+    results = []
+    for technique, workload in applicable(first.workload):
+        try:
+            changed = run(workload, UNLIMITED_BYTES)
+        except ProfilerError as error:
+            results.append(TechniqueResult(technique, workload, None, 0, str(error)))
+            continue
+        saved_bytes = first.peak_reserved_bytes - changed.peak_reserved_bytes
+        results.append(TechniqueResult(technique, workload, changed, saved_bytes, ""))
+    return tuple(sorted(results, key=lambda result: -result.saved_bytes))

@@ -1,0 +1,100 @@
+"""What each memory technique, and each pair of them, would take off a workload's peak, by formula."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from profiler.advice.techniques import Technique, applicable
+from profiler.errors import ProfilerError
+from profiler.formula.facts import ModelFacts
+from profiler.formula.per_phase import Prediction, peak, predict
+from profiler.gpu.cards import GPU
+from profiler.runs.execute import output_to
+from profiler.runs.rows import facts_on
+from profiler.runs.runner import process_context
+from profiler.training.own_models import Target, register
+from profiler.workload import Workload
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A workload with techniques and its predicted peak; `saved_bytes` is negative where it needs more."""
+
+    techniques: tuple[Technique, ...]
+    workload: Workload
+    saved_bytes: int
+    peak: Prediction
+
+
+def savings(
+    workload: Workload, gpu: GPU, on_count: Callable[[int, int], None] = lambda counted, total: None
+) -> tuple[Prediction, list[Saving]]:
+    """The workload's predicted peak on `gpu`, and what each technique and each pair saves of it, best first.
+
+    Forward passes are counted in other processes, see profiler.formula.gpu_facts; `on_count` is told how
+    many of how many are. Raises ProfilerError for a model that there is not, or a length that it needs.
+    """
+    choices = list(_choices(workload))
+    facts = _facts([workload, *(changed for _, changed in choices)], gpu, on_count)
+
+    def predicted_peak(workload: Workload) -> Prediction:
+        counted = facts[_counted(workload)]
+        if isinstance(counted, ProfilerError):
+            raise counted
+        return peak(predict(workload, counted, "cuda"))
+
+    before = predicted_peak(workload)
+    found = []
+    for chosen, changed in choices:
+        with suppress(ProfilerError):  # such as checkpoints where there is no list of layers
+            after = predicted_peak(changed)
+            found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
+    return before, sorted(found, key=lambda saving: (-saving.saved_bytes, len(saving.techniques)))
+
+
+def _choices(workload: Workload) -> Iterator[tuple[tuple[Technique, ...], Workload]]:
+    """Each technique, and each pair that gives the same workload in either order."""
+    singles = applicable(workload)
+    for technique, changed in singles:
+        yield (technique,), changed
+    for (first, with_first), (second, with_second) in combinations(singles, 2):
+        both = second.apply(with_first)
+        if both is not None and both == first.apply(with_second):
+            yield (first, second), both
+
+
+def _counted(workload: Workload) -> Workload:
+    """The workload whose forward pass is the same, whatever the optimizer and the micro-batches."""
+    return replace(workload, optimizer="sgd", optimizer_implementation="default", micro_batches=1)
+
+
+def _facts(
+    workloads: list[Workload], gpu: GPU, on_count: Callable[[int, int], None]
+) -> dict[Workload, ModelFacts | ProfilerError]:
+    needed = list(dict.fromkeys(_counted(workload) for workload in workloads))
+    found = {}
+    processes = min(len(needed), os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
+        try:
+            for workload, facts in pool.map(_count, [(workload, gpu) for workload in needed]):
+                found[workload] = facts
+                on_count(len(found), len(needed))
+        except BrokenProcessPool:
+            raise ProfilerError("a process that counts was killed, as when memory runs out") from None
+    return found
+
+
+def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts | ProfilerError]:
+    workload, gpu = job
+    with output_to(os.devnull):
+        try:
+            register(Target(workload.model))  # a user's own model is not known to this process
+            return workload, facts_on(gpu, workload)
+        except ProfilerError as error:
+            return workload, error

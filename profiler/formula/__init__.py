@@ -1,0 +1,1 @@
+"""The same bytes, added up: every term with its source."""

@@ -1,0 +1,1 @@
+"""All that is known of CUDA's memory; knows nothing of training."""

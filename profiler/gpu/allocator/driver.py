@@ -1,0 +1,111 @@
+"""The driver's side: device memory taken and given back, where new segments lie, and the end of memory."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from profiler.gpu.allocator.blocks import BlockPool, round_up
+from profiler.gpu.allocator.statistics import Statistics
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+_END_OF_ADDRESSES = 0x7800_0000_0000
+_ALIGNMENT_BYTES = 2 * MIB
+
+# (action, address, size in bytes) of segment_alloc, segment_free, segment_map, segment_unmap.
+SegmentEvent = tuple[str, int, int]
+
+
+class DeviceOutOfMemory(RuntimeError):
+    """The device has no room for a request, even after every releasable cached segment was returned."""
+
+    def __init__(
+        self, requested_bytes: int, reserved_bytes: int, allocated_bytes: int, capacity_bytes: int
+    ) -> None:
+        self.requested_bytes = requested_bytes
+        self.reserved_bytes = reserved_bytes
+        self.allocated_bytes = allocated_bytes
+        self.capacity_bytes = capacity_bytes
+        super().__init__(
+            f"CUDA out of memory. Tried to allocate {_format_size(requested_bytes)}. GPU has a total "
+            f"capacity of {_format_size(capacity_bytes)} of which "
+            f"{_format_size(max(capacity_bytes - reserved_bytes, 0))} is free. Of the allocated memory "
+            f"{_format_size(allocated_bytes)} is allocated by PyTorch, and "
+            f"{_format_size(reserved_bytes - allocated_bytes)} is reserved by PyTorch but unallocated."
+        )
+
+
+def _format_size(size_bytes: int) -> str:
+    """PyTorch's format_size (c10/core/CachingDeviceAllocator.cpp)."""
+    if size_bytes <= KIB:
+        return f"{size_bytes} bytes"
+    for unit, name in ((KIB, "KiB"), (MIB, "MiB")):
+        if size_bytes <= unit * KIB:
+            return f"{size_bytes / unit:.2f} {name}"
+    return f"{size_bytes / GIB:.2f} GiB"
+
+
+def falling_addresses(end: int = _END_OF_ADDRESSES) -> Callable[[int], int]:
+    """A driver that puts every new segment below all earlier ones, aligned to 2 MiB, and reuses no address.
+
+    The order matters: of free blocks of one size the lower address is taken. Real drivers go down: of the
+    10,858 segments that 45 recorded traces take beside others, 3,701 lie below all that were held then, 35
+    above all, the rest in gaps. Of 42 recorded runs simulated from an empty device (docs/accuracy_traces.md,
+    without expandable segments) 36 reach the recorded peak of reserved memory to the byte with falling
+    addresses, 31 with rising ones; the errors of the others sum up to 672 and 1,302 MiB.
+    """
+    lowest = end
+
+    def address(size_bytes: int) -> int:
+        nonlocal lowest
+        lowest -= round_up(size_bytes, _ALIGNMENT_BYTES)
+        return lowest
+
+    return address
+
+
+class Driver:
+    """Counts what the allocator holds of the device, and tells of every change.
+
+    `capacity_bytes` is what the driver can give (None: no limit), `memory_fraction` how much of it PyTorch
+    allows itself (`torch.cuda.set_per_process_memory_fraction`).
+    """
+
+    def __init__(
+        self,
+        capacity_bytes: int | None,
+        memory_fraction: float,
+        total: Statistics,
+        on_segment_event: Callable[[SegmentEvent], None] | None,
+    ) -> None:
+        self.capacity_bytes = sys.maxsize if capacity_bytes is None else capacity_bytes
+        self.allowed_bytes = sys.maxsize
+        if memory_fraction < 1.0:
+            if capacity_bytes is None:
+                raise ValueError("a memory fraction needs capacity_bytes")
+            self.allowed_bytes = int(memory_fraction * capacity_bytes)
+        self.allocations = self.frees = 0
+        self._reserved_bytes = total.reserved_bytes
+        self._on_segment_event = on_segment_event or (lambda event: None)
+
+    def is_allowed(self, size_bytes: int) -> bool:
+        """So many bytes more stay within the memory fraction."""
+        return self._reserved_bytes.current + size_bytes <= self.allowed_bytes
+
+    def has_room(self, size_bytes: int) -> bool:
+        """The device has so many bytes more."""
+        return self._reserved_bytes.current + size_bytes <= self.capacity_bytes
+
+    def take(self, action: str, address: int, size_bytes: int, pool: BlockPool) -> None:
+        """`segment_alloc` (cudaMalloc) or `segment_map` (cuMemMap)."""
+        self.allocations += 1
+        for statistics in pool.counted_in:
+            statistics.reserved_bytes.change(size_bytes)
+        self._on_segment_event((action, address, size_bytes))
+
+    def give_back(self, action: str, address: int, size_bytes: int, pool: BlockPool) -> None:
+        """`segment_free` (cudaFree) or `segment_unmap` (cuMemUnmap)."""
+        self.frees += 1
+        for statistics in pool.counted_in:
+            statistics.reserved_bytes.change(-size_bytes)
+        self._on_segment_event((action, address, size_bytes))

@@ -1,0 +1,218 @@
+"""Every operation of the simulated device: output metadata, new blocks, nothing computed.
+
+Operations reach this module below autograd and autocast, through the boxed fallback of the PrivateUse1
+dispatch key, on plain tensors. PyTorch's own C++ autograd runs above it unchanged: gradients are
+accumulated in place, stolen and freed exactly when they are on a real device.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from profiler.gpu.kernels.scratch import Scratch
+from profiler.gpu.simulated.host_values import HostValues
+from profiler.gpu.simulated.outputs import (
+    ALLOCATION_ORDER,
+    DEVICE_TYPE,
+    HOST_OUTPUTS,
+    OUTPUTS_BEFORE_SCRATCH,
+    Metadata,
+    describe,
+    describe_outputs,
+)
+from profiler.gpu.simulated.storage import DeviceMemory
+from profiler.gpu.simulated.unsupported import UnsupportedOperation
+
+CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+
+class Machine:
+    """The open device. One at a time: the PrivateUse1 slot of PyTorch is unique to the process."""
+
+    memory: DeviceMemory | None = None
+    values = HostValues()
+    float_reads: float | None = None
+    capability: tuple[int, int] = (8, 0)
+    scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
+
+
+machine = Machine()
+
+
+def memory_for(op: str) -> DeviceMemory:
+    """The memory of the open device."""
+    if machine.memory is None:
+        raise UnsupportedOperation(
+            op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`"
+        )
+    return machine.memory
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to run an operation, read off its schema."""
+
+    name: str
+    is_view: bool
+    only_values: bool
+    # per return: name and position of the argument that it is, or None for a new tensor
+    returns: tuple[tuple[str, int] | None, ...]
+    # positions of the returns in the order of their allocation
+    order: tuple[int, ...]
+    host: tuple[int, ...]
+    # names and positions of the arguments that it writes
+    written: tuple[tuple[str, int], ...]
+    is_random: bool
+
+
+# Batch norm updates them, which its schema does not tell.
+_RUNNING_STATISTICS = ("running_mean", "running_var")
+
+_plans: dict[OpOverload, _Plan] = {}
+
+
+def _plan(op: OpOverload) -> _Plan:
+    schema = op._schema
+    returns: list[tuple[str, int] | None] = []
+    is_view = False
+    for value in schema.returns:
+        target = None
+        if value.alias_info is not None:
+            is_view = is_view or not value.alias_info.is_write
+            for position, argument in enumerate(schema.arguments):
+                alias = argument.alias_info
+                if alias is not None and alias.before_set & value.alias_info.before_set:
+                    target = (argument.name, position)
+        returns.append(target)
+    only_values = bool(schema.returns) and all("Tensor" not in str(value.type) for value in schema.returns)
+    written = [
+        (argument.name, position)
+        for position, argument in enumerate(schema.arguments)
+        if (argument.alias_info is not None and argument.alias_info.is_write)
+        or argument.name in _RUNNING_STATISTICS
+    ]
+    return _Plan(
+        schema.name,
+        is_view,
+        only_values,
+        tuple(returns),
+        ALLOCATION_ORDER.get(op, tuple(range(len(returns)))),
+        HOST_OUTPUTS.get(op, ()),
+        tuple(written),
+        any("Generator" in str(argument.type) for argument in schema.arguments),
+    )
+
+
+def new_tensor(described: Metadata, op: str) -> torch.Tensor:
+    """A tensor of the described layout in a block of its own."""
+    shape, strides, dtype = described
+    return memory_for(op).tensor(shape, strides, dtype, op)
+
+
+def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """The kernel of every operation without one of its own."""
+    with torch._C.DisableTorchFunction():
+        plan = _plans.get(op)
+        if plan is None:
+            plan = _plans[op] = _plan(op)
+        if plan.is_view:
+            # View kernels only make another TensorImpl over the same storage: the CPU's serve any device.
+            return op.redispatch(CPU_KERNEL, *args, **kwargs)
+        if plan.only_values:
+            return _read(op, plan, args, kwargs)
+        try:
+            described = describe_outputs(op, args, kwargs)
+        except UnsupportedOperation:
+            # What returns nothing writes in place (the fused optimizers): there is nothing to describe.
+            described = describe(_read(op, plan, args, kwargs)) if plan.returns else ()
+        result = _allocate(op, plan, described, args, kwargs)
+        machine.values.follow(op, args, kwargs, result, _written(plan, args, kwargs), plan.is_random)
+        return result
+
+
+def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of an operation whose outcome depends on values, where the host knows them."""
+    try:
+        return machine.values.compute(op, args, kwargs)
+    except KeyError:
+        if (
+            op is torch.ops.aten._local_scalar_dense.default
+            and args[0].is_floating_point()
+            and machine.float_reads is not None
+        ):
+            return machine.float_reads
+        raise UnsupportedOperation(
+            plan.name, "it needs values of the device; a simulated GPU holds none"
+        ) from None
+
+
+def _written(plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The device tensors that the operation changes."""
+    found: list[torch.Tensor] = []
+    for name, position in plan.written:
+        value = args[position] if position < len(args) else kwargs.get(name)
+        values = value if isinstance(value, list | tuple) else (value,)
+        found += [each for each in values if isinstance(each, torch.Tensor)]
+    return [tensor for tensor in found if tensor.device.type == DEVICE_TYPE]
+
+
+def _allocate(
+    op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
+    """The outputs of one kernel, with the blocks that it takes for itself around them."""
+    scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
+    if not scratch:
+        return _returned(plan, _outputs(plan, plan.order, described, args, kwargs))
+    memory = memory_for(plan.name)
+    first = OUTPUTS_BEFORE_SCRATCH.get(op, len(plan.returns))
+    with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
+        early = _outputs(plan, plan.order[:first], described, args, kwargs)
+        with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
+            late = _outputs(plan, plan.order[first:], described, args, kwargs)
+    return _returned(plan, {**early, **late})
+
+
+def _outputs(
+    plan: _Plan, positions: Sequence[int], described: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[int, Any]:
+    """The return values at these positions, allocated in this order."""
+    items = (described,) if len(plan.returns) == 1 else described
+    return {position: _give(plan, position, items[position], args, kwargs) for position in positions}
+
+
+def _returned(plan: _Plan, values: dict[int, Any]) -> Any:
+    if len(plan.returns) < 2:
+        return values.get(0)
+    return tuple(values[position] for position in range(len(plan.returns)))
+
+
+def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """One return value: a written argument, new tensors, or a plain value."""
+    target = plan.returns[position]
+    if target is not None:
+        name, place = target
+        argument = args[place] if place < len(args) else kwargs[name]
+        if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
+            resize(argument, described[0], described[1], plan.name)
+            machine.values.note_fresh(argument)
+        return argument
+    if isinstance(described, list):
+        return [new_tensor(item, plan.name) for item in described]
+    if not isinstance(described, tuple):
+        return described
+    if position in plan.host:
+        return torch.zeros(described[0], dtype=described[2])
+    return new_tensor(described, plan.name)
+
+
+def resize(tensor: torch.Tensor, shape: Sequence[int], strides: Sequence[int], op: str) -> None:
+    """Give `tensor` a new storage of the given layout (cuda/Resize.cpp, `resize_bytes_cuda`:
+    allocate, copy, free).
+    """
+    fresh = memory_for(op).tensor(shape, strides, tensor.dtype, op)
+    torch.ops.aten.set_.source_Storage_storage_offset.redispatch(
+        CPU_KERNEL, tensor, fresh.untyped_storage(), 0, list(shape), list(strides)
+    )

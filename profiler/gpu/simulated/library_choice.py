@@ -1,0 +1,197 @@
+"""Composites that choose a CUDA library: the same choice, made for the simulated device."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from profiler.gpu.simulated import attention
+from profiler.gpu.simulated.dispatch import machine, new_tensor
+from profiler.gpu.simulated.outputs import Metadata
+
+aten = torch.ops.aten
+_CUDNN_BATCH_NORM_EPSILON = 1e-5  # CUDNN_BN_MIN_EPSILON is 0 since cuDNN 7.5; PyTorch keeps 1e-5
+
+
+def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+    """The composite with CUDA's choice of kernel."""
+    with torch._C.DisableTorchFunction():
+        return attention.scaled_dot_product_attention(*args, **kwargs, capability=machine.capability)
+
+
+def batch_norm_impl_index(
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> tuple[Any, ...]:
+    """Normalization.cpp, `_batch_norm_impl_index`: cuDNN where it can, else the native kernel.
+
+    The number is the backend that the backward composite dispatches on (1: cuDNN, 0: native).
+    """
+    with torch._C.DisableTorchFunction():
+        statistics = (running_mean is not None, running_var is not None)
+        use_cudnn = (
+            cudnn_enabled
+            and torch.backends.cudnn.enabled
+            and weight is not None
+            and bias is not None
+            and torch.bfloat16 not in (input.dtype, weight.dtype)
+            and (input.dtype != torch.float16 or weight.dtype == torch.float32)
+            and (all(statistics) or (training and not any(statistics)))
+            and input.dim() >= 3
+            and input.shape[0] <= (880801 if training else 65535)
+            and eps >= _CUDNN_BATCH_NORM_EPSILON
+            and input.numel() < 2**31 - 1
+        )
+        if use_cudnn:
+            assert weight is not None
+            assert bias is not None
+            dense = input.contiguous(memory_format=torch._prims_common.suggest_memory_format(input))
+            parts = aten.cudnn_batch_norm(
+                dense,
+                weight.contiguous(),
+                bias.contiguous(),
+                running_mean,
+                running_var,
+                training,
+                momentum,
+                eps,
+            )
+            return (*parts, 1)
+        parts = aten.native_batch_norm(
+            input, weight, bias, running_mean, running_var, training, momentum, eps
+        )
+        return (*parts, input.new_empty((0,), dtype=torch.uint8), 0)
+
+
+def recurrent(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """LSTM, GRU and RNN run on cuDNN, with a reserve and a workspace whose sizes only cuDNN knows."""
+    warnings.warn(
+        f"{op._schema.name}: cuDNN's recurrent kernels are not modelled; simulated cell by cell",
+        stacklevel=2,
+    )
+    # The compiled composite, with its fused cells; `op.decompose` would run the decomposition in Python.
+    return op._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
+
+
+def _convolution_format(input: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    """ConvUtils.h, `cudnn_conv_suggest_memory_format`: channels last if the input or the weight is."""
+    for tensor in (input, weight):
+        suggested = torch._prims_common.suggest_memory_format(tensor)
+        if suggested != torch.contiguous_format:
+            return suggested
+    return torch.contiguous_format
+
+
+def convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> torch.Tensor:
+    """Convolution.cpp, `_convolution` on cuDNN: dense inputs, the output, then the bias added in place.
+
+    The workspace of the cuDNN plan is opaque: it counts as 0 bytes.
+    """
+    with torch._C.DisableTorchFunction():
+        if input.dim() == 3:  # cuDNN sees a 2-D convolution of height 1
+            planar = convolution(
+                input.contiguous().unsqueeze(2),
+                weight.unsqueeze(2),
+                bias,
+                _for_planes(stride, 1),
+                _for_planes(padding, 0),
+                _for_planes(dilation, 1),
+                transposed,
+                _for_planes(output_padding, 0),
+                groups,
+            )
+            return planar.squeeze(2)
+        layout = _convolution_format(input, weight)
+        dense_input = input.contiguous(memory_format=layout)
+        dense_weight = weight.contiguous(memory_format=layout)
+        output = new_tensor(
+            _convolved(
+                dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups
+            ),
+            "aten::cudnn_convolution",
+        )
+        if bias is not None:
+            output.add_(bias.reshape([1, -1, *[1] * (input.dim() - 2)]))
+        return output
+
+
+def _for_planes(values: Sequence[int], height: int) -> list[int]:
+    return [height, values[0]] if len(values) == 1 else list(values)
+
+
+def _convolved(input: torch.Tensor, weight: torch.Tensor, *options: Any) -> Metadata:
+    def meta(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+    shape = aten.convolution.default(meta(input), meta(weight), None, *options).shape
+    like = torch.empty(
+        shape, dtype=input.dtype, device="meta", memory_format=_convolution_format(input, weight)
+    )
+    return (tuple(shape), like.stride(), input.dtype)
+
+
+def convolution_backward(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, ...]:
+    """Convolution.cpp, `convolution_backward` on cuDNN: grad of the input, of the weight, then a
+    sum for the bias.
+    """
+    with torch._C.DisableTorchFunction():
+        if input.dim() == 3:
+            grads = convolution_backward(
+                grad_output.contiguous().unsqueeze(2),
+                input.contiguous().unsqueeze(2),
+                weight.unsqueeze(2),
+                bias_sizes,
+                _for_planes(stride, 1),
+                _for_planes(padding, 0),
+                _for_planes(dilation, 1),
+                transposed,
+                _for_planes(output_padding, 0),
+                groups,
+                output_mask,
+            )
+            return (*(g.squeeze(2) if g is not None else None for g in grads[:2]), grads[2])
+        layout = _convolution_format(input, weight)
+        dense_input = input.contiguous(memory_format=layout) if output_mask[1] else input
+        dense_weight = weight.contiguous(memory_format=layout)
+        grad_output = grad_output.contiguous(memory_format=layout)
+        op = "aten::cudnn_convolution_backward"
+        grad_input = _like(dense_input, layout, op) if output_mask[0] else None
+        grad_weight = _like(dense_weight, layout, op) if output_mask[1] else None
+        axes = [0, *range(2, grad_output.dim())]
+        grad_bias = grad_output.sum(axes) if output_mask[2] else None
+        return grad_input, grad_weight, grad_bias
+
+
+def _like(tensor: torch.Tensor, layout: torch.memory_format, op: str) -> torch.Tensor:
+    like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", memory_format=layout)
+    return new_tensor((tuple(tensor.shape), like.stride(), tensor.dtype), op)

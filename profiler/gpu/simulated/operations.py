@@ -1,0 +1,236 @@
+"""The dispatch table of the device: which function answers which operation, and the few that
+create or move data.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from profiler.gpu.simulated import autocast, ctc_loss, dispatch
+from profiler.gpu.simulated import library_choice as cuda_paths
+from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
+from profiler.gpu.simulated.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
+from profiler.gpu.simulated.storage import span_bytes
+from profiler.gpu.simulated.unsupported import UnsupportedOperation
+
+aten = torch.ops.aten
+_libraries: list[torch.library.Library] = []  # a registration lives as long as its Library object
+
+
+def empty(
+    size: list[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+    memory_format: torch.memory_format | None = None,
+) -> torch.Tensor:
+    """A new block."""
+    dtype = dtype or torch.get_default_dtype()
+    if layout not in (None, torch.strided):
+        raise UnsupportedOperation("aten::empty", f"layout {layout} is not simulated, only torch.strided")
+    if memory_format in (None, torch.contiguous_format, torch.preserve_format):
+        return _fresh(contiguous(size, dtype), "aten::empty")
+    with torch._C.DisableTorchFunction():
+        like = torch.empty(size, dtype=dtype, device="meta", memory_format=memory_format)
+    return _fresh((tuple(size), like.stride(), dtype), "aten::empty")
+
+
+def _fresh(described: Metadata, op: str) -> torch.Tensor:
+    tensor = new_tensor(described, op)
+    machine.values.note_fresh(tensor)
+    return tensor
+
+
+def empty_strided(
+    size: list[int],
+    stride: list[int],
+    dtype: torch.dtype | None = None,
+    layout: torch.layout | None = None,
+    device: Any = None,
+    pin_memory: bool | None = None,
+) -> torch.Tensor:
+    """A new block."""
+    return _fresh((tuple(size), tuple(stride), dtype or torch.get_default_dtype()), "aten::empty_strided")
+
+
+def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    """A copy computes nothing; from the host, a strided destination is staged (cuda/Copy.cu,
+    `copy_kernel_cuda`).
+    """
+    with torch._C.DisableTorchFunction():
+        if src.shape != self.shape:
+            src = src.expand(self.shape)
+        if src.device.type == "meta":
+            raise UnsupportedOperation("aten::copy_", "cannot copy out of a meta tensor: it has no data")
+        values = machine.values.of(src) if src.device.type == DEVICE_TYPE else src
+        if src.is_floating_point() and src.requires_grad:
+            values = None  # a parameter: data, not control
+        if self.device.type != DEVICE_TYPE:
+            if values is None:
+                reason = "it needs values of the device; a simulated GPU holds none"
+                raise UnsupportedOperation("aten::copy_", reason)
+            return self.copy_(values)
+        if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
+            memory = memory_for("aten::copy_")
+            memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
+        machine.values.write(self, values)
+        return self
+
+
+def resize_(
+    self: torch.Tensor, size: list[int], memory_format: torch.memory_format | None = None
+) -> torch.Tensor:
+    """A storage never shrinks; growing takes a new block."""
+    with torch._C.DisableTorchFunction():
+        _, strides, dtype = contiguous(size, self.dtype)
+        offset_bytes = self.storage_offset() * dtype.itemsize
+        if offset_bytes + span_bytes(size, strides, dtype.itemsize) > self.untyped_storage().nbytes():
+            resize(self, size, strides, "aten::resize_")
+            return self
+        storage = self.untyped_storage()
+        aten.set_.source_Storage_storage_offset.redispatch(
+            CPU_KERNEL, self, storage, self.storage_offset(), size, strides
+        )
+        return self
+
+
+def _positions(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Masks become the positions of their ones, host indices move to the device
+    (TensorAdvancedIndexing.cpp).
+    """
+    positions: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is None:
+            positions.append(None)
+        elif index.dtype in (torch.bool, torch.uint8):
+            positions.extend(index.nonzero().to(DEVICE_TYPE).unbind(1))
+        else:
+            positions.append(index.to(DEVICE_TYPE))
+    return positions
+
+
+def index(self: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
+    """`x[i, j]`."""
+    with torch._C.DisableTorchFunction():
+        return dispatch.run(aten.index.Tensor, self, _positions(indices))
+
+
+def index_put_impl_(
+    self: torch.Tensor,
+    indices: list[torch.Tensor | None],
+    values: torch.Tensor,
+    accumulate: bool = False,
+    unsafe: bool = False,
+) -> torch.Tensor:
+    """`x[i, j] = values`; a mask with one value is a masked_fill and needs no positions."""
+    with torch._C.DisableTorchFunction():
+        masks = [i for i in indices if i is not None]
+        if values.numel() == 1 and not accumulate and len(masks) == 1 and masks[0].dtype == torch.bool:
+            leading = sum(i is None for i in indices[: indices.index(masks[0])]) if indices[0] is None else 0
+            trailing = self.dim() - leading - masks[0].dim()
+            mask = masks[0].to(DEVICE_TYPE).reshape([*masks[0].shape, *[1] * trailing])
+            return self.masked_fill_(mask, values.to(self.dtype))
+        positions = _positions(indices)
+        return dispatch.run(aten._index_put_impl_.default, self, positions, values, accumulate, unsafe)
+
+
+def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """cuda/IndexKernel.cpp, `masked_select_out_cuda_impl`: an index by the mask, both expanded."""
+    with torch._C.DisableTorchFunction():
+        expanded, expanded_mask = torch.broadcast_tensors(*(t if t.dim() else t[None] for t in (self, mask)))
+        return index(expanded, [expanded_mask])
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "empty.memory_format": empty,
+    "empty_strided": empty_strided,
+    "copy_": copy_,
+    "resize_": resize_,
+    "index.Tensor": index,
+    "_index_put_impl_": index_put_impl_,
+    "masked_select": masked_select,
+    "_ctc_loss": ctc_loss.ctc_loss,
+    "_ctc_loss_backward": ctc_loss.ctc_loss_backward,
+    "convolution": cuda_paths.convolution,
+    "convolution_backward": cuda_paths.convolution_backward,
+}
+
+# Composites with gradients of their own steps, replaced above autograd.
+_COMPOSITES: dict[str, Callable[..., Any]] = {
+    "scaled_dot_product_attention": cuda_paths.scaled_dot_product_attention,
+    "_batch_norm_impl_index": cuda_paths.batch_norm_impl_index,
+}
+
+# Composites that cuDNN takes over, simulated as they decompose.
+_RECURRENT = ("lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_relu.input")
+
+# In-place kernels of bitsandbytes, which has a composite of many steps for devices that it does not know.
+_BITSANDBYTES = ("optimizer_update_8bit_blockwise", "optimizer_update_32bit")
+
+# Pure bookkeeping on the TensorImpl: the CPU kernel serves.
+_CPU_KERNELS = (
+    "set_.source_Storage_storage_offset",
+    "set_.source_Tensor",
+    "set_.source_Storage",
+    "is_set_to",
+)
+
+
+def _overload(name: str) -> torch._ops.OpOverload:
+    base, _, overload = name.partition(".")
+    return getattr(getattr(aten, base), overload or "default")
+
+
+def _borrowed(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    return op.redispatch(CPU_KERNEL, *args, **kwargs)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """A kernel that writes in place and allocates nothing."""
+
+
+def _single_kernels() -> list[str]:
+    """Operations that decompose on third-party devices where CUDA has one kernel: they must not decompose
+    here.
+
+    They are the structured operations (codegen adds a composite for third-party backends), the operations
+    with a CPU kernel beside their composite, and foreach, which loops over tensors elsewhere.
+    """
+    names = [op._schema.name.removeprefix("aten::") for op in RULED_OPERATIONS]
+    for full_name in torch._C._dispatch_get_all_op_names():
+        if not full_name.startswith("aten::"):
+            continue
+        dump = torch._C._dispatch_dump(full_name)
+        structured = "\nCompositeExplicitAutogradNonFunctional[alias]:" in dump
+        composite = (
+            "\nCompositeExplicitAutograd[alias]:" in dump or "\nCompositeImplicitAutograd[alias]:" in dump
+        )
+        if structured or (composite and "\nCPU:" in dump) or full_name.startswith("aten::_foreach_"):
+            names.append(full_name.removeprefix("aten::"))
+    return names
+
+
+def register() -> None:
+    """Put every kernel in PyTorch's dispatch table. Once per process."""
+    fallback = torch.library.Library("_", "IMPL", "PrivateUse1")
+    fallback.fallback(dispatch.run)
+    library = torch.library.Library("aten", "IMPL", "PrivateUse1")
+    for name in _single_kernels():
+        if name not in _KERNELS:
+            library.impl(name, partial(dispatch.run, _overload(name)))
+    for name in _CPU_KERNELS:
+        library.impl(name, partial(_borrowed, _overload(name)))
+    for name, kernel in {**_KERNELS, **_COMPOSITES}.items():
+        library.impl(name, kernel)
+    above_autograd = torch.library.Library("aten", "IMPL", "AutogradPrivateUse1")
+    for name, kernel in _COMPOSITES.items():
+        above_autograd.impl(name, kernel)
+    for name in _RECURRENT:
+        above_autograd.impl(name, partial(cuda_paths.recurrent, _overload(name)))
+    bitsandbytes = torch.library.Library("bitsandbytes", "IMPL", "PrivateUse1")
+    for name in _BITSANDBYTES:
+        bitsandbytes.impl(name, _nothing)
+    _libraries.extend((fallback, library, above_autograd, bitsandbytes, *autocast.register()))

@@ -1,0 +1,188 @@
+"""What an operation returns on CUDA: shapes, strides, dtypes, and the order in which the kernel
+allocates them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._meta_registrations  # the Meta kernels written in Python
+from torch._ops import OpOverload
+
+from profiler.gpu.kernels.scratch import round_up
+from profiler.gpu.simulated.unsupported import UnsupportedOperation
+
+DEVICE_TYPE = "simgpu"
+aten = torch.ops.aten
+
+# A tensor described: shape, strides, dtype.
+Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+# Kernels that allocate their outputs in another order than they return them.
+ALLOCATION_ORDER: dict[OpOverload, tuple[int, ...]] = {
+    aten.native_dropout.default: (1, 0),  # cuda/Dropout.cu, `dropout_cuda`: the mask, then the result
+}
+
+# Kernels that take their scratch before the last outputs: so many outputs come first.
+OUTPUTS_BEFORE_SCRATCH: dict[OpOverload, int] = {
+    aten._scaled_dot_product_flash_attention.default: 2,  # flash_api.cpp, `mha_fwd`: the random state is last
+}
+
+# Outputs that live on the host: philox seed and offset outside of graph capture (cuda/attention.cu).
+HOST_OUTPUTS: dict[OpOverload, tuple[int, ...]] = {
+    aten._scaled_dot_product_efficient_attention.default: (2, 3),
+    aten._scaled_dot_product_cudnn_attention.default: (6, 7),
+    aten._efficient_attention_forward.default: (2, 3),
+}
+
+_described: dict[Any, Any] = {}
+_UNKNOWN = object()
+
+
+def contiguous(shape: Sequence[int], dtype: torch.dtype) -> Metadata:
+    """The metadata of a contiguous tensor."""
+    strides = [1] * len(shape)
+    for axis in range(len(shape) - 2, -1, -1):
+        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
+    return (tuple(shape), tuple(strides), dtype)
+
+
+def _accumulator(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fused_rms_norm(
+    input: torch.Tensor, normalized_shape: Sequence[int], weight: Any, eps: Any
+) -> list[Metadata]:
+    """cuda/layer_norm_kernel.cu, `_fused_rms_norm_cuda`: the result and 1/rms per row in the
+    accumulator's type.
+    """
+    kept = input.dim() - len(normalized_shape)
+    rows = [*input.shape[:kept], *[1] * len(normalized_shape)]
+    return [contiguous(input.shape, input.dtype), contiguous(rows, _accumulator(input.dtype))]
+
+
+def _fused_rms_norm_backward(
+    grad_out: torch.Tensor,
+    input: torch.Tensor,
+    normalized_shape: Sequence[int],
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> list[Metadata | None]:
+    grad_weight = contiguous(weight.shape, weight.dtype) if weight is not None and output_mask[1] else None
+    return [contiguous(input.shape, input.dtype) if output_mask[0] else None, grad_weight]
+
+
+def _grouped_mm(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    offsets: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Metadata:
+    """GroupedMMUtils.h, `create_grouped_gemm_output_tensor`: rows begin at multiples of 16 bytes.
+
+    The Meta kernel takes bfloat16 only; CUDA multiplies other types group by group.
+    """
+    dtype = out_dtype or first.dtype
+    columns = second.shape[-1]
+    if first.dim() == 2 and second.dim() == 2:
+        assert offsets is not None
+        shape: tuple[int, ...] = (offsets.shape[0], first.shape[0], columns)
+    elif first.dim() == second.dim():
+        shape = (*first.shape[:2], columns)
+    else:
+        shape = (first.shape[-2], columns)
+    padded = round_up(columns, 16 // dtype.itemsize)
+    strides = (shape[-2] * padded, padded, 1)[-len(shape) :]
+    return (shape, strides, dtype)
+
+
+# Operations without a Meta kernel of their own, or with one that refuses what CUDA accepts.
+_RULES: dict[OpOverload, Callable[..., Any]] = {
+    aten._fused_rms_norm.default: _fused_rms_norm,
+    aten._fused_rms_norm_backward.default: _fused_rms_norm_backward,
+    aten._grouped_mm.default: _grouped_mm,
+}
+RULED_OPERATIONS = tuple(_RULES)
+
+
+def _key(value: Any) -> Any:
+    """A hashable stand-in for an argument that fixes the metadata of the outputs."""
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.stride(), value.dtype, value.device.type)
+    if isinstance(value, list | tuple):
+        return tuple([_key(item) for item in value])
+    if isinstance(value, torch.Generator):
+        return None
+    return (type(value), value)  # 1, 1.0 and True are equal in Python, not in type promotion
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.device.type != DEVICE_TYPE:
+            return value
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    if isinstance(value, list | tuple):
+        return [_on_meta(item) for item in value]
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    if isinstance(value, torch.Generator):
+        return None
+    return value
+
+
+def describe(value: Any) -> Any:
+    """The Metadata of each tensor in `value`, other values as they are."""
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return value
+
+
+def describe_outputs(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """What `op` returns, in the nesting of its returns: Metadata per tensor, other values as they are.
+
+    Raises UnsupportedOperation where the outputs depend on values or no Meta kernel exists.
+    """
+    key = (op, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
+    described = _described.get(key, _UNKNOWN)
+    if described is _UNKNOWN:
+        described = _described[key] = _compute(op, args, kwargs)
+    return described
+
+
+def call(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Call `op` with arguments as a Python kernel receives them: numbers stand where C++ had boxed them as
+    tensors.
+
+    Few overloads take numbers for tensors; of the others, the one for a Scalar is found by its argument
+    types.
+    """
+    boxed = any(
+        isinstance(value, int | float | complex) and isinstance(argument.type, torch.TensorType)
+        for argument, value in zip(op._schema.arguments, args, strict=False)
+    )
+    return (op.overloadpacket if boxed else op)(*args, **kwargs)
+
+
+def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    rule = _RULES.get(op)
+    if rule is not None:
+        return rule(*args, **kwargs)
+    try:
+        return describe(
+            call(op, [_on_meta(a) for a in args], {name: _on_meta(a) for name, a in kwargs.items()})
+        )
+    except NotImplementedError as error:
+        reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
+        raise UnsupportedOperation(op._schema.name, reason) from error
+    except RuntimeError as error:
+        if "not on the expected device meta" not in str(error):
+            raise
+        found = "but found at least two devices, cuda:0 and cpu"
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, {found} ({op._schema.name})"
+        ) from error

@@ -1,0 +1,196 @@
+"""Memory of training steps as tests, without a GPU.
+
+    @pytest.mark.memory_limit("12 GiB", device="A100-40GB")
+    def test_training_fits(memory_step):
+        memory_step(make_model, batch=8, length=512)
+
+`memory_step` simulates a training step in a fresh process and fails the test where the step takes more of the
+device than the mark allows, or than `--memory-baseline FILE` says it did before. It imports nothing heavy
+until it is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from profiler.advice import baseline as memory_baseline
+from profiler.advice.baseline import Peak
+from profiler.errors import ProfilerError
+from profiler.units import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from profiler.runs.isolated import SimulatedRun
+
+DEFAULT_DEVICE = "A100-40GB"
+_BASELINE = pytest.StashKey["_Baseline"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The plugin's options."""
+    group = parser.getgroup("memory", "memory of training steps (profiler)")
+    group.addoption(
+        "--memory-baseline",
+        metavar="FILE",
+        help="JSON of each test's peak; a test whose peak grew fails, a new one is added",
+    )
+    group.addoption(
+        "--memory-tolerance",
+        type=float,
+        default=1.0,
+        metavar="PERCENT",
+        help="how much a peak may grow over the baseline; default: 1",
+    )
+    group.addoption(
+        "--memory-baseline-update",
+        action="store_true",
+        help="take the peaks of this run as the new baseline",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark and read the baseline."""
+    config.addinivalue_line(
+        "markers",
+        'memory_limit(size, device="A100-40GB"): memory_step may take so much of the device, as in "12 GiB"',
+    )
+    file = config.getoption("--memory-baseline")
+    if file is None:
+        if config.getoption("--memory-baseline-update"):
+            raise pytest.UsageError("--memory-baseline-update needs --memory-baseline FILE")
+        return
+    try:
+        config.stash[_BASELINE] = _Baseline(config, Path(file))
+    except ProfilerError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the baseline if it changed."""
+    baseline = session.config.stash.get(_BASELINE, None)
+    if baseline is not None:
+        baseline.save()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what became of the baseline."""
+    baseline = config.stash.get(_BASELINE, None)
+    if baseline is not None and baseline.new:
+        peaks = "1 peak" if len(baseline.new) == 1 else f"{len(baseline.new)} peaks"
+        terminalreporter.write_line(f"memory baseline: {peaks} written to {baseline.path}")
+
+
+class _Baseline:
+    """The peaks of before, and those that this session puts in their place."""
+
+    def __init__(self, config: pytest.Config, path: Path) -> None:
+        self.path = path
+        self.tolerance_percent: float = config.getoption("--memory-tolerance")
+        self.update: bool = config.getoption("--memory-baseline-update")
+        self.old = memory_baseline.read(path)
+        self.new: dict[str, Peak] = {}
+
+    def check(self, test: str, peak: Peak) -> str:
+        """What is wrong with a peak, or ""."""
+        old = self.old.get(test)
+        if old is None or self.update:
+            self.new[test] = peak
+            return ""
+        words = memory_baseline.grown(old, peak, self.tolerance_percent)
+        if not words:
+            return ""
+        details = (memory_baseline.contributors(peak), memory_baseline.changes(old, peak))
+        return "\n".join((words, *details, "  if this is wanted: --memory-baseline-update"))
+
+    def save(self) -> None:
+        if self.new:
+            memory_baseline.write(self.path, {**self.old, **self.new})
+
+
+@pytest.fixture
+def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
+    """`memory_step(target, batch, length=0, **workload)`: simulate a training step and hold it to its limit.
+
+    Args (of the function it gives):
+        target: what `profiler fit` takes (a model's name, "file.py:function", a transformers configuration),
+            or a function at the top level of its file that returns a module. `make_batch` and `compute_loss`
+            beside that function are used, as `profiler fit` does.
+        batch, length, **workload: fields of profiler.workload.Workload.
+
+    Returns the simulated run, with every phase's bytes. Fails the test where the limit of its mark, or the
+    baseline's peak, is passed, or where the step cannot be simulated.
+    """
+    mark = request.node.get_closest_marker("memory_limit")
+    device, limit_bytes = _limit(mark)
+    baseline = request.config.stash.get(_BASELINE, None)
+    calls = 0
+
+    def step(target: str | Callable[[], Any], batch: int, length: int = 0, **workload: Any) -> SimulatedRun:
+        nonlocal calls
+        calls += 1
+        run = _simulate(_name(target), device, {"batch": batch, "length": length, **workload})
+        peak = Peak.of(run, device)
+        if limit_bytes is not None and run.peak_reserved_bytes > limit_bytes:
+            over = run.peak_reserved_bytes - limit_bytes
+            pytest.fail(
+                f"the step takes {format_bytes(run.peak_reserved_bytes)}, {format_bytes(over)} more than the "
+                f"limit of {format_bytes(limit_bytes)}\n{memory_baseline.contributors(peak)}"
+                + _since(baseline, _key(request, calls), peak),
+                pytrace=False,
+            )
+        problem = baseline.check(_key(request, calls), peak) if baseline is not None else ""
+        if problem:
+            pytest.fail(problem, pytrace=False)
+        return run
+
+    return step
+
+
+def _limit(mark: pytest.Mark | None) -> tuple[str, int | None]:
+    """The device and the limit that a mark states."""
+    if mark is None:
+        return DEFAULT_DEVICE, None
+    if len(mark.args) != 1 or not mark.kwargs.keys() <= {"device"}:
+        raise pytest.UsageError('memory_limit takes a size and a device, as in ("12 GiB", device="T4")')
+    try:
+        return mark.kwargs.get("device", DEFAULT_DEVICE), parse_bytes(mark.args[0])
+    except ProfilerError as error:
+        raise pytest.UsageError(f"memory_limit: {error}") from None
+
+
+def _name(target: str | Callable[[], Any]) -> str:
+    if isinstance(target, str):
+        return target
+    name, file = getattr(target, "__qualname__", ""), inspect.getsourcefile(target)
+    if file is None or not name.isidentifier():
+        raise ProfilerError(
+            f"memory_step runs in a fresh process and needs a function at the top level of a file, not {name}"
+        )
+    return f"{file}:{name}"
+
+
+def _key(request: pytest.FixtureRequest, call: int) -> str:
+    test = str(request.node.nodeid)
+    return test if call == 1 else f"{test} (step {call})"
+
+
+def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
+    old = baseline.old.get(test) if baseline is not None else None
+    return f"\n{memory_baseline.changes(old, peak)}" if old is not None else ""
+
+
+def _simulate(target: str, device: str, fields: dict[str, Any]) -> SimulatedRun:
+    from profiler.gpu.cards import gpu_by_name
+    from profiler.runs.isolated import simulate
+    from profiler.training.own_models import Target
+    from profiler.workload import Workload
+
+    try:
+        return simulate(Target(target), Workload(model=target, **fields), gpu_by_name(device))
+    except (ProfilerError, ValueError) as error:
+        problem = str(error)
+    pytest.fail(f"cannot be simulated: {problem}", pytrace=False)

@@ -1,0 +1,1 @@
+"""Who listens to a device's allocator while the training step runs."""

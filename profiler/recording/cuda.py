@@ -1,0 +1,163 @@
+"""Measuring on CUDA: the allocator's own statistics and trace at each phase boundary.
+
+Totals come from torch.cuda.memory_stats, with the peaks reset at the end of each phase. The categories
+come from the trace that `torch.cuda.memory._record_memory_history` keeps (each allocation and free with
+its address and the stack that asked), cut at the boundaries by taking a snapshot and clearing the history.
+The history is kept on the host: it takes no device memory.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
+from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, parse_snapshot
+from profiler.gpu.stacks import UNKNOWN, origin
+from profiler.recording.owners import labels
+from profiler.recording.recorder import PhaseRecorder, Reading
+from profiler.trace.ledger import Allocation, Free, Mark
+
+if TYPE_CHECKING:
+    from profiler.training.step import Phase, TrainingState
+
+Entry = Allocation | Free | Mark
+
+# torch/ATen/cuda/CublasHandlePool.cpp: 4096 × 1024 × 2 + 16 × 1024 × 8 bytes, 32 MiB from Hopper on.
+_WORKSPACE_BYTES = (8_519_680, 33_554_432)
+
+
+class CudaRecorder(PhaseRecorder):
+    """Records a run on the current CUDA device; see PhaseRecorder.
+
+    With `from_snapshot`, what is alive at the beginning counts too.
+    """
+
+    def __init__(
+        self, on_phase: Callable[[Phase], None] = lambda phase: None, from_snapshot: bool = False
+    ) -> None:
+        super().__init__(on_phase)
+        self._from_snapshot = from_snapshot
+        self._entries: list[Entry] = []
+
+    def _start(self, stack: ExitStack) -> None:
+        import torch
+
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+        if self._from_snapshot:
+            self._entries += _handed_out(_snapshot())
+        # Names of C++ functions from the loaded libraries: `addr2line`, once the default, takes minutes.
+        os.environ.setdefault("TORCH_SYMBOLIZE_MODE", "dladdr")
+        _record_history()
+        stack.callback(torch.cuda.memory._record_memory_history, enabled=None)
+
+    def _synchronize(self) -> None:
+        import torch
+
+        torch.cuda.synchronize()
+
+    def _read(self, phase: Phase, state: TrainingState) -> Reading:
+        import torch
+
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        statistics = torch.cuda.memory_stats()
+        snapshot = _snapshot()
+        _record_history()
+        torch.cuda.reset_peak_memory_stats()
+        mark = Mark(phase, labels(state, torch.device("cuda")))
+        self._entries += [*_ledger_entries(snapshot), mark]
+        return Reading(mark, total_bytes - free_bytes, statistics)
+
+    @cached_property
+    def entries(self) -> Sequence[Entry]:
+        """Everything that happened on the device, in order; ask for it after the `with` block."""
+        return _with_workspaces(self._entries)
+
+
+def _record_history() -> None:
+    """Start the allocation history, or start it afresh.
+
+    In the backward pass, on autograd's own thread, only the C++ part of a stack says what asked for memory;
+    torch/csrc/profiler/unwind can read it on Linux on x86-64 only.
+    """
+    import torch
+
+    readable = (platform.system(), platform.machine()) == ("Linux", "x86_64")
+    torch.cuda.memory._record_memory_history(
+        enabled="all", context="alloc", stacks="all" if readable else "python", clear_history=True
+    )
+
+
+def _snapshot() -> DeviceSnapshot:
+    """The current device's blocks now, and its trace since the history was started."""
+    import torch
+
+    raw = torch.cuda.memory._snapshot()
+    # Without the allocator's settings, which any version words as it likes.
+    said = {name: raw[name] for name in ("segments", "device_traces")}
+    return parse_snapshot(said).devices[torch.cuda.current_device()]
+
+
+def _ledger_entries(snapshot: DeviceSnapshot) -> list[Entry]:
+    """The allocations and frees that one snapshot's trace holds, in order.
+
+    A trace gives the requested size; the block's own size is read off the snapshot's segments where the
+    block is still there, and is the requested size rounded up to 512 otherwise (a block that died inside
+    its phase: its unsplit tail is unknown, so a temporary's rounding is a lower bound).
+    """
+    block_bytes = {a.address: a.size_bytes for a in _handed_out(snapshot)}
+    last_allocation = {e.address: i for i, e in enumerate(snapshot.events) if e.action == "alloc"}
+    entries: list[Entry] = []
+    for index, event in enumerate(snapshot.events):
+        if event.action == "alloc":
+            size_bytes = round_up(event.size_bytes, MIN_BLOCK_SIZE_BYTES)
+            if last_allocation[event.address] == index:
+                size_bytes = block_bytes.get(event.address, size_bytes)
+            entries.append(Allocation(event.address, size_bytes, event.size_bytes, _cause(event)))
+        elif event.action == "free_completed":
+            entries.append(Free(event.address))
+    return entries
+
+
+def _handed_out(snapshot: DeviceSnapshot) -> list[Allocation]:
+    """The blocks in use at the time of the snapshot, on any stream."""
+    return [
+        Allocation(block.address, block.size_bytes, block.requested_bytes)
+        for segment in snapshot.segments
+        for block in segment.blocks
+        if block.state == "active_allocated"
+    ]
+
+
+def _cause(event: TraceEvent) -> str:
+    """The operation and what it ran for, "" where the stack does not say."""
+    found = origin(event.frames)
+    return "" if found == UNKNOWN else found
+
+
+def _with_workspaces(entries: Sequence[Entry]) -> list[Entry]:
+    """Blocks of exactly a cuBLAS workspace's size that no tensor owns and nobody frees get that category."""
+    kept: dict[int, int] = {}
+    held: set[int] = set()
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Allocation):
+            kept.pop(entry.address, None)
+            if entry.requested_bytes in _WORKSPACE_BYTES:
+                kept[entry.address] = index
+        elif isinstance(entry, Free):
+            kept.pop(entry.address, None)
+        else:
+            held.update(entry.labels)
+    workspaces = {index for address, index in kept.items() if address not in held}
+    return [
+        replace(entry, category="workspaces")
+        if isinstance(entry, Allocation) and index in workspaces
+        else entry
+        for index, entry in enumerate(entries)
+    ]

@@ -1,0 +1,75 @@
+"""Which live tensors are parameters, gradients, optimizer states, inputs or the loss, by address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.training.step import TrainingState
+
+
+def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
+    """Category by storage address of what the training loop holds on `device`.
+
+    A storage under two headings (a batch that is also saved for backward) keeps the first in the order
+    parameters, gradients, optimizer states (and the loss scale), inputs (batch and buffers), activations (the
+    loss).
+    Holds no tensor when it returns.
+    """
+    found: dict[int, str] = {}
+    for tensor, category in _held(state):
+        if tensor.device.type == device.type:
+            found.setdefault(tensor.untyped_storage().data_ptr(), category)
+    return found
+
+
+def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
+    """Size in bytes by storage address of what the training loop holds on `device`."""
+    found: dict[int, int] = {}
+    for tensor, _ in _held(state):
+        if tensor.device.type == device.type:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
+def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
+    import torch
+
+    if state.model is not None:
+        parameters = list(state.model.parameters())
+        yield from ((parameter, "parameters") for parameter in parameters)
+        yield from ((p.grad, "gradients") for p in parameters if p.grad is not None)
+    if state.optimizer is not None:
+        for values in state.optimizer.state.values():
+            yield from ((v, "optimizer_states") for v in values.values() if isinstance(v, torch.Tensor))
+        maps = getattr(state.optimizer, "name2qmap", {})  # bitsandbytes' quantization maps
+        yield from ((tensor, "optimizer_states") for tensor in maps.values())
+    if state.scaler is not None and state.scaler.is_enabled():
+        scale = (state.scaler._scale, state.scaler._growth_tracker)
+        yield from ((tensor, "optimizer_states") for tensor in scale if tensor is not None)
+    if state.batch is not None:
+        yield from ((tensor, "inputs") for tensor in state.batch.values())
+    if state.model is not None:
+        yield from ((buffer, "inputs") for buffer in state.model.buffers())
+    if state.loss is not None:
+        yield state.loss, "activations"
+
+
+def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
+    """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
+    import torch
+
+    found: dict[int, str] = {}
+    if state.model is None:
+        return found
+    states = state.optimizer.state if state.optimizer is not None else {}
+    for path, parameter in state.model.named_parameters():
+        kept = (v for v in states.get(parameter, {}).values() if isinstance(v, torch.Tensor))
+        for tensor in (parameter, parameter.grad, *kept):
+            if tensor is not None and tensor.device.type == device.type:
+                found.setdefault(tensor.untyped_storage().data_ptr(), path.rpartition(".")[0] or path)
+    return found

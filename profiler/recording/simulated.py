@@ -1,0 +1,149 @@
+"""Measuring on the simulated GPU: the same training step, its allocations told by the device model.
+
+Nothing is computed and no memory is taken; the caching allocator is a model of PyTorch's own
+(profiler.gpu.allocator), and the temporaries of CUDA kernels come from named rules (profiler.gpu.kernels).
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.recorder import PhaseRecorder, Reading
+from profiler.trace.ledger import Allocation, Free, Mark, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.gpu.allocator import AllocatorSettings
+    from profiler.gpu.cards import GPU
+    from profiler.training.step import Phase, TrainingState
+
+# What a floating-point scalar reads as. Our own step asks whether a gradient overflowed, and for norms
+# (torch.optim.Adafactor); a user's program prints its loss, which is positive and finite.
+OWN_STEP_READS = 0.0
+PROGRAM_READS = 1.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A request that the GPU had no room for. Bytes are those of the moment before."""
+
+    requested_bytes: int
+    op: str
+    where: Place | None
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+class _Listener:
+    """Writes what the device reports into the ledger's terms, with the bytes reserved after each entry."""
+
+    def __init__(self) -> None:
+        self.entries: list[Allocation | Free | Mark] = []
+        self.reserved_bytes = array("q")
+        self.refusals: list[Refusal] = []
+        self.allocated_bytes = 0
+        self._alive: dict[int, int] = {}  # address -> position of its allocation
+        self._here: Callable[[], Place | None] = lambda: None
+        self._free_and_total: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def attach(self, here: Callable[[], Place], free_and_total: Callable[[], tuple[int, int]]) -> None:
+        """Begin to note places, and the device's memory."""
+        self._here, self._free_and_total = here, free_and_total
+
+    def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
+        category = "workspaces" if op.endswith("workspace") else ""
+        self._alive[address] = len(self.entries)
+        self.allocated_bytes += size_bytes
+        self._note(Allocation(address, size_bytes, requested_bytes, op, category, self._here()))
+
+    def freed(self, address: int) -> None:
+        position = self._alive.pop(address, None)
+        entry = self.entries[position] if position is not None else None
+        if isinstance(entry, Allocation):
+            self.allocated_bytes -= entry.size_bytes
+        self._note(Free(address))
+
+    def refused(self, requested_bytes: int, op: str) -> None:
+        free_bytes, total_bytes = self._free_and_total()
+        reserved_bytes = total_bytes - free_bytes
+        where = self._here()
+        self.refusals.append(Refusal(requested_bytes, op, where, self.allocated_bytes, reserved_bytes))
+
+    def mark(self, mark: Mark, modules: Mapping[int, str]) -> None:
+        """The end of a phase; `modules` says whose an address is that was born outside of any module."""
+        for address, module in modules.items():
+            position = self._alive.get(address)
+            entry = self.entries[position] if position is not None else None
+            if isinstance(entry, Allocation) and entry.where is not None and not entry.where.module:
+                self.entries[position] = replace(entry, where=Place(module, entry.where.line))  # type: ignore[index]
+        self._note(mark)
+
+    def _note(self, entry: Allocation | Free | Mark) -> None:
+        self.entries.append(entry)
+        free_bytes, total_bytes = self._free_and_total()
+        self.reserved_bytes.append(total_bytes - free_bytes)
+
+
+class SimulatedRecorder(PhaseRecorder):
+    """Records a run on a simulated `gpu`, which "cuda" means inside the `with` block; see PhaseRecorder.
+
+    `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's
+    memory raises torch.OutOfMemoryError there, as a real one does. `float_reads` is what a program gets that
+    reads a floating-point scalar, to print its loss; None refuses.
+    """
+
+    device: torch.device
+
+    def __init__(
+        self,
+        gpu: GPU,
+        settings: AllocatorSettings | None = None,
+        on_phase: Callable[[Phase], None] = lambda phase: None,
+        float_reads: float | None = None,
+    ) -> None:
+        super().__init__(on_phase)
+        self._gpu = gpu
+        self._settings = settings
+        self._float_reads = float_reads
+        self._listener = _Listener()
+
+    def _start(self, stack: ExitStack) -> None:
+        import torch
+
+        from profiler.gpu.simulated import simulated_gpu
+        from profiler.recording.places import Attribution
+
+        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
+        self.device = stack.enter_context(gpu)
+        attribution = stack.enter_context(Attribution())
+        self._listener.attach(attribution.here, torch.cuda.mem_get_info)
+
+    def _read(self, phase: Phase, state: TrainingState) -> Reading:
+        import torch
+
+        mark = Mark(phase, labels(state, self.device))
+        self._listener.mark(mark, parameter_modules(state, self.device))
+        statistics = torch.cuda.memory_stats()
+        torch.cuda.reset_peak_memory_stats()
+        return Reading(mark, memory_stats=statistics)
+
+    @property
+    def entries(self) -> Sequence[Allocation | Free | Mark]:
+        """Everything that happened on the device, in order."""
+        return self._listener.entries
+
+    @property
+    def reserved_bytes(self) -> Sequence[int]:
+        """What the allocator held from the driver after each entry."""
+        return self._listener.reserved_bytes
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """The requests that the GPU had no room for, in order; each raised torch.OutOfMemoryError."""
+        return self._listener.refusals

@@ -1,0 +1,143 @@
+"""Predicted against measured or simulated: one row a phase, with the difference and where it lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from profiler.trace.ledger import CATEGORIES
+from profiler.training.step import Phase
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHARED = ["workload", "model", "optimizer", "seed", "device", "step", "phase", "micro_batch"]
+_QUANTITIES = {"": "allocated_bytes", "peak_": "peak_allocated_bytes"}
+
+
+def compare(
+    records: pd.DataFrame, source: str = "formula", truth: str = "measured", across_devices: bool = False
+) -> pd.DataFrame:
+    """Join each phase of `truth` with what `source` predicts for it.
+
+    Args:
+        records: rows of profiler.records.table.
+        source: which predictor to hold against the truth.
+        truth: measured, or simulation, which is the truth where nothing was measured.
+        across_devices: join runs of the same workload on different devices, as one measured on a CPU and
+            simulated on a GPU, in place of those of the same run.
+
+    Returns:
+        One row for each phase that both have in full, with the columns run_key, phase_index, workload, model,
+        optimizer, seed, device (the truth's), step, phase, micro_batch and
+
+        - measured_bytes (of the truth), predicted_bytes, difference_bytes: allocated at the phase's end
+        - measured_peak_bytes, predicted_peak_bytes, peak_difference_bytes: at its peak
+        - run_peak_bytes: the most that the whole run had allocated
+        - difference_percent, peak_difference_percent: of run_peak_bytes
+        - <category>_difference_bytes, peak_<category>_difference_bytes: measured minus predicted; their
+          sums are difference_bytes and peak_difference_bytes
+        - predicted_device: that of the prediction
+    """
+    ok = records[records["outcome"] == "ok"]
+    ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0])
+    measured, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
+    if across_devices:
+        joined = measured.merge(
+            predicted,
+            on=["workload_key", "phase_index"],
+            suffixes=("", "_predicted"),
+            validate="many_to_many",
+        )
+        joined = joined[joined["device"] != joined["device_predicted"]]
+    else:
+        joined = measured.merge(
+            predicted, on=["run_key", "phase_index"], suffixes=("", "_predicted"), validate="one_to_one"
+        )
+    out = joined[["run_key", "phase_index", *_SHARED]].copy()
+    for prefix, column in _QUANTITIES.items():
+        out[f"measured_{prefix}bytes"] = joined[column]
+        out[f"predicted_{prefix}bytes"] = joined[f"{column}_predicted"]
+        out[f"{prefix}difference_bytes"] = joined[column] - joined[f"{column}_predicted"]
+    out["run_peak_bytes"] = out.groupby("run_key")["measured_peak_bytes"].transform("max")
+    for prefix in _QUANTITIES:
+        share = out[f"{prefix}difference_bytes"].astype(float) / out["run_peak_bytes"].astype(float)
+        out[f"{prefix}difference_percent"] = 100 * share
+        for category in CATEGORIES:
+            column = f"{prefix}{category}_bytes"
+            difference = joined[column].fillna(0) - joined[f"{column}_predicted"].fillna(0)
+            out[f"{prefix}{category}_difference_bytes"] = difference
+    return out.assign(predicted_device=joined["device_predicted"])
+
+
+def silent_categories(records: pd.DataFrame, source: str) -> list[str]:
+    """The categories of which a predictor says nothing at any phase: none of its bytes are there."""
+    rows = records[records["source"] == source]
+    columns = {c: [f"{prefix}{c}_bytes" for prefix in _QUANTITIES] for c in CATEGORIES}
+    return [category for category, names in columns.items() if rows[names].isna().all(axis=None)]
+
+
+def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
+    """Everything that is known of each phase in one row: measured, by formula, by textbook, simulated.
+
+    Returns:
+        One row a (workload, device, phase) with the columns workload, seed, device, step, phase, micro_batch,
+        then allocated_bytes and peak_allocated_bytes of each source as <source>_bytes and
+        <source>_peak_bytes, peak_reserved_bytes of the simulation as simulation_peak_reserved_bytes, and
+        peak_residual: where the measured peak (the simulated one, where nothing was measured) differs from
+        the formula's, and by how many bytes, in words.
+    """
+    import pandas as pd
+
+    key = ["run_key", "phase_index"]
+    known = records[records["outcome"] == "ok"]
+    out = known.drop_duplicates(key)[
+        [*key, *(name for name in _SHARED if name not in ("model", "optimizer"))]
+    ]
+    for source in ("measured", "formula", "textbook", "simulation"):
+        rows = known[known["source"] == source].set_index(key)
+        columns = {f"{source}_{prefix}bytes": rows[column] for prefix, column in _QUANTITIES.items()}
+        if source == "simulation":
+            columns["simulation_peak_reserved_bytes"] = rows["peak_reserved_bytes"]
+        out = out.merge(pd.DataFrame(columns), how="left", left_on=key, right_index=True)
+    residuals = pd.concat([compare(known, truth=truth) for truth in ("measured", "simulation")])
+    residuals["peak_residual"] = [
+        ", ".join(f"{category} {size_bytes:+,}" for category, size_bytes in parts)
+        for parts in peak_residuals(residuals)
+    ]
+    residuals = residuals.drop_duplicates(key)
+    out = out.merge(residuals[[*key, "peak_residual"]], how="left", on=key)
+    return out.drop(columns=key)
+
+
+def peak_residuals(compared: pd.DataFrame) -> list[list[tuple[str, int]]]:
+    """For each row of `compare`, where the peaks differ: categories and bytes, the largest first."""
+    found = []
+    for row in compared.to_dict("records"):
+        parts = [(category, int(row[f"peak_{category}_difference_bytes"])) for category in CATEGORIES]
+        found.append(sorted((part for part in parts if part[1]), key=lambda part: -abs(part[1])))
+    return found
+
+
+def latest(records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each run's last recording, where a run was recorded more than once."""
+    last = records.groupby(["run_key", "source"])["recorded_at"].transform("max")
+    return records[records["recorded_at"] == last]
+
+
+def newest(records: pd.DataFrame) -> pd.DataFrame:
+    """Of a workload's runs under several names (see runner.run_key), the rows of the last on each device."""
+    in_order = records.sort_values("recorded_at", kind="stable")
+    last = in_order.groupby(["workload", "seed", "device"])["run_key"].transform("last")
+    return records[records["run_key"] == last.loc[records.index]]
+
+
+def without_end(records: pd.DataFrame) -> list[str]:
+    """A line for each run that ran out of memory, or that could not be simulated."""
+    lines = []
+    for row in records[records["outcome"] != "ok"].itertuples():
+        how = f"{row.workload}, {row.source} on {row.device}"
+        if row.outcome == "out_of_memory":
+            lines.append(f"out of memory: {how}, in {Phase(row.step, row.phase, row.micro_batch)}")
+        else:
+            lines.append(f"{row.outcome}: {how}: {row.detail}")
+    return lines

@@ -1,0 +1,107 @@
+"""What formula and simulation say of recorded runs, computed now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import ProfilerError
+from profiler.formula.facts import ModelFacts
+from profiler.gpu.cards import GPU
+from profiler.records import table as records
+from profiler.reference import probes
+from profiler.reference.archive import Recording
+from profiler.reference.suite import Case
+from profiler.runs.execute import attention_by, output_to
+from profiler.runs.rows import facts_on, formula_rows, simulation_rows
+from profiler.runs.run_settings import RunSettings
+from profiler.runs.runner import process_context
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SHARED = ("experiment", "run_key", "workload", "device")
+
+
+def predict(
+    recording: Recording,
+    run_keys: Iterable[str],
+    traces: Path,
+    on_run: Callable[[str], None] = lambda run_key: None,
+    processes: int | None = None,
+) -> pd.DataFrame:
+    """Rows of profiler.records.table for these runs: formula, textbook and (for a GPU) simulation.
+
+    A run that cannot be simulated gives one row with the outcome "skipped" and the reason.
+
+    Args:
+        recording: whose GPU is simulated.
+        run_keys: which of its runs.
+        traces: folder for the simulations' traces, <run key>.parquet.
+        on_run: told each run key as its simulation ends.
+        processes: how many simulations go on at once; by default one a processor.
+    """
+    keys = [key for key in run_keys if key in recording.cases]
+    rows: list[records.Row] = []
+    device_type = "cpu" if recording.gpu is None else "cuda"
+    chosen = [recording.cases[key] for key in keys]
+    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
+        facts = pool.map(_facts, chosen, repeat(recording.gpu))
+        for key, case, counted in zip(keys, chosen, facts, strict=True):
+            rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
+        if recording.gpu is not None:
+            jobs = [(key, recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
+            for key, simulated in pool.map(_simulate, jobs):
+                rows += _complete(recording, key, simulated)
+                on_run(key)
+    return records.frame(rows)
+
+
+def predict_probes(recording: Recording) -> pd.DataFrame:
+    """The probes that were recorded, as the rules have them on the recording's GPU.
+
+    Raises ValueError for a recording on a CPU, for which there are no rules.
+    """
+    import pandas as pd
+
+    if recording.gpu is None:
+        raise ValueError("the kernels' rules are those of a GPU")
+    recorded = recording.probes().drop_duplicates(["operation", "shape", "dtype", "option"])
+    chosen = [
+        probes.Probe(row.operation, tuple(map(int, row.shape.split("×"))), row.dtype, row.option)
+        for row in recorded.itertuples()
+    ]
+    with process_context().Pool(1) as pool:
+        rows = pool.apply(_simulate_probes, (chosen, recording.gpu))
+    return pd.DataFrame(rows, columns=list(probes.COLUMNS))
+
+
+def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
+    """Counted with the attention kernel that the case ran with; with torch's choice where that cannot be."""
+    with output_to(os.devnull):
+        with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
+            return facts_on(gpu, case.workload)
+        return facts_on(gpu, case.workload)
+
+
+def _simulate(job: tuple[str, Case, GPU, Path]) -> tuple[str, list[records.Row]]:
+    key, case, gpu, trace = job
+    with output_to(os.devnull):
+        return key, simulation_rows(case.workload, case.settings("simulated", gpu, trace))
+
+
+def _simulate_probes(chosen: list[probes.Probe], gpu: GPU) -> list[probes.Row]:
+    with output_to(os.devnull):
+        return probes.measure(chosen, RunSettings("simulated", gpu=gpu))
+
+
+def _complete(recording: Recording, key: str, rows: Iterable[records.Row]) -> Iterator[records.Row]:
+    measured = recording.records[recording.records["run_key"] == key].iloc[0]
+    shared: dict[str, Any] = {name: measured[name] for name in _SHARED}
+    shared |= recording.cases[key].workload.to_dict()
+    return ({**shared, **row} for row in rows)

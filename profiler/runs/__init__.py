@@ -1,0 +1,1 @@
+"""A workload on a device, in a process of its own."""

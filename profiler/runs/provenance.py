@@ -1,0 +1,94 @@
+"""Where a measurement was taken: device, driver, library versions, allocator settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPU
+
+
+def default_device() -> str:
+    """ "cuda" where torch finds a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device_type: str) -> None:
+    """Raise ProfilerError unless the device is there."""
+    import torch
+
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise ProfilerError("torch finds no CUDA device here; use --device cpu")
+
+
+def device_class(device_type: str) -> str:
+    """The name of the results folder: "cpu", or the GPU's name as in "nvidia-h100-80gb-hbm3"."""
+    if device_type == "cpu":
+        return "cpu"
+    import torch
+
+    return in_a_path(torch.cuda.get_device_name())
+
+
+def in_a_path(name: str) -> str:
+    """The name of a device as a folder has it: lower case, hyphens between."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def gpu_here() -> GPU:
+    """The GPU that is here, as a simulation needs it."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return GPU(
+        name=properties.name,
+        memory_bytes=properties.total_memory,
+        sms=properties.multi_processor_count,
+        max_threads_per_sm=properties.max_threads_per_multi_processor,
+        capability=(properties.major, properties.minor),
+        memory_source="torch.cuda.get_device_properties on this device",
+    )
+
+
+def provenance(device_type: str) -> dict[str, str | None]:
+    """The provenance columns of a record (profiler.records.table), for this machine, now."""
+    import torch
+
+    settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF") or ""
+    on_cuda = device_type == "cuda"
+    return {
+        "device_name": torch.cuda.get_device_name() if on_cuda else _processor_name(),
+        "driver_version": _driver_version() if on_cuda else None,
+        "cuda_version": torch.version.cuda,
+        "torch_version": torch.__version__,
+        "transformers_version": version("transformers"),
+        "python_version": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "allocator_settings": settings,
+        "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _driver_version() -> str | None:
+    try:
+        lines = Path("/proc/driver/nvidia/version").read_text().splitlines()
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", lines[0])
+    return found.group() if found else None

@@ -1,0 +1,80 @@
+"""What the formulas and the simulation say of a workload, as rows of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from profiler.errors import ProfilerError, first_line
+from profiler.formula import per_phase as formula
+from profiler.formula.facts import ModelFacts, count
+from profiler.formula.gpu_facts import count_on_gpu
+from profiler.records.table import Row
+from profiler.runs.execute import measure, output_to, phase_columns
+
+if TYPE_CHECKING:
+    from profiler.gpu.cards import GPU
+    from profiler.runs.run_settings import RunSettings
+    from profiler.workload import Workload
+
+
+def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:
+    """Send the rows of formula, textbook and simulation; the entry point of a process.
+
+    Args:
+        connection: to the parent, which gets ("rows", rows).
+        workload: what to predict.
+        settings: of a simulated GPU.
+        log: file for what libraries print.
+    """
+    with output_to(log):
+        facts = facts_on(settings.gpu, workload)
+        rows = [*formula_rows(workload, facts, "cuda"), *simulation_rows(workload, settings)]
+        connection.send(("rows", rows))
+
+
+def facts_on(gpu: GPU | None, workload: Workload) -> ModelFacts:
+    """Counted with the kernels of `gpu`; with the CPU's for None, or where the GPU's cannot be simulated."""
+    if gpu is not None:
+        with suppress(RuntimeError, ProfilerError):
+            return count_on_gpu(workload, gpu)
+    return count(workload)
+
+
+def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
+    """What both formulas say of each phase, as the columns of records that they fill in."""
+    sources = {
+        "formula": formula.predict(workload, facts, device_type),
+        "textbook": formula.predict_textbook(workload, facts),
+    }
+    for source, predictions in sources.items():
+        for index, prediction in enumerate(predictions):
+            yield {
+                **phase_columns(index, prediction.phase),
+                "source": source,
+                "outcome": "ok",
+                "allocated_bytes": prediction.end_bytes,
+                "peak_allocated_bytes": prediction.peak_bytes,
+                **_by_category("", prediction.end),
+                **_by_category("peak_", prediction.peak),
+            }
+
+
+def simulation_rows(workload: Workload, settings: RunSettings) -> list[Row]:
+    """One row a phase, simulated in this process; where it cannot be, one row "skipped" with the reason."""
+    try:
+        rows = measure(workload, settings, lambda phase: None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]
+    return [{**row, "source": "simulation"} for row in rows]
+
+
+def _by_category(prefix: str, terms: Iterable[formula.Term]) -> Row:
+    row: Row = {}
+    for term in terms:
+        column = f"{prefix}{term.category}_bytes"
+        row[column] = row.get(column, 0) + term.size_bytes
+    return row

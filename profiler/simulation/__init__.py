@@ -1,6 +1,0 @@
-"""A GPU that allocates and computes nothing, and reports every block that a real one would hand out."""
-
-from profiler.simulation.device import bare_device, register, simulated_gpu
-from profiler.simulation.errors import UnsupportedOperation
-
-__all__ = ["UnsupportedOperation", "bare_device", "register", "simulated_gpu"]

@@ -1,0 +1,170 @@
+"""The ledger: who owns every live byte, at the end of each phase and at its peak.
+
+A device reports allocations and frees in order; the training loop adds a mark at the end of each phase,
+which says what the tensors alive then are. From these alone the ledger assigns each allocation to one
+category, so that the categories sum to the allocated bytes exactly, at any moment.
+
+The rules, the first that applies:
+
+1. An allocation that a mark labels (a parameter, a gradient, an optimizer state, an input, the loss) is
+   that, from birth to death.
+2. Born in a forward and still alive at its end: *activations*, kept for the backward pass.
+3. Dead before the end of the phase it was born in: *temporaries*.
+4. Otherwise *unattributed*.
+
+Bytes that an allocator adds to a request (rounding, unsplit tails) are the category *rounding*.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from profiler.training.step import FORWARD, Phase
+
+CATEGORIES = (
+    "parameters",
+    "gradients",
+    "optimizer_states",
+    "activations",
+    "inputs",
+    "temporaries",
+    "workspaces",
+    "rounding",
+    "unattributed",
+)
+
+
+class Place(NamedTuple):
+    """Where in the program: the module's path ("" outside of any), and the line as "file.py:12 function"."""
+
+    module: str
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A block handed out at `address`: `size_bytes` of the device for `requested_bytes` asked by `op`.
+
+    `category` is given where it is known at birth: a workspace, which no tensor owns. `where` is given by
+    a recorder that knows the program's place.
+    """
+
+    address: int
+    size_bytes: int
+    requested_bytes: int
+    op: str = ""
+    category: str = ""
+    where: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """The block at `address` given back. A block from before the recording is unknown and ignored."""
+
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The end of a phase: `labels` maps an address alive now to its category."""
+
+    phase: Phase
+    labels: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Account:
+    """One phase's bytes: at its end and at the moment of its peak, in total and by category.
+
+    `peak_op` is the op whose allocation made the peak ("" if the phase allocated nothing above its start).
+    """
+
+    phase: Phase
+    end_bytes: int
+    end: Mapping[str, int]
+    peak_bytes: int
+    peak: Mapping[str, int]
+    peak_op: str
+
+
+@dataclass(slots=True)
+class _Block:
+    allocation: Allocation
+    born: int  # phase index
+    category: str
+
+
+def account(entries: Iterable[Allocation | Free | Mark]) -> list[Account]:
+    """The account of each phase, in order. Allocations after the last mark are not in it."""
+    entries = list(entries)
+    blocks = _assign_categories(entries)
+    return _sweep(entries, blocks)
+
+
+def categories(entries: Iterable[Allocation | Free | Mark]) -> dict[int, str]:
+    """The category of each allocation, by its position among the entries."""
+    return {index: block.category for index, block in _assign_categories(list(entries)).items()}
+
+
+def _assign_categories(entries: list[Allocation | Free | Mark]) -> dict[int, _Block]:
+    """The block born at each entry index, with its category."""
+    blocks: dict[int, _Block] = {}
+    live: dict[int, _Block] = {}
+    phase = 0
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Allocation):
+            blocks[index] = live[entry.address] = _Block(entry, phase, entry.category)
+        elif isinstance(entry, Free):
+            block = live.pop(entry.address, None)
+            if block is not None and not block.category:
+                block.category = "temporaries" if block.born == phase else "unattributed"
+        else:
+            _apply_labels(live, entry, phase)
+            phase += 1
+    for block in live.values():
+        block.category = block.category or "unattributed"
+    return blocks
+
+
+def _apply_labels(live: dict[int, _Block], mark: Mark, phase: int) -> None:
+    for address, category in mark.labels.items():
+        if address in live and not live[address].category:
+            live[address].category = category
+    if mark.phase.name == FORWARD:
+        for block in live.values():
+            if block.born == phase and not block.category:
+                block.category = "activations"
+
+
+def _sweep(entries: list[Allocation | Free | Mark], blocks: dict[int, _Block]) -> list[Account]:
+    """Walk the entries again with every category known."""
+    accounts: list[Account] = []
+    live: dict[int, _Block] = {}
+    now: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
+    total = peak_total = 0
+    peak, peak_op = dict(now), ""
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Allocation):
+            live[entry.address] = blocks[index]
+            _add(now, blocks[index], +1)
+            total += entry.size_bytes
+            if total > peak_total:
+                peak_total, peak, peak_op = total, dict(now), entry.op
+        elif isinstance(entry, Free):
+            block = live.pop(entry.address, None)
+            if block is not None:
+                _add(now, block, -1)
+                total -= block.allocation.size_bytes
+        else:
+            accounts.append(Account(entry.phase, total, dict(now), peak_total, peak, peak_op))
+            peak_total, peak, peak_op = total, dict(now), ""
+    return accounts
+
+
+def _add(now: Counter[str], block: _Block, sign: int) -> None:
+    requested_bytes = block.allocation.requested_bytes
+    now[block.category] += sign * requested_bytes
+    now["rounding"] += sign * (block.allocation.size_bytes - requested_bytes)

@@ -1,0 +1,152 @@
+"""One run read back from a file: a saved simulation or recording (Parquet), or a CUDA memory snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from profiler.errors import ProfilerError
+from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
+from profiler.gpu.replay import initial_segments, replay_device
+from profiler.gpu.snapshot import DeviceSnapshot, SnapshotError, TraceEvent, load_snapshot
+from profiler.gpu.stacks import origin
+from profiler.trace.file import read_trace
+from profiler.trace.ledger import Allocation, Free, Mark, Place
+from profiler.trace.moments import Entries, Moment, peaks
+from profiler.training.step import Phase
+
+_PARQUET = b"PAR1"  # how such a file begins
+_FREES = ("free_requested", "free_completed")
+_NOT_REPLAYED = "block sizes are the requests rounded up to 512 bytes: the trace cannot be replayed"
+
+# Frames that profiler.views.memory_viz writes beside the line of Python.
+OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME = "operation", "category", "module"
+_OWN_FRAMES = (OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME)
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a file says of a run.
+
+    Attributes:
+        entries: allocations and frees in order, with the ends of the phases where the file has them.
+        reserved_bytes: what the allocator held after each entry; empty where the file does not say.
+        note: what the file leaves open, in words, or "".
+    """
+
+    entries: Entries
+    reserved_bytes: Sequence[int]
+    note: str
+
+    def peak(self) -> Moment:
+        """The first moment with the most allocated; of a run without phases, that of the whole recording."""
+        entries, reserved = self.entries, self.reserved_bytes or [0] * len(self.entries)
+        if not any(isinstance(entry, Mark) for entry in entries):
+            entries, reserved = [*entries, Mark(Phase(0, "the recording"), {})], [*reserved, 0]
+        return max(peaks(entries, reserved), key=lambda moment: moment.allocated_bytes)
+
+
+def until_last_phase(entries: Entries) -> int:
+    """How many entries there are to the end of the last phase: what follows is the program's end.
+
+    All of them, where there are no phases.
+    """
+    return max((i + 1 for i, e in enumerate(entries) if isinstance(e, Mark)), default=len(entries))
+
+
+def load(path: Path) -> SavedRun:
+    """Read a file of `profiler report --save`, `Recording.save`, or `torch.cuda.memory._dump_snapshot`.
+
+    Raises ProfilerError, in one line, for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_PARQUET))
+    except OSError as error:
+        raise ProfilerError(f"{path}: {error.strerror}") from error
+    if start == _PARQUET:
+        entries = read_trace(path)
+        return SavedRun(entries[: until_last_phase(entries)], (), "")
+    try:
+        snapshot = load_snapshot(path)
+    except SnapshotError as error:
+        raise ProfilerError(str(error)) from error
+    device = max(snapshot.devices, key=lambda each: (len(each.events), each.reserved_bytes), default=None)
+    run = _from_snapshot(device, snapshot.settings) if device else None
+    if run is None or not any(isinstance(entry, Allocation) for entry in run.entries):
+        raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
+    return run
+
+
+def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> SavedRun:
+    """A snapshot says what was asked for; what the blocks then took is what the allocator model gives."""
+    timeline = replay_device(device, settings).timeline
+    replayed = len(timeline.allocated_bytes) == len(device.events)
+    before = _requested_before(device)
+    sizes = {address: _rounded(requested_bytes) for address, requested_bytes in before.items()}
+    reserved_bytes: list[int] = []
+    if replayed:
+        segments, _ = initial_segments(device, replace(settings, memory_fraction=1.0))
+        sizes |= {block.address: block.size_bytes for each in segments for block in each.blocks}
+        reserved_bytes = [sum(segment.total_size_bytes for segment in segments)] * len(before)
+    entries: list[Allocation | Free | Mark] = [
+        Allocation(address, sizes[address], requested_bytes, "before the recording")
+        for address, requested_bytes in before.items()
+    ]
+    alive = set(before)
+    allocated_bytes = sum(sizes[address] for address in before)
+    for index, event in enumerate(device.events):
+        if event.action == "alloc":
+            size_bytes = _rounded(event.size_bytes)
+            if replayed:
+                size_bytes = timeline.allocated_bytes[index] - allocated_bytes
+            entries.append(_allocation(event, size_bytes))
+            alive.add(event.address)
+        elif event.action in _FREES and event.address in alive:
+            entries.append(Free(event.address))
+            alive.remove(event.address)
+        if replayed:
+            allocated_bytes = timeline.allocated_bytes[index]
+            reserved_bytes += [timeline.reserved_bytes[index]] * (len(entries) - len(reserved_bytes))
+    return SavedRun(entries, reserved_bytes, "" if replayed else _NOT_REPLAYED)
+
+
+def _requested_before(device: DeviceSnapshot) -> dict[int, int]:
+    """Address and requested bytes of the blocks handed out before the first event."""
+    before: dict[int, int] = {}
+    seen: set[int] = set()
+    for event in device.events:
+        if event.action in _FREES and event.address not in seen:
+            before[event.address] = event.size_bytes
+        if event.action == "alloc" or event.action in _FREES:
+            seen.add(event.address)
+    for segment in device.segments:
+        for block in segment.blocks:
+            if block.state == "active_allocated" and block.address not in seen:
+                before[block.address] = block.requested_bytes
+    return before
+
+
+def _rounded(size_bytes: int) -> int:
+    return max(MIN_BLOCK_SIZE_BYTES, round_up(size_bytes, MIN_BLOCK_SIZE_BYTES))
+
+
+def _allocation(event: TraceEvent, size_bytes: int) -> Allocation:
+    """With what the frames name: those of our own export, or a recorded stack."""
+    said = {frame.filename: frame.name for frame in event.frames if frame.filename in _OWN_FRAMES}
+    if OPERATION_FRAME not in said:
+        where = Place("", origin(event.frames)) if event.frames else None
+        return Allocation(event.address, size_bytes, event.size_bytes, "", "", where)
+    lines = [
+        f"{f.filename}:{f.line} {f.name}".rstrip() for f in event.frames if f.filename not in _OWN_FRAMES
+    ]
+    return Allocation(
+        event.address,
+        size_bytes,
+        event.size_bytes,
+        said[OPERATION_FRAME],
+        said.get(CATEGORY_FRAME, ""),
+        Place(said.get(MODULE_FRAME, ""), lines[0] if lines else ""),
+    )

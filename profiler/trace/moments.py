@@ -1,0 +1,184 @@
+"""What was alive at any moment of a recording: the moment of each phase's peak, by category and by module."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from profiler.trace.ledger import CATEGORIES, Allocation, Free, Mark, categories
+from profiler.training.step import Phase
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Entries = Sequence[Allocation | Free | Mark]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Bytes alive that belong to `name`: a module, or the same one of `modules` layers, as in `h.*.mlp`."""
+
+    name: str
+    size_bytes: int
+    modules: int
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The first moment at which a phase had the most allocated.
+
+    `position` is that of the entry; `allocation` made the peak, None where the phase began at it.
+    """
+
+    phase: Phase
+    position: int
+    allocated_bytes: int
+    reserved_bytes: int
+    allocation: Allocation | None
+
+    @property
+    def fragmentation_bytes(self) -> int:
+        """Held by the allocator and not handed out."""
+        return self.reserved_bytes - self.allocated_bytes
+
+
+def peaks(entries: Entries, reserved_bytes: Sequence[int]) -> list[Moment]:
+    """The peak of each phase, in order. `reserved_bytes` is what the allocator held after each entry."""
+    found: list[Moment] = []
+    alive: dict[int, int] = {}
+    total = top = 0
+    position, allocation = 0, None
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Allocation):
+            alive[entry.address] = entry.size_bytes
+            total += entry.size_bytes
+            if total > top:
+                top, position, allocation = total, index, entry
+        elif isinstance(entry, Free):
+            total -= alive.pop(entry.address, 0)
+        else:
+            held = reserved_bytes[position] if entries else 0
+            found.append(Moment(entry.phase, position, top, held, allocation))
+            top, position, allocation = total, index, None
+    return found
+
+
+def alive_at(entries: Entries, position: int) -> list[int]:
+    """The positions of the allocations that are alive just after the entry at `position`."""
+    alive: dict[int, int] = {}
+    for index in range(position + 1):
+        entry = entries[index]
+        if isinstance(entry, Allocation):
+            alive[entry.address] = index
+        elif isinstance(entry, Free):
+            alive.pop(entry.address, None)
+    return list(alive.values())
+
+
+def by_category(entries: Entries, position: int) -> dict[str, int]:
+    """Bytes alive just after the entry at `position` by category, those of none left out."""
+    names, found = categories(entries), Counter[str]()
+    for index in alive_at(entries, position):
+        allocation = _allocation(entries, index)
+        found[names[index]] += allocation.requested_bytes
+        found["rounding"] += allocation.size_bytes - allocation.requested_bytes
+    return {category: found[category] for category in CATEGORIES if found[category]}
+
+
+def by_module(entries: Entries, position: int) -> list[Share]:
+    """Bytes alive just after the entry at `position` by module, largest first; they sum to the allocated.
+
+    Layers of a list count together: `h.0.mlp` and `h.1.mlp` are `h.*.mlp`. What belongs to no module goes
+    under the phase it was born in, in parentheses.
+    """
+    phases, outer = _phase_names(entries), containers(entries)
+    sizes: Counter[str] = Counter()
+    modules: defaultdict[str, set[str]] = defaultdict(set)
+    for index in alive_at(entries, position):
+        allocation = _allocation(entries, index)
+        module = allocation.where.module if allocation.where else ""
+        name = layers_together(module, outer) if module else f"({phases(index)})"
+        sizes[name] += allocation.size_bytes
+        modules[name].add(module)
+    return [Share(name, size_bytes, len(modules[name])) for name, size_bytes in sizes.most_common()]
+
+
+def layers_together(path: str, containers: Container[str]) -> str:
+    """The module path with the numbers of layers left out: `h.3.mlp` is `h.*.mlp`.
+
+    A number at the end stays unless it is one of `containers`, modules with modules inside: `h.3` is `h.*`,
+    but the parts of a Sequential, `body.0` and `body.2`, are different things.
+    """
+    inner = re.sub(r"(?<![^.])\d+(?=\.)", "*", path)
+    return re.sub(r"(?<![^.])\d+$", "*", inner) if path in containers else inner
+
+
+def containers(entries: Entries) -> set[str]:
+    """The paths of modules that have modules inside which allocated."""
+    found: set[str] = set()
+    for path in {e.where.module for e in entries if isinstance(e, Allocation) and e.where}:
+        while path:
+            path = path.rpartition(".")[0]  # noqa: PLW2901  the next one up
+            found.add(path)
+    return found
+
+
+def levels(entries: Entries, points: int = 2000) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Bytes of each category over the events, at no more than about `points` moments.
+
+    Of each stretch of events the moment with the most allocated is kept, so that no peak is lost.
+
+    Returns:
+        The positions, shape (n,), and for each category that ever has bytes its bytes, shape (n,).
+    """
+    import numpy as np
+
+    names = categories(entries)
+    rows = {category: index for index, category in enumerate(CATEGORIES)}
+    changes = np.zeros((len(entries), len(CATEGORIES)), dtype=np.int64)
+    alive: dict[int, int] = {}
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Mark):
+            continue
+        born = alive.pop(entry.address, None) if isinstance(entry, Free) else index
+        if born is None:
+            continue
+        allocation, sign = _allocation(entries, born), -1
+        if isinstance(entry, Allocation):
+            alive[entry.address], sign = index, 1
+        changes[index, rows[names[born]]] += sign * allocation.requested_bytes
+        changes[index, rows["rounding"]] += sign * (allocation.size_bytes - allocation.requested_bytes)
+    totals = np.cumsum(changes, axis=0)
+    stretch = max(1, -(-len(entries) // points))
+    allocated = totals.sum(axis=1)
+    kept = np.array(
+        [
+            start + int(np.argmax(allocated[start : start + stretch]))
+            for start in range(0, len(entries), stretch)
+        ]
+    )
+    return kept, {c: totals[kept, row] for c, row in rows.items() if totals[:, row].any()}
+
+
+def _allocation(entries: Entries, index: int) -> Allocation:
+    entry = entries[index]
+    assert isinstance(entry, Allocation)
+    return entry
+
+
+def _phase_names(entries: Entries) -> _PhaseNames:
+    return _PhaseNames([(i, entry.phase.name) for i, entry in enumerate(entries) if isinstance(entry, Mark)])
+
+
+@dataclass(frozen=True)
+class _PhaseNames:
+    """The name of the phase that an entry belongs to."""
+
+    ends: Sequence[tuple[int, str]]
+
+    def __call__(self, index: int) -> str:
+        name = next((name for end, name in self.ends if index < end), "after the last phase")
+        return name.replace("_", " ")

@@ -1,0 +1,1 @@
+"""The training step that every device runs, and its parts."""

@@ -1,0 +1,106 @@
+"""The training step: one code path for every device, cut into named phases."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from profiler.training import precision
+from profiler.training.models import build_model, make_batch
+from profiler.training.optimizers import make_optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.training.models import Batch
+    from profiler.workload import Workload
+
+MODEL_LOADED = "model_loaded"
+FORWARD = "forward"
+BACKWARD = "backward"
+OPTIMIZER_STEP = "optimizer_step"
+ZERO_GRAD = "zero_grad"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A named stretch of a run. `step` is 0 before the first step; `micro_batch` counts from 1, 0 if none."""
+
+    step: int
+    name: str
+    micro_batch: int = 0
+
+    def __str__(self) -> str:
+        words = self.name if self.step == 0 else f"step {self.step} {self.name}"
+        return f"{words} (micro-batch {self.micro_batch})" if self.micro_batch > 1 else words
+
+
+def phases(workload: Workload) -> list[Phase]:
+    """The phases that `train` goes through, in order."""
+    order = [Phase(0, MODEL_LOADED)]
+    for step in range(1, workload.steps + 1):
+        for micro_batch in range(1, workload.micro_batches + 1):
+            order += [Phase(step, FORWARD, micro_batch), Phase(step, BACKWARD, micro_batch)]
+        order += [Phase(step, OPTIMIZER_STEP), Phase(step, ZERO_GRAD)]
+    return order
+
+
+@dataclass
+class TrainingState:
+    """What the training loop holds; nobody else keeps a reference, or tensors would live too long."""
+
+    model: torch.nn.Module | None = None
+    optimizer: torch.optim.Optimizer | None = None
+    scaler: torch.amp.GradScaler | None = None
+    batch: Batch | None = None
+    loss: torch.Tensor | None = None
+
+
+class Recorder(Protocol):
+    """Whoever wants to know what memory does during a phase."""
+
+    def phase(self, phase: Phase, state: TrainingState) -> AbstractContextManager[None]:
+        """Entered before the phase's first allocation, left after its last."""
+
+
+def train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool = True) -> None:
+    """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
+
+    With `initialize=False` the weights keep arbitrary values, for a device that computes nothing.
+
+    The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
+    accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
+    next batch.
+    Raises whatever the device raises, out of memory included.
+    """
+    import torch
+
+    torch.manual_seed(workload.seed)
+    state = TrainingState()
+    with recorder.phase(Phase(0, MODEL_LOADED), state):
+        state.model = build_model(workload, initialize).to(device)
+    state.optimizer = make_optimizer(workload, state.model)
+    state.scaler = precision.make_scaler(workload, device.type)
+    for step in range(1, workload.steps + 1):
+        for micro_batch in range(1, workload.micro_batches + 1):
+            with recorder.phase(Phase(step, FORWARD, micro_batch), state):
+                state.batch = state.loss = None  # the last micro-batch is gone before this one arrives
+                state.batch = make_batch(workload, device)
+                state.loss = compute_loss(state.model, state.batch, workload, device.type)
+            with recorder.phase(Phase(step, BACKWARD, micro_batch), state):
+                state.scaler.scale(state.loss).backward()
+        with recorder.phase(Phase(step, OPTIMIZER_STEP), state):
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+        with recorder.phase(Phase(step, ZERO_GRAD), state):
+            state.batch = state.loss = None
+            state.optimizer.zero_grad()
+
+
+def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str) -> torch.Tensor:
+    """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
+    with precision.autocast(workload, device_type):
+        output = model(**batch)
+        loss: torch.Tensor = getattr(output, "loss", output)
+    return loss / workload.micro_batches if workload.micro_batches > 1 else loss

@@ -1,0 +1,1 @@
+"""What people see: the screen, figures, pages, files of other tools."""

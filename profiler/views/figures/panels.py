@@ -1,0 +1,60 @@
+"""What a figure shows side by side: runs as they were measured, and as they were simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class View:
+    """The runs of one device by one source of truth.
+
+    Attributes:
+        source: "measured" or "simulation".
+        records: rows of `source`, and of the formulas for the same runs.
+        words: how and where, as in "measured on the CPU".
+        out_of_memory: run key -> the phase in which the run ended; `records` has those before it.
+    """
+
+    source: str
+    records: pd.DataFrame
+    words: str
+    out_of_memory: Mapping[str, str]
+
+    @property
+    def truth(self) -> pd.DataFrame:
+        """The rows of the source."""
+        return self.by(self.source)
+
+    def by(self, source: str) -> pd.DataFrame:
+        """The rows of one source."""
+        return self.records[self.records["source"] == source]
+
+
+def views(records: pd.DataFrame) -> list[View]:
+    """Measured runs first, then simulated ones; each in the order of the records.
+
+    Args:
+        records: rows of profiler.records.table, of any sources and devices.
+    """
+    found = []
+    ended, failed = (records[records["outcome"] == outcome] for outcome in ("ok", "out_of_memory"))
+    for source in ("measured", "simulation"):
+        for device in ended.loc[ended["source"] == source, "device"].unique():
+            rows = ended[(ended["device"] == device) & ended["source"].isin([source, "formula", "textbook"])]
+            rows = rows[rows["run_key"].isin(rows.loc[rows["source"] == source, "run_key"])]
+            last = failed[(failed["device"] == device) & (failed["source"] == source)]
+            ends = dict(zip(last["run_key"], last["phase"], strict=True))
+            found.append(View(source, rows, _words(source, rows.iloc[0]), ends))
+    return found
+
+
+def _words(source: str, row: pd.Series) -> str:
+    if source == "simulation":
+        return f"simulated {row['device_name']}"
+    return "measured on the CPU" if row["device"] == "cpu" else f"measured on {row['device_name']}"

@@ -1,0 +1,130 @@
+"""A folder of results as one HTML file: each experiment's question, its pictures and its tables."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.catalog import questions
+from profiler.errors import ProfilerError
+from profiler.records import table as records
+from profiler.records.comparison import compare, latest, newest, without_end
+from profiler.training.step import Phase
+from profiler.units import format_bytes
+from profiler.views.pages.page import page, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RECORDS, _ABOUT = "records.parquet", "about.json"  # one of them is in each experiment's folder
+_ROWS_SHOWN = 40
+_WORDS_OF_A_RUN = 3  # columns before its numbers
+_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+def results_page(folder: Path) -> str:
+    """The page of every experiment below `folder`, or of the one that it is.
+
+    Raises ProfilerError if there are no results.
+    """
+    found = sorted({path.parent for name in (_RECORDS, _ABOUT) for path in folder.rglob(name)})
+    if not found:
+        raise ProfilerError(f"no results in {folder}; `profiler run` makes them")
+    try:
+        asked = questions()
+    except ProfilerError:  # outside of a checkout: the tables speak for themselves
+        asked = {}
+    names = [str(path.relative_to(folder)) if path != folder else folder.name for path in found]
+    title = f"Results: {folder.resolve().name}"
+    parts = [f"<h1>{escape(title)}</h1>"]
+    if len(found) > 1:
+        links = (
+            f'<li><a href="#{escape(name)}">{escape(_words(name))}</a>: {escape(asked.get(path.name, ""))}'
+            for name, path in zip(names, found, strict=True)
+        )
+        parts.append(f"<ul>{''.join(links)}</ul>")
+    for name, path in zip(names, found, strict=True):
+        parts.append(f'<h2 id="{escape(name)}">{escape(_words(name))}</h2>')
+        parts.append(f'<p class="lead">{escape(asked.get(path.name, ""))}</p>')
+        parts += [_picture(image) for image in _pictures(path)]
+        tables = [path / _RECORDS] if (path / _RECORDS).exists() else sorted(path.glob("*.parquet"))
+        parts += [_table(file) for file in tables]
+    return page(title, "\n".join(parts))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """One file a picture: of its formats the smaller one."""
+    stems = sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix in _KINDS})
+    return [
+        min((p for kind in _KINDS if (p := stem.with_suffix(kind)).exists()), key=lambda p: p.stat().st_size)
+        for stem in stems
+    ]
+
+
+def _picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = escape(_words(path.stem))
+    return f'<figure><img alt="{alt}" src="data:{_KINDS[path.suffix]};base64,{data}"></figure>'
+
+
+def _table(path: Path) -> str:
+    """A table to open: runs with their peaks, predictions and missing ends; or a table's first rows."""
+    import pandas as pd
+
+    notes: list[str] = []
+    if path.name == _RECORDS:
+        found = newest(latest(records.read(path)))
+        notes = without_end(found)
+        named, (head, rows) = "runs", _runs(found)
+        numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))
+    else:
+        data = pd.read_parquet(path)
+        named, head, rows = _words(path.stem), list(map(str, data)), [_cells(row) for row in data.to_numpy()]
+        numbers = [i for i in range(len(head)) if all(row[i][-1:].isdigit() for row in rows if row[i])]
+    more = f", the first {_ROWS_SHOWN} shown" if len(rows) > _ROWS_SHOWN else ""
+    return (
+        f"<details><summary>{escape(named)}: {len(rows)} rows{more}</summary>"
+        f"{table(head, rows[:_ROWS_SHOWN], numbers)}</details>"
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    )
+
+
+def _runs(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """One row a run: its peak, measured or else simulated, and by how much each prediction of it is off."""
+    sources = ("formula", "textbook", "simulation")
+    head = ["run", "how", "peak in", "peak", *(f"{source} off by" for source in sources)]
+    runs: dict[str, list[str]] = {}
+    for truth, how in (("measured", "measured"), ("simulation", "simulated")):
+        known = rows[(rows["source"] == truth) & (rows["outcome"] == "ok") & ~rows["run_key"].isin(runs)]
+        for key, phases in known.groupby("run_key", sort=False):
+            top = phases.loc[phases["peak_allocated_bytes"].idxmax()]
+            phase = str(Phase(int(top["step"]), str(top["phase"]), int(top["micro_batch"])))
+            words = [str(top["workload"]), f"{how}, {top['device']}", phase.replace("_", " ")]
+            runs[str(key)] = [*words, format_bytes(int(top["peak_allocated_bytes"])), *("" for _ in sources)]
+        of_these = rows[rows["run_key"].isin(known["run_key"])]
+        for column, source in enumerate(sources, start=_WORDS_OF_A_RUN + 1):
+            if source == truth:
+                continue
+            for key, phases in compare(of_these, source, truth).groupby("run_key", sort=False):
+                peak = int(phases["measured_peak_bytes"].max())
+                difference_bytes = int(phases["predicted_peak_bytes"].max()) - peak
+                runs[str(key)][column] = _percent(difference_bytes, peak)
+    used = [i for i in range(len(head)) if i <= _WORDS_OF_A_RUN or any(cells[i] for cells in runs.values())]
+    return [head[i] for i in used], [[cells[i] for i in used] for cells in runs.values()]
+
+
+def _percent(difference_bytes: int, of_bytes: int) -> str:
+    return f"{100 * difference_bytes / of_bytes:+.2f} %" if difference_bytes else "0"
+
+
+def _cells(values: Sequence[Any]) -> list[str]:
+    import pandas as pd
+
+    return ["" if pd.isna(v) else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values]

@@ -1,0 +1,226 @@
+"""The verdict and the verb, on simulations small enough to check by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import profiler
+from profiler.advice.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
+from profiler.advice.techniques import TECHNIQUES, applicable
+from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPUS, MIB
+from profiler.runs.isolated import (
+    UNLIMITED_BYTES,
+    MeasuredRun,
+    SimulatedPhase,
+    SimulatedRun,
+    measure,
+    simulate,
+)
+from profiler.training.own_models import Target
+from profiler.workload import Workload
+
+ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)
+GPU_1000 = replace(GPUS["A100-40GB"], memory_bytes=1000 * MIB)
+
+
+def takes(reserved_bytes: int, least_bytes: int | None = None):
+    """A run that reserves so much, and can do with `least_bytes` if the allocator gives its cache back."""
+
+    def run(workload: Workload, memory_bytes: int) -> SimulatedRun:
+        limited = memory_bytes < UNLIMITED_BYTES
+        fits = (least_bytes or reserved_bytes) <= memory_bytes
+        reserved = min(reserved_bytes, memory_bytes)
+        phase = SimulatedPhase(
+            "step 1 forward", 0, reserved, reserved, reserved, {"activations": 1}, "", "", ""
+        )
+        return SimulatedRun(
+            workload, memory_bytes, (phase,), 1, "" if fits else "out of memory", int(limited), (), ""
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("reserved", "least", "verdict", "headroom"),
+    [
+        (500, None, FITS, 400),
+        (799, None, FITS, 101),
+        (800, None, TIGHT, 100),  # with the context 900 of 1000 MiB
+        (900, None, TIGHT, 0),
+        (901, None, DOES_NOT_FIT, -1),
+        (950, 890, TIGHT, 0),  # only because cached memory is given back
+    ],
+)
+def test_the_verdict_counts_the_context(reserved, least, verdict, headroom):
+    run = takes(reserved * MIB, least * MIB if least else None)
+    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, run)
+    assert answer.verdict == verdict
+    assert answer.headroom_bytes == headroom * MIB
+
+
+def test_each_technique_changes_a_plain_workload_and_is_not_offered_twice():
+    plain = Workload("gpt2", 8, 512)
+    offered = applicable(plain)
+    assert {technique.name for technique, _ in offered} == {t.name for t in TECHNIQUES} - {"fused attention"}
+    for technique, changed in offered:
+        assert changed != plain
+        again = technique.apply(changed)
+        assert again is None or technique.name.startswith("half")
+    assert all(technique.name != "Adafactor" for technique, _ in applicable(replace(plain, optimizer="sgd")))
+
+
+def command(*words: str, cwd=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "profiler", "fit", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(profiler.__file__).parents[1])},
+    )
+
+
+def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
+    said = command(
+        "mlp-tiny", "--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques"
+    )
+    assert said.returncode == 0, said.stderr
+    answer = json.loads(said.stdout)
+    # 64·256 + 256 + 256·256 + 256 + 256·10 + 10 parameters.
+    assert answer["parameters"] == 85_002
+    assert answer["verdict"] == "fits"
+    assert answer["usable_bytes"] == 44 * MIB
+    largest = answer["largest_batch"]
+    assert largest["fits"] > 64
+    # Held against simulations of its own: that batch runs, and the first that does not fit stops.
+    for batch, fits in ((largest["fits"], True), (largest["does_not_fit"], False)):
+        run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", batch), GPUS["A100-40GB"], 44 * MIB)
+        assert run.fits == fits
+
+
+def test_a_model_that_does_not_fit_is_exit_code_3_and_says_where_it_stops():
+    said = command("mlp", "--batch", "64", "--gpu", "400MiB", "--context", "0MiB", "--no-techniques")
+    assert said.returncode == 3
+    # 144.2 MiB of parameters: gradients make 288, Adam's states 577.
+    assert said.stdout.startswith("DOES NOT FIT  mlp, batch 64, adam on 400MiB")
+    assert "runs out of memory in step 1 optimizer_step" in said.stdout
+    assert "not even batch 1 fits" in said.stdout
+
+
+def test_an_error_of_the_users_code_is_one_line_with_its_place(tmp_path):
+    script = "import torch\ndef broken():\n    layer = torch.nn.Linear(8, 8)\n    return layer.wieght\n"
+    (tmp_path / "mine.py").write_text(script)
+    said = command("mine.py:broken", "--batch", "1", cwd=tmp_path)
+    assert said.returncode == 1
+    assert said.stdout == ""
+    assert said.stderr.count("\n") == 1
+    assert "wieght" in said.stderr
+    assert "mine.py:4" in said.stderr
+
+
+def test_a_process_that_dies_is_reported(tmp_path):
+    (tmp_path / "mine.py").write_text("import os\ndef broken():\n    os._exit(7)\n")
+    said = command("mine.py:broken", "--batch", "1", cwd=tmp_path)
+    assert said.returncode == 1
+    assert "exit code 7" in said.stderr
+
+
+def test_a_gpu_that_nobody_makes_is_said_in_words():
+    said = command("mlp", "--batch", "1", "--gpu", "Z900")
+    assert said.returncode == 1
+    assert "unknown GPU 'Z900'" in said.stderr
+
+
+# --- measuring -----------------------------------------------------------------------------------------
+
+ONE_LAYER = """
+import torch
+def make_model():
+    return torch.nn.Linear(1024, 1024, bias=False)
+def make_batch(batch, length, device):
+    return torch.randn(batch, 1024, device=device)
+def compute_loss(model, batch):
+    return model(batch).sum()
+"""
+
+
+def test_what_is_measured_here_is_the_weight_its_gradient_and_a_little(tmp_path):
+    """The path of --verify on the device that is always there: 4 MiB of weight and as much of gradient; input
+    and output are 4 KiB each."""
+    (tmp_path / "mine.py").write_text(ONE_LAYER)
+    target = Target(f"{tmp_path / 'mine.py'}:make_model")
+    measured = measure(target, Workload(target.name, 1, optimizer="sgd"), "cpu")
+    assert 8 * MIB < measured.peak_allocated_bytes < 8 * MIB + 64 * 1024
+    assert measured.phase == "step 1 backward"
+    assert measured.peak_reserved_bytes is None
+    assert measured.out_of_memory == ""
+    assert measured.device_name
+    with pytest.raises(ProfilerError, match=r"no function 'missing'"):
+        measure(Target(f"{tmp_path / 'mine.py'}:missing"), Workload("x", 1), "cpu")
+
+
+def test_verify_without_a_gpu_is_said_at_once():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    said = command("mlp-tiny", "--batch", "4", "--verify")
+    assert said.returncode == 1
+    assert "no CUDA device" in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.cuda
+def test_verify_prints_measured_beside_predicted():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    said = command("mlp", "--batch", "64", "--verify", "--json", "--no-largest", "--no-techniques")
+    assert said.returncode == 0, said.stderr
+    answer = json.loads(said.stdout)
+    measured = answer["measured"]
+    assert measured["device_name"] == torch.cuda.get_device_name()
+    # 144.2 MiB of weights, as much of gradients, twice as much of states; cuBLAS' workspace differs by GPU.
+    assert measured["peak_allocated_bytes"] > 4 * 4 * 37_801_994
+    assert measured["peak_allocated_bytes"] == pytest.approx(answer["peak_allocated_bytes"], rel=0.05)
+
+
+def test_measured_peaks_are_printed_beside_the_predicted_ones(capsys):
+    from rich.console import Console
+
+    from profiler.verbs.fit import _print_measured
+
+    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, takes(500 * MIB))
+    measured = MeasuredRun("NVIDIA T4", "step 2 backward", 400 * MIB, 500 * MIB, "")
+    _print_measured(answer, measured, Console(width=100))
+    out = capsys.readouterr().out
+    assert "on NVIDIA T4, the peak in step 2 backward" in out
+    assert "allocated 400.00 MiB, predicted 500.00 MiB (+25.00 %)" in out
+    assert "reserved 500.00 MiB, predicted 500.00 MiB (+0.00 %)" in out
+
+
+# Floats of a factored second moment: rows and columns of 64 x 256, 256 x 256 and 256 x 10; the vectors whole.
+FACTORED = (64 + 256) + (256 + 256) + (256 + 10) + (256 + 256 + 10)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states_bytes"),
+    [
+        # Tensors of 4096 elements or more: two moments of a byte each, a float for each block of 256 of
+        # either; the rest in fp32; and two maps of 256 floats (bitsandbytes).
+        ("adamw8bit", 2 * 81_920 + 2 * 4 * 320 + 2 * 4 * 3082 + 2 * 256 * 4),
+        ("adafactor", 4 * FACTORED),
+        ("adafactor_transformers", 4 * FACTORED + 6 * 4),  # and each tensor's RMS
+    ],
+)
+def test_optimizers_with_small_states_are_simulated(optimizer, states_bytes):
+    run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
+    assert run.peak.name.startswith("step 2")
+    assert run.peak.peak["optimizer_states"] == states_bytes

@@ -1,1 +1,0 @@
-"""Puts this folder on the path: the tests below share groundtruth.py."""

@@ -1,0 +1,140 @@
+"""The pytest plugin, in a pytest of its own."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import profiler
+from profiler.advice import baseline as memory_baseline
+from profiler.advice.baseline import Peak
+from profiler.errors import ProfilerError
+
+pytest_plugins = "pytester"
+MIB = 2**20
+
+# 4 layers of 512 × 512 in float32 are 4 MiB; with Adam at least 16.
+USER = """
+import pytest, torch
+from torch import nn
+
+WIDTH = 512
+
+def make_model():
+    return nn.Sequential(*[nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4)])
+
+def make_batch(batch, length, device):
+    return torch.ones(batch, WIDTH, device=device)
+
+def compute_loss(model, batch):
+    return model(batch).sum()
+
+{mark}
+def test_step(memory_step):
+    run = memory_step(make_model, batch=2)
+    assert run.parameters == 4 * WIDTH * WIDTH
+"""
+
+
+def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
+    os.environ["PYTHONPATH"] = str(Path(profiler.__file__).parents[1])
+    return pytester.runpytest_subprocess(
+        "-p", "no:everybyte", "-p", "profiler.integrations.pytest_plugin", *words
+    )
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+
+
+def test_a_step_within_its_limit_passes_and_one_beyond_names_what_it_is_made_of(pytester):
+    pytester.makepyfile(
+        test_within=USER.format(mark='@pytest.mark.memory_limit("64 MiB", device="T4")'),
+        test_beyond=USER.format(mark='@pytest.mark.memory_limit("16 MiB", device="T4")'),
+    )
+    result = run(pytester, "--strict-markers")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["the step takes * more than the limit of 16.00 MiB", "*by category: *optimizer states 8.00 MiB*"]
+    )
+    result.stdout.fnmatch_lines(["*by module: 0 *, 3 *"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_baseline_is_begun_kept_and_noticed(pytester):
+    path = pytester.makepyfile(test_user=USER.format(mark=""))
+    begun = run(pytester, "--memory-baseline", "memory.json")
+    begun.assert_outcomes(passed=1)
+    begun.stdout.fnmatch_lines(["memory baseline: 1 peak written to memory.json"])
+    kept = json.loads((pytester.path / "memory.json").read_text())
+    assert list(kept["peaks"]) == ["test_user.py::test_step"]
+    assert kept["peaks"]["test_user.py::test_step"]["categories"]["parameters"] == 4 * MIB
+    assert kept["peaks"]["test_user.py::test_step"]["workload"] == "test_user.py:make_model, batch 2, adam"
+    before = (pytester.path / "memory.json").read_bytes()
+
+    path.write_text(path.read_text().replace("WIDTH = 512", "WIDTH = 1024"))  # 12 MiB more of parameters
+    grown = run(pytester, "--memory-baseline", "memory.json")
+    grown.assert_outcomes(failed=1)
+    grown.stdout.fnmatch_lines(
+        [
+            "the peak grew by * 1 % is allowed*",
+            "  categories since the baseline: optimizer states +24.00 MiB, *",
+            "  modules since the baseline: * 3 +12.00 MiB",
+        ]
+    )
+    assert (pytester.path / "memory.json").read_bytes() == before
+
+    run(pytester, "--memory-baseline", "memory.json", "--memory-baseline-update").assert_outcomes(passed=1)
+    assert json.loads((pytester.path / "memory.json").read_text()) != json.loads(before)
+
+
+def test_what_cannot_be_simulated_fails_with_the_users_line(pytester):
+    pytester.makepyfile(
+        test_user=USER.format(mark="").replace("return model(batch).sum()", "return model(batch).summ()")
+    )
+    result = run(pytester)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["cannot be simulated: *summ*test_user.py:13*"])
+
+
+def test_a_wrong_mark_or_baseline_is_a_usage_error(pytester):
+    pytester.makepyfile(test_user=USER.format(mark='@pytest.mark.memory_limit("lots")'))
+    assert "'lots' is not a size" in run(pytester).stdout.str()
+    (pytester.path / "broken.json").write_text("[]")
+    broken = run(pytester, "--memory-baseline", "broken.json")
+    assert "is not a memory baseline" in broken.stderr.str()
+    assert broken.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def peak(reserved_mib: int, **categories: int) -> Peak:
+    sizes = {name: size * MIB for name, size in categories.items()}
+    return Peak("T4-16GB", "mlp", reserved_mib * MIB, sum(sizes.values()), "step 1 backward", sizes, {})
+
+
+def test_the_tolerance_is_of_the_reserved_peak():
+    old = peak(100, parameters=40, activations=50)
+    assert memory_baseline.grown(old, peak(101), 1.0) == ""
+    assert "grew by 2.00 MiB (2.0 %, 1 % is allowed)" in memory_baseline.grown(old, peak(102), 1.0)
+    assert memory_baseline.grown(old, peak(50), 0.0) == ""
+
+
+def test_changes_are_told_largest_first():
+    old, new = (
+        peak(100, parameters=40, activations=50),
+        peak(130, parameters=41, activations=20, gradients=40),
+    )
+    words = memory_baseline.changes(old, new)
+    assert "gradients +40.00 MiB (new), activations -30.00 MiB, parameters +1.00 MiB" in words
+    assert memory_baseline.changes(old, old) == "  nothing else changed since the baseline"
+
+
+def test_a_baseline_comes_back_as_it_was_written(tmp_path):
+    peaks = {"a": peak(1, parameters=1), "b": peak(2)}
+    memory_baseline.write(tmp_path / "file.json", peaks)
+    assert memory_baseline.read(tmp_path / "file.json") == peaks
+    assert memory_baseline.read(tmp_path / "none.json") == {}
+    (tmp_path / "file.json").write_text('{"version": 9, "peaks": {}}')
+    with pytest.raises(ProfilerError, match="version 9"):
+        memory_baseline.read(tmp_path / "file.json")

@@ -1,0 +1,64 @@
+"""Allocation traces on disk: nothing is lost on the way, and broken files are refused."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profiler.errors import ProfilerError
+from profiler.trace.file import read_trace, write_trace
+from profiler.trace.ledger import Allocation, Free, Mark, Place
+from profiler.training.step import FORWARD, MODEL_LOADED, Phase
+
+SIZES = st.integers(0, 2**62)
+WORDS = st.text(max_size=8)
+PLACES = st.none() | st.builds(Place, WORDS, WORDS)
+ENTRIES = st.lists(
+    st.builds(Allocation, SIZES, SIZES, SIZES, WORDS, WORDS, PLACES)
+    | st.builds(Free, SIZES)
+    | st.builds(
+        Mark, st.builds(Phase, st.integers(0, 9), WORDS, st.integers(0, 9)), st.dictionaries(SIZES, WORDS)
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(ENTRIES)
+def test_entries_come_back_as_they_were(tmp_path_factory, entries):
+    path = tmp_path_factory.mktemp("trace") / "run.parquet"
+    write_trace(path, entries)
+    assert read_trace(path) == entries
+
+
+def test_a_trace_is_small(tmp_path):
+    path = tmp_path / "run.parquet"
+    entries = []
+    for step in range(100):  # the same 100 blocks again and again, as a training loop takes them
+        for block in range(100):
+            entries.append(Allocation(0x7F0000000000 + block * 512, 512, 500, "aten::mm"))
+        entries += [Free(0x7F0000000000 + block * 512) for block in range(100)]
+        entries.append(Mark(Phase(step, FORWARD, 1), {}))
+    write_trace(path, entries)
+    assert path.stat().st_size < len(entries)  # less than a byte an event
+
+
+def test_labels_belong_to_their_own_mark(tmp_path):
+    path = tmp_path / "run.parquet"
+    marks = [
+        Mark(Phase(0, MODEL_LOADED), {512: "parameters"}),
+        Mark(Phase(1, FORWARD, 1), {512: "parameters", 1024: "inputs"}),
+        Mark(Phase(1, "backward", 1), {}),
+    ]
+    write_trace(path, marks)
+    assert [mark.labels for mark in read_trace(path)] == [mark.labels for mark in marks]
+
+
+def test_what_is_no_trace_is_refused(tmp_path):
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 nothing")
+    other = Path(__file__).parents[2] / "results/cpu/naive_step/records.parquet"
+    for path in (broken, other, tmp_path / "missing.parquet"):
+        with pytest.raises(ProfilerError, match="trace"):
+            read_trace(path)
