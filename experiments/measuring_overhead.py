@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from profiler.training.step import Phase, TrainingState
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 QUESTION = (
     "What does measuring cost: how much slower is a recorded run, and how much more memory does it take?"

@@ -64,7 +64,7 @@ def read(path: Path) -> dict[str, Peak]:
 
 def write(path: Path, peaks: Mapping[str, Peak]) -> None:
     """Write a baseline, sorted and indented so that a change reads well in a diff."""
-    from profiler.records.table import write_atomically
+    from profiler.files import write_atomically
 
     content = {"version": _VERSION, "peaks": {test: asdict(peak) for test, peak in peaks.items()}}
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"

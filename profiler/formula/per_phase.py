@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from profiler.formula.facts import ModelFacts, Segment
 from profiler.formula.optimizer_temporaries import step_temporaries
 from profiler.formula.terms import Term, total_bytes
+from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
 from profiler.training.optimizers import initial_terms, state_terms
-from profiler.training.step import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
 from profiler.workload import Workload
 
 # The textbook's bytes of optimizer state a parameter; Adafactor's rows and columns count as nothing.

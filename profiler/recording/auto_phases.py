@@ -24,16 +24,8 @@ from weakref import WeakSet, ref
 import torch
 from torch.optim import optimizer as optimizers
 
-from profiler.training.step import (
-    BACKWARD,
-    FORWARD,
-    MODEL_LOADED,
-    OPTIMIZER_STEP,
-    ZERO_GRAD,
-    Phase,
-    Recorder,
-    TrainingState,
-)
+from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
+from profiler.training.step import Recorder, TrainingState
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.trace.ledger import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Free, Mark
 
 if TYPE_CHECKING:
-    from profiler.training.step import Phase, TrainingState
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 _MARK = "profiler phase end"
 

@@ -21,10 +21,11 @@ from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, parse_snapshot
 from profiler.gpu.stacks import UNKNOWN, origin
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.trace.ledger import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Free, Mark
 
 if TYPE_CHECKING:
-    from profiler.training.step import Phase, TrainingState
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 Entry = Allocation | Free | Mark
 

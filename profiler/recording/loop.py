@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.recording.owners import storages
-from profiler.trace.ledger import CATEGORIES, Allocation
+from profiler.trace.events import Allocation
+from profiler.trace.ledger import CATEGORIES
+from profiler.trace.phase import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.trace.run import PhaseMeasurement
-from profiler.training.step import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase, TrainingState
+from profiler.training.step import TrainingState
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:

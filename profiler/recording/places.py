@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from profiler.trace.ledger import Place
+from profiler.trace.events import Place
 
 _HERE = Path(__file__).parents[1]
 _MODELS = str(_HERE / "training" / "models.py")

@@ -10,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from profiler.trace.ledger import Allocation, Free, Mark, account
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import account
 from profiler.trace.run import PhaseMeasurement
 
 if TYPE_CHECKING:
-    from profiler.training.step import Phase, TrainingState
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.trace.ledger import Allocation, Free, Mark, Place
+from profiler.trace.events import Allocation, Free, Mark, Place
 
 if TYPE_CHECKING:
     import torch
 
     from profiler.gpu.allocator import AllocatorSettings
     from profiler.gpu.cards import GPU
-    from profiler.training.step import Phase, TrainingState
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 # What a floating-point scalar reads as. Our own step asks whether a gradient overflowed, and for norms
 # (torch.optim.Adafactor); a user's program prints its loss, which is positive and finite.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.records import table as records
-from profiler.records.comparison import latest, newest
+from profiler.records.select import last_of_each_run, last_of_each_workload
 from profiler.trace.difference import Change, changes
 from profiler.trace.ledger import CATEGORIES
-from profiler.training.step import Phase
+from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +119,9 @@ def _phases(path: Path) -> pd.DataFrame:
     if not files:
         raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
     rows = pd.concat([records.read(file) for file in files], ignore_index=True)
-    rows = newest(latest(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")]))
+    rows = last_of_each_workload(
+        last_of_each_run(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")])
+    )
     if rows.empty:
         raise ProfilerError(f"{path} holds no measured or simulated run")
     run = ["workload", "seed", "device"]

@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler.records import table as record_files
+from profiler.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,4 +190,4 @@ def write_bounds(path: Path, bounds: Mapping[str, Bound]) -> None:
         for quantity, bound in sorted(bounds.items())
     }
     text = json.dumps(plain, indent=2) + "\n"
-    record_files.write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text))

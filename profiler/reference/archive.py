@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU
 from profiler.records import table as records
-from profiler.records.comparison import latest
+from profiler.records.select import last_of_each_run
 from profiler.reference.suite import Case
 from profiler.trace.file import Entry, read_trace
 
@@ -57,7 +57,7 @@ def read_recording(folder: Path) -> Recording:
     if not path.exists() or not (folder / "records.parquet").exists():
         raise ProfilerError(f"{folder} holds no reference recording; `profiler record-reference` makes one")
     about = read_about(folder)
-    found = latest(records.read(folder / "records.parquet"))
+    found = last_of_each_run(records.read(folder / "records.parquet"))
     described = about.pop("cases", {})
     gpu = about.pop("gpu", None)
     cases = {key: Case.from_dict(described[key]) for key in found["run_key"].unique() if key in described}

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from profiler.errors import ProfilerError
+from profiler.files import write_atomically, write_table
 from profiler.records import table as records
 from profiler.reference import probes
 from profiler.reference.archive import read_about, read_probes
@@ -21,7 +22,7 @@ from profiler.reference.target import SIMULATED, Target
 from profiler.runs.execute import phase_columns
 from profiler.runs.run_settings import RunSettings
 from profiler.runs.runner import in_fresh_process, measured
-from profiler.training.step import phases
+from profiler.trace.phase import phases
 
 FOLDER = "reference"
 PROBES_SECONDS = 240.0  # for all of them: far more than they should take
@@ -146,9 +147,7 @@ class _Recorder:
         except ProfilerError as error:
             return "skipped", str(error)
         table = pd.DataFrame(rows, columns=list(probes.COLUMNS))
-        records.write_table(
-            self.folder / "probes.parquet", table.assign(torch_version=self.about["torch_version"])
-        )
+        write_table(self.folder / "probes.parquet", table.assign(torch_version=self.about["torch_version"]))
         return "ok", ""
 
     def write_about(self, seconds: float) -> None:
@@ -162,7 +161,7 @@ class _Recorder:
             "cases": {**before.get("cases", {}), **described},
         }
         text = json.dumps(about, indent=1) + "\n"
-        records.write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def record(campaign: Campaign, on_progress: Callable[[Progress], None] = lambda progress: None) -> Summary:

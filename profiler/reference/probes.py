@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import first_line
 from profiler.runs.run_settings import ATTENTION_KERNELS, RunSettings
-from profiler.trace.ledger import Allocation, Free, Mark
-from profiler.training.step import Phase, TrainingState
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from profiler.trace.alignment import Explanation, Request, Unmatched, explain
+from profiler.trace.events import Allocation
 from profiler.trace.file import Entry
-from profiler.trace.ledger import Allocation
 
 if TYPE_CHECKING:
     import pandas as pd

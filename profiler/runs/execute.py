@@ -20,8 +20,8 @@ from profiler.formula.facts import count
 from profiler.records.table import Row
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.ledger import CATEGORIES
+from profiler.trace.phase import Phase, phases
 from profiler.trace.run import PhaseMeasurement
-from profiler.training.step import Phase, phases
 from profiler.workload import Workload
 
 if TYPE_CHECKING:

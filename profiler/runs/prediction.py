@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError, first_line
-from profiler.trace.ledger import Allocation
+from profiler.trace.events import Allocation
 from profiler.trace.moments import Entries, Moment, peaks
+from profiler.trace.phase import Phase
 from profiler.trace.run import PhaseMeasurement
-from profiler.training.step import Phase
 
 if TYPE_CHECKING:
     from profiler.gpu.allocator import AllocatorSettings

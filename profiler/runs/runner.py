@@ -22,7 +22,7 @@ from profiler.runs import rows as predicted_rows
 from profiler.runs.provenance import device_class, gpu_here, in_a_path, provenance
 from profiler.runs.rows import formula_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.training.step import phases
+from profiler.trace.phase import phases
 from profiler.workload import Workload
 
 # Seconds of imports that each run would repeat.

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from profiler.trace.ledger import Allocation, Mark
+from profiler.trace.events import Allocation, Mark
 from profiler.trace.load import SavedRun
 from profiler.trace.moments import Entries, Moment, alive_at, by_category, by_module
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from profiler.errors import ProfilerError, first_line
-from profiler.records.table import write_atomically
-from profiler.trace.ledger import Allocation, Free, Mark, Place
-from profiler.training.step import Phase
+from profiler.files import write_atomically
+from profiler.trace.events import Allocation, Free, Mark, Place
+from profiler.trace.phase import Phase
 
 Entry = Allocation | Free | Mark
 

@@ -12,10 +12,10 @@ from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
 from profiler.gpu.replay import initial_segments, replay_device
 from profiler.gpu.snapshot import DeviceSnapshot, SnapshotError, TraceEvent, load_snapshot
 from profiler.gpu.stacks import origin
+from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
-from profiler.trace.ledger import Allocation, Free, Mark, Place
 from profiler.trace.moments import Entries, Moment, peaks
-from profiler.training.step import Phase
+from profiler.trace.phase import Phase
 
 _PARQUET = b"PAR1"  # how such a file begins
 _FREES = ("free_requested", "free_completed")

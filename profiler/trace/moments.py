@@ -8,8 +8,9 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from profiler.trace.ledger import CATEGORIES, Allocation, Free, Mark, categories
-from profiler.training.step import Phase
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import CATEGORIES, categories
+from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
-from profiler.trace.ledger import Allocation
+from profiler.trace.events import Allocation
 from profiler.training import models
 from profiler.training.guessed_inputs import guess
 from profiler.training.sequence_limit import longest_sequence

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
 from profiler.training.models import build_model, make_batch
 from profiler.training.optimizers import make_optimizer
@@ -15,35 +16,6 @@ if TYPE_CHECKING:
 
     from profiler.training.models import Batch
     from profiler.workload import Workload
-
-MODEL_LOADED = "model_loaded"
-FORWARD = "forward"
-BACKWARD = "backward"
-OPTIMIZER_STEP = "optimizer_step"
-ZERO_GRAD = "zero_grad"
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A named stretch of a run. `step` is 0 before the first step; `micro_batch` counts from 1, 0 if none."""
-
-    step: int
-    name: str
-    micro_batch: int = 0
-
-    def __str__(self) -> str:
-        words = self.name if self.step == 0 else f"step {self.step} {self.name}"
-        return f"{words} (micro-batch {self.micro_batch})" if self.micro_batch > 1 else words
-
-
-def phases(workload: Workload) -> list[Phase]:
-    """The phases that `train` goes through, in order."""
-    order = [Phase(0, MODEL_LOADED)]
-    for step in range(1, workload.steps + 1):
-        for micro_batch in range(1, workload.micro_batches + 1):
-            order += [Phase(step, FORWARD, micro_batch), Phase(step, BACKWARD, micro_batch)]
-        order += [Phase(step, OPTIMIZER_STEP), Phase(step, ZERO_GRAD)]
-    return order
 
 
 @dataclass

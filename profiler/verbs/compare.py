@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.errors import ProfilerError
-from profiler.records import table as records
+from profiler.files import write_atomically, write_table
 from profiler.reference import accuracy
 from profiler.reference.accuracy_page import Result, page
 from profiler.reference.archive import Recording, gpu_recordings, read_recording
@@ -20,7 +20,7 @@ from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.runs.provenance import provenance
 from profiler.trace.file import read_trace
-from profiler.training.step import Phase
+from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def compare(options: CompareOptions) -> None:
     if options.page is not None:
         results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
         text = page(results)
-        records.write_atomically(options.page, lambda temporary: temporary.write_text(text))
+        write_atomically(options.page, lambda temporary: temporary.write_text(text))
         console.print(f"{options.page}: recordings on GPUs: {len(results)}")
         return
     recording = read_recording(options.results)
@@ -272,7 +272,7 @@ def _keep(recording: Recording, errors: pd.DataFrame, options: CompareOptions, c
 
     if options.output is not None:
         style.use_style()
-        records.write_table(options.output / "errors.parquet", errors)
+        write_table(options.output / "errors.parquet", errors)
         figures = {
             "measured_vs_predicted": plots.measured_against_predicted(errors, recording.about["device_name"]),
             **{f"errors_{s}": plots.errors_by_axis(errors, s) for s in _sources(errors) if s != "textbook"},

@@ -14,7 +14,7 @@ from profiler.gpu.stacks import origin
 from profiler.runs.prediction import Simulation, simulate, simulate_function
 from profiler.trace import alignment as align
 from profiler.trace.alignment import Explanation, Request, Unmatched
-from profiler.trace.ledger import Allocation, Mark
+from profiler.trace.events import Allocation, Mark
 from profiler.trace.moments import containers, layers_together
 from profiler.units import format_bytes
 from profiler.verbs.predict import allocator_settings, find_gpu

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
-from profiler.records.table import write_atomically
+from profiler.files import write_atomically
 from profiler.runs.prediction import Simulation, simulate
 from profiler.runs.simulation_worker import prepared
 from profiler.trace.file import write_trace

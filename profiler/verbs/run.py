@@ -14,13 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments import catalog
 from profiler.errors import ProfilerError
+from profiler.files import check_writable, write_atomically, write_csv, write_table
 from profiler.gpu.cards import GPU
 from profiler.records import table as records
-from profiler.records.comparison import latest, side_by_side, without_end
+from profiler.records.comparison import side_by_side
+from profiler.records.select import last_of_each_run, without_end
 from profiler.runs import runner
 from profiler.runs.provenance import check_device, default_device, device_class, provenance
 from profiler.runs.runner import RunSettings, run_key
-from profiler.training.step import phases
+from profiler.trace.phase import phases
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     gpu = options.gpu if device_type == "cpu" else None
     small = "-small" if options.size == "small" else ""
     results = options.results / f"{device_class(device_type)}{small}"
-    records.check_writable(results)
+    check_writable(results)
     console = Console()
     undrawn = []
     for name, module in modules.items():
@@ -99,7 +101,7 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
     """Run what has no record yet; returns the records of all of the experiment's runs."""
     path = experiment.folder / "records.parquet"
     runs = _runs(experiment)
-    done = set() if experiment.fresh else _done(latest(records.read(path)))
+    done = set() if experiment.fresh else _done(last_of_each_run(records.read(path)))
     todo = [run for key, run in runs.items() if key not in done]
     if len(todo) < len(runs):
         console.print(f"  {len(runs) - len(todo)} of {len(runs)} runs recorded already")
@@ -113,10 +115,10 @@ def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
             if not console.is_terminal:
                 console.print(f"  {run.name}")
     recorded = records.read(path)
-    recorded = latest(recorded[recorded["run_key"].isin(runs)])
+    recorded = last_of_each_run(recorded[recorded["run_key"].isin(runs)])
     for words in without_end(recorded):
         console.print(f"  {words}", style="yellow", markup=False, soft_wrap=True)
-    records.write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
+    write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
 
 
@@ -201,9 +203,9 @@ def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFra
 
         tables: dict[str, pd.DataFrame] = experiment.module.tables(experiment.size, device_type, progress)
     for name, table in tables.items():
-        records.write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.parquet", table)
     text = json.dumps(about | {"tables": list(tables)}, indent=2)
-    records.write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
     return tables
 
 

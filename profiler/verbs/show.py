@@ -10,15 +10,9 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.records import table as records
-from profiler.records.comparison import (
-    compare,
-    latest,
-    newest,
-    peak_residuals,
-    silent_categories,
-    without_end,
-)
-from profiler.training.step import Phase
+from profiler.records.comparison import compare, peak_residuals, silent_categories
+from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
+from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
@@ -36,7 +30,7 @@ def show(results: Path, source: str, workload: str | None) -> None:
 
     Raises ProfilerError if there are no records, or none that match.
     """
-    found = newest(latest(_read_all(results)))
+    found = last_of_each_workload(last_of_each_run(_read_all(results)))
     chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
     comparisons = [("measured", compare(chosen, source))]
     if source == "simulation":

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentEvent, SegmentInfo
-from profiler.trace.ledger import Allocation, Free, Mark, categories
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import categories
 from profiler.trace.load import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME, until_last_phase
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from profiler.formula.facts import ModelFacts, Segment
 from profiler.formula.parameters import Parameter
 from profiler.formula.per_phase import peak, predict, predict_textbook
-from profiler.training.step import phases
+from profiler.trace.phase import phases
 from profiler.workload import Workload
 
 # Two parameters of 1000 and 40 bytes; 8 bytes of buffers, 100 of inputs, 300 saved, a loss of 4.

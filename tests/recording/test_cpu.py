@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from profiler.recording.cpu import CpuRecorder
-from profiler.training.step import FORWARD, Phase, TrainingState, train
+from profiler.trace.phase import FORWARD, Phase
+from profiler.training.step import TrainingState, train
 from profiler.workload import Workload
 
 

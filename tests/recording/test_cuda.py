@@ -9,8 +9,10 @@ from profiler.recording.cuda import CudaRecorder, _ledger_entries, _with_workspa
 from profiler.reference import probes
 from profiler.runs.execute import measure
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.ledger import Allocation, Free, Mark, account
-from profiler.training.step import FORWARD, MODEL_LOADED, Phase, TrainingState, train
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import account
+from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
+from profiler.training.step import TrainingState, train
 from profiler.workload import Workload
 from tests.support.cuda_on_simulation import cuda_with_history, raw_segments
 from tests.support.groundtruth import index_rows, load, needs_snapshots

@@ -3,6 +3,7 @@
 import pytest
 
 from profiler.cli import main
+from profiler.files import write_table
 from profiler.records import table as records
 from profiler.views.figures.optimizers import state_bars
 
@@ -118,7 +119,7 @@ def test_a_workload_run_again_under_another_name_is_shown_as_it_was_last(rows, t
 
 def test_the_page_of_results_has_measured_and_simulated_runs_and_no_traces(rows, tmp_path):
     records.append(tmp_path / "records.parquet", rows)
-    records.write_table(tmp_path / "traces" / "one.parquet", records.frame(rows))
+    write_table(tmp_path / "traces" / "one.parquet", records.frame(rows))
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "page.html")]) == 0
     text = (tmp_path / "page.html").read_text()
     assert text.count("<h2") == 1

@@ -70,20 +70,6 @@ def test_a_column_outside_the_schema_is_a_programming_error():
         records.frame([row(memory=1)])
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
-    path = tmp_path / "records.parquet"
-    path.write_bytes(b"old")
-
-    def fail(temporary):
-        temporary.write_bytes(b"half")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        records.write_atomically(path, fail)
-    assert [p.name for p in tmp_path.iterdir()] == ["records.parquet"]
-    assert path.read_bytes() == b"old"
-
-
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ProfilerError, match="cannot write to"):

@@ -11,8 +11,8 @@ from profiler.reference import accuracy
 from profiler.reference.accuracy import Bound
 from profiler.reference.accuracy_page import CLAIMS, Result, page
 from profiler.reference.unmatched import residual
+from profiler.trace.events import Allocation, Free
 from profiler.trace.file import read_trace, write_trace
-from profiler.trace.ledger import Allocation, Free
 from profiler.workload import Workload
 from tests.support.groundtruth import load, needs_snapshots
 

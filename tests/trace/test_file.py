@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.errors import ProfilerError
+from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace, write_trace
-from profiler.trace.ledger import Allocation, Free, Mark, Place
-from profiler.training.step import FORWARD, MODEL_LOADED, Phase
+from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 
 SIZES = st.integers(0, 2**62)
 WORDS = st.text(max_size=8)

@@ -2,8 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.trace.ledger import CATEGORIES, Allocation, Free, Mark, account
-from profiler.training.step import BACKWARD, FORWARD, MODEL_LOADED, Phase
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import CATEGORIES, account
+from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase
 
 LOADED, FORWARD_1, BACKWARD_1 = Phase(0, MODEL_LOADED), Phase(1, FORWARD, 1), Phase(1, BACKWARD, 1)
 

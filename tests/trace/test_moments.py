@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from profiler.trace.ledger import Allocation, Free, Mark, Place
+from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.moments import Share, by_category, by_module, containers, layers_together, levels, peaks
-from profiler.training.step import Phase
+from profiler.trace.phase import Phase
 
 LOADED, FORWARD, BACKWARD = Phase(0, "model_loaded"), Phase(1, "forward", 1), Phase(1, "backward", 1)
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from profiler.errors import ProfilerError
+from profiler.trace.phase import phases
 from profiler.training.models import MODELS, build_model, make_batch
-from profiler.training.step import phases, train
+from profiler.training.step import train
 from profiler.workload import Workload
 
 

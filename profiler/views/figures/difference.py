@@ -26,7 +26,7 @@ def draw(difference: Difference, name: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     from profiler.errors import ProfilerError, first_line
-    from profiler.records.table import write_atomically
+    from profiler.files import write_atomically
 
     style.use_style()
     shown = (("category", difference.categories), ("module", difference.modules), ("line", difference.lines))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from profiler.trace.ledger import CATEGORIES, Mark
+from profiler.trace.events import Mark
+from profiler.trace.ledger import CATEGORIES
 from profiler.trace.moments import levels
 from profiler.units import format_bytes
 from profiler.views.figures import style

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.catalog import questions
 from profiler.errors import ProfilerError
 from profiler.records import table as records
-from profiler.records.comparison import compare, latest, newest, without_end
-from profiler.training.step import Phase
+from profiler.records.comparison import compare
+from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
+from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 from profiler.views.pages.page import page, table
 
@@ -80,7 +81,7 @@ def _table(path: Path) -> str:
 
     notes: list[str] = []
     if path.name == _RECORDS:
-        found = newest(latest(records.read(path)))
+        found = last_of_each_workload(last_of_each_run(records.read(path)))
         notes = without_end(found)
         named, (head, rows) = "runs", _runs(found)
         numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))

@@ -9,7 +9,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from profiler.trace.difference import by_line, has_categories, has_modules, modules_at
-from profiler.trace.ledger import CATEGORIES, Mark, account
+from profiler.trace.events import Mark
+from profiler.trace.ledger import CATEGORIES, account
 from profiler.trace.load import SavedRun, until_last_phase
 from profiler.trace.moments import by_category
 from profiler.units import format_bytes

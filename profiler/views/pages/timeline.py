@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from profiler.trace.ledger import CATEGORIES, Allocation, Free, Mark, categories
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.ledger import CATEGORIES, categories
 from profiler.trace.load import SavedRun
 from profiler.trace.moments import levels
 from profiler.units import format_bytes

@@ -13,8 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import simulated_gpu
 from profiler.recording.simulated import SimulatedRecorder
-from profiler.trace.ledger import Allocation, Free
-from profiler.training.step import Phase, TrainingState, train
+from profiler.trace.events import Allocation, Free
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState, train
 from profiler.workload import Workload
 
 A100 = GPUS["A100-40GB"]
