@@ -333,8 +333,8 @@ def _add_diff(verbs: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from profiler.gpu.cards import find_gpu
     from profiler.units import parse_bytes
-    from profiler.verbs.predict import find_gpu
     from profiler.verbs.run import RunOptions, run
 
     run(

@@ -10,9 +10,10 @@ from profiler.advice.largest_batch import LargestBatch, largest_batch
 from profiler.advice.techniques import Technique, applicable
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.gpu.cards import GIB, GPU
+from profiler.gpu.cards import GPU
 from profiler.runs.isolated import UNLIMITED_BYTES, SimulatedRun, simulate
 from profiler.training.own_models import Target
+from profiler.units import GIB
 from profiler.workload import Workload
 
 # A CUDA context with torch's kernels takes 0.47 to 0.92 GiB on one A100, depending on versions (measured in

@@ -2,10 +2,10 @@
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-MIB = 1 << 20
-GIB = 1 << 30
+from profiler.errors import ProfilerError
+from profiler.units import GIB, MIB, is_size, parse_bytes
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ def _gib(value: float) -> int:
 
 
 _DEVICE_QUERY = "cudaGetDeviceProperties, published deviceQuery output"
+_GIVEN_SIZE = "size given by the user"
 
 GPUS: dict[str, GPU] = {
     gpu.name: gpu
@@ -83,58 +84,61 @@ GPUS: dict[str, GPU] = {
     )
 }
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(GiB|GB|MiB|MB)\s*", re.IGNORECASE)
-_UNIT_BYTES = {"gib": GIB, "gb": 10**9, "mib": MIB, "mb": 10**6}
+# The names of cards in shops and in drivers carry these; they tell no two cards of the table apart.
+_BRANDS = {"nvidia", "geforce", "tesla", "quadro"}
 
 
-def gpu_by_name(name: str) -> GPU:
+def find_gpu(name: str) -> GPU:
     """The GPU called `name`, or a card of the A100 kind with the memory that `name` states.
 
-    Names match without case, spaces, dashes or underscores, and a memory suffix may be left out
-    where only one card fits ("h100", "RTX 4090"). A size, such as "24 GiB" or "80 GB", gives the
-    A100's kernels (108 multiprocessors, capability 8.0) that many bytes: kernels' scratch depends
-    on the card, so a size alone cannot say more.
+    Case, spaces, dashes, underscores and brands do not matter, and any words of a name do where only one
+    card has them all: "h100", "4090", "NVIDIA A100 80GB". A size, such as "24 GiB" (1024³) or "24 GB"
+    (1000³), gives the A100's kernels (108 multiprocessors, capability 8.0) that many bytes: kernels' scratch
+    depends on the card, so a size alone cannot say more.
 
-    Raises ValueError that lists the known names, close matches first.
+    Raises ProfilerError that lists the known names, close matches first.
     """
-    size = _SIZE.fullmatch(name)
-    if size:
-        memory_bytes = int(float(size[1]) * _UNIT_BYTES[size[2].lower()])
+    if is_size(name):
+        memory_bytes = parse_bytes(name)
         if memory_bytes == 0:
-            raise ValueError("a GPU of 0 bytes holds nothing; give a size such as '24 GiB'")
-        a100 = GPUS["A100-80GB"]
-        return GPU(
-            name.strip(),
-            memory_bytes,
-            a100.sms,
-            a100.max_threads_per_sm,
-            a100.capability,
-            "size given by the user",
+            raise ProfilerError("a GPU of 0 bytes holds nothing; give a size such as '24 GiB'")
+        return replace(
+            GPUS["A100-80GB"], name=name.strip(), memory_bytes=memory_bytes, memory_source=_GIVEN_SIZE
         )
-    wanted = _plain(name)
-    matches = [gpu for gpu in GPUS.values() if _plain(gpu.name) == wanted]
-    matches = matches or [gpu for gpu in GPUS.values() if wanted and _without_memory(gpu.name) == wanted]
+    words = _words(name)
+    matches = _matches(words)
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise ValueError(f"{name!r} is ambiguous: " + " or ".join(gpu.name for gpu in matches))
-    close = difflib.get_close_matches(wanted, [_plain(known) for known in GPUS], n=3, cutoff=0.5)
-    hint = ", ".join(known for known in GPUS if _plain(known) in close)
-    raise ValueError(
+        raise ProfilerError(f"{name!r} is ambiguous: " + " or ".join(gpu.name for gpu in matches))
+    plain = {"".join(_words(known)): known for known in GPUS}
+    close = difflib.get_close_matches("".join(words), plain, n=3, cutoff=0.5)
+    hint = ", ".join(plain[match] for match in close)
+    raise ProfilerError(
         f"unknown GPU {name!r}" + (f"; close: {hint}" if hint else "") + f"; known: {', '.join(GPUS)};"
         " or give a memory size such as '24 GiB'"
     )
 
 
-def _plain(name: str) -> str:
-    return (
-        re.sub(r"[\s_-]", "", name)
-        .lower()
-        .removeprefix("nvidia")
-        .removeprefix("geforce")
-        .removeprefix("tesla")
-    )
+def _matches(words: list[str]) -> list[GPU]:
+    """The cards of that name; if none, of that name but for the memory; if none, those with all the words."""
+    plain = "".join(words)
+    known = {gpu.name: _words(gpu.name) for gpu in GPUS.values()}
+    whole = [gpu for gpu in GPUS.values() if "".join(known[gpu.name]) == plain]
+    short = [gpu for gpu in GPUS.values() if "".join(_without_memory(known[gpu.name])) == plain]
+    return whole or short or [gpu for gpu in GPUS.values() if _has_all(known[gpu.name], words)]
 
 
-def _without_memory(name: str) -> str:
-    return _plain(re.sub(r"-[0-9]+GB$", "", name))
+def _has_all(known: list[str], words: list[str]) -> bool:
+    """Whether all words are the card's, its memory with or without "GB", and not only its memory."""
+    model = set(_without_memory(known))
+    memory = {word.removesuffix("gb") for word in set(known) - model} | (set(known) - model)
+    return bool(model & set(words)) and set(words) <= model | memory
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z0-9.]+", name.lower()) if word not in _BRANDS]
+
+
+def _without_memory(words: list[str]) -> list[str]:
+    return words[:-1] if re.fullmatch(r"[0-9]+gb", words[-1]) else words

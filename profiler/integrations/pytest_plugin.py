@@ -154,7 +154,7 @@ def _limit(mark: pytest.Mark | None) -> tuple[str, int | None]:
     """The device and the limit that a mark states."""
     if mark is None:
         return DEFAULT_DEVICE, None
-    if len(mark.args) != 1 or not mark.kwargs.keys() <= {"device"}:
+    if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not mark.kwargs.keys() <= {"device"}:
         raise pytest.UsageError('memory_limit takes a size and a device, as in ("12 GiB", device="T4")')
     try:
         return mark.kwargs.get("device", DEFAULT_DEVICE), parse_bytes(mark.args[0])
@@ -184,13 +184,13 @@ def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
 
 
 def _simulate(target: str, device: str, fields: dict[str, Any]) -> SimulatedRun:
-    from profiler.gpu.cards import gpu_by_name
+    from profiler.gpu.cards import find_gpu
     from profiler.runs.isolated import simulate
     from profiler.training.own_models import Target
     from profiler.workload import Workload
 
     try:
-        return simulate(Target(target), Workload(model=target, **fields), gpu_by_name(device))
-    except (ProfilerError, ValueError) as error:
+        return simulate(Target(target), Workload(model=target, **fields), find_gpu(device))
+    except ProfilerError as error:
         problem = str(error)
     pytest.fail(f"cannot be simulated: {problem}", pytrace=False)

@@ -47,15 +47,12 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
     Raises:
         ProfilerError: no such GPU, one is open already, or backward() has run in this process before.
     """
-    from profiler.gpu.cards import gpu_by_name
+    from profiler.gpu.cards import find_gpu
     from profiler.recording.simulated import PROGRAM_READS, SimulatedRecorder
 
     if _Simulated.recorder is not None:
         raise ProfilerError("a simulated GPU is open already; leave its block first")
-    try:
-        gpu = gpu_by_name(name)
-    except ValueError as error:
-        raise ProfilerError(str(error)) from None
+    gpu = find_gpu(name)
     with ExitStack() as stack:
         # What a program gets that prints its loss: a number, not a value.
         recorder = SimulatedRecorder(gpu, float_reads=PROGRAM_READS)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from profiler.errors import ProfilerError, first_line
-from profiler.gpu.cards import GPU, gpu_by_name
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.provenance import default_device, device_class, gpu_here, in_a_path, provenance
 from profiler.runs.runner import process_context
 
@@ -26,8 +26,8 @@ class Target:
         if name in ("cuda", "cpu"):
             return cls(name)
         try:
-            return cls(SIMULATED, gpu_by_name(name))
-        except ValueError as error:
+            return cls(SIMULATED, find_gpu(name))
+        except ProfilerError as error:
             raise ProfilerError(
                 f"--device takes cuda, cpu or the name of a GPU to simulate: {error}"
             ) from None

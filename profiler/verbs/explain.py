@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from profiler.errors import ProfilerError
+from profiler.gpu.cards import find_gpu
 from profiler.gpu.snapshot import SnapshotError, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.runs.prediction import Simulation, simulate, simulate_function
@@ -17,7 +18,7 @@ from profiler.trace.alignment import Explanation, Request, Unmatched
 from profiler.trace.events import Allocation, Mark
 from profiler.trace.moments import containers, layers_together
 from profiler.units import format_bytes
-from profiler.verbs.predict import allocator_settings, find_gpu
+from profiler.verbs.predict import allocator_settings
 from profiler.workload import Workload
 
 _GROUPS_SHOWN = 20

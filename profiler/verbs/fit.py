@@ -11,11 +11,12 @@ from rich.table import Table
 
 from profiler.advice.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
 from profiler.advice.largest_batch import LARGEST_BATCH
+from profiler.gpu.cards import find_gpu
 from profiler.runs.isolated import MeasuredRun, measure
 from profiler.runs.provenance import check_device
 from profiler.training.own_models import Target, settings_from
 from profiler.units import format_bytes, parse_bytes
-from profiler.verbs.predict import allocator_settings, find_gpu
+from profiler.verbs.predict import allocator_settings
 from profiler.workload import Workload
 
 DOES_NOT_FIT_CODE = 3

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.gpu.cards import GPU, gpu_by_name
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.records.table import Row, append
 from profiler.runs.prediction import Simulation, simulate, simulate_function
 from profiler.runs.simulation_worker import prepared
@@ -60,14 +60,6 @@ def predict(options: PredictOptions) -> int:
     else:
         _show(report, written)
     return DOES_NOT_FIT if simulation.out_of_memory else 0
-
-
-def find_gpu(name: str) -> GPU:
-    """The GPU of that name or size; raises ProfilerError naming the known ones."""
-    try:
-        return gpu_by_name(name)
-    except ValueError as error:
-        raise ProfilerError(str(error)) from error
 
 
 def allocator_settings(text: str) -> AllocatorSettings:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically
+from profiler.gpu.cards import find_gpu
 from profiler.runs.prediction import Simulation, simulate
 from profiler.runs.simulation_worker import prepared
 from profiler.trace.file import write_trace
 from profiler.training.own_models import Target, settings_from, with_own_paths
-from profiler.verbs.predict import allocator_settings, find_gpu
+from profiler.verbs.predict import allocator_settings
 from profiler.workload import Workload
 
 

@@ -14,13 +14,13 @@ from rich.table import Table
 from profiler.advice.savings import Saving, savings
 from profiler.errors import ProfilerError
 from profiler.formula.per_phase import Prediction
-from profiler.gpu.cards import GPU
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.isolated import SimulatedRun, simulate
 from profiler.runs.simulation_worker import prepared
 from profiler.trace.ledger import CATEGORIES
 from profiler.training.own_models import Target
 from profiler.units import format_bytes
-from profiler.verbs.predict import allocator_settings, find_gpu
+from profiler.verbs.predict import allocator_settings
 from profiler.workload import Workload
 
 

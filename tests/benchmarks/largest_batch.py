@@ -11,7 +11,7 @@ import sys
 import time
 
 from profiler.advice.fit import CONTEXT_ALLOWANCE_BYTES, Question, fit
-from profiler.gpu.cards import gpu_by_name
+from profiler.gpu.cards import find_gpu
 from profiler.runs.isolated import simulate
 from profiler.training.own_models import Target
 from profiler.workload import Workload
@@ -29,7 +29,7 @@ START = 8  # the batch that is asked about; the search goes on from there
 
 
 def row(model, length, gpu_name):
-    gpu = gpu_by_name(gpu_name)
+    gpu = find_gpu(gpu_name)
     target, workload = Target(model), Workload(model, START, length)
     started = time.perf_counter()
     found = fit(target, workload, gpu, Question(with_techniques=False))
@@ -51,7 +51,7 @@ def row(model, length, gpu_name):
 
 def whole_answer():
     """Verdict, largest batch and every technique of Llama 7B, which is what LlamaConfig() describes."""
-    gpu = gpu_by_name("H200")
+    gpu = find_gpu("H200")
     started = time.perf_counter()
     found = fit(Target("LlamaConfig"), Workload("LlamaConfig", 1, 2048), gpu)
     seconds = time.perf_counter() - started

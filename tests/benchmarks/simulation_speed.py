@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from profiler.gpu.cards import gpu_by_name
+from profiler.gpu.cards import find_gpu
 from profiler.runs.prediction import simulate
 from profiler.training import models
 from profiler.workload import Workload
@@ -56,7 +56,7 @@ def simulated(model: str, batch: int, length: int, layers: int | None = None) ->
         known = models.MODELS[model]
         models.MODELS[model] = dataclasses.replace(known, settings=known.settings | {"n_layer": layers})
     started = time.process_time()
-    simulation = simulate(Workload(model, batch, length), gpu_by_name(ROOMY))
+    simulation = simulate(Workload(model, batch, length), find_gpu(ROOMY))
     return _cost(started, simulation.allocations, simulation.peak().allocated_bytes)
 
 

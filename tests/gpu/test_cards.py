@@ -2,7 +2,9 @@
 
 import pytest
 
-from profiler.gpu.cards import GIB, GPU, GPUS, gpu_by_name
+from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPU, GPUS, find_gpu
+from profiler.units import GIB
 
 
 @pytest.mark.parametrize(
@@ -67,10 +69,15 @@ def test_threads_follow_the_capability(capability: tuple[int, int], max_threads_
         ("rtx_5090", "RTX-5090"),
         ("Tesla T4", "T4-16GB"),
         ("rtx pro 6000", "RTX-PRO-6000-96GB"),
+        ("4090", "RTX-4090"),
+        ("A100 40", "A100-40GB"),
+        ("nvidia a100_80gb", "A100-80GB"),
+        ("V100 32 GB", "V100-32GB"),
+        ("pro 6000", "RTX-PRO-6000-96GB"),
     ],
 )
 def test_lookup_by_name(spelling: str, name: str) -> None:
-    assert gpu_by_name(spelling) is GPUS[name]
+    assert find_gpu(spelling) is GPUS[name]
 
 
 @pytest.mark.parametrize(
@@ -81,32 +88,34 @@ def test_lookup_by_name(spelling: str, name: str) -> None:
         ("80 GB", 80_000_000_000),
         ("1.5 gib", 1610612736),
         ("512 MiB", 536870912),
+        ("24GB", 24_000_000_000),
+        ("0.5TiB", 549755813888),
     ],
 )
 def test_lookup_by_size(size: str, memory_bytes: int) -> None:
-    gpu = gpu_by_name(size)
+    gpu = find_gpu(size)
     assert isinstance(gpu, GPU)
     assert gpu.memory_bytes == memory_bytes
     assert (gpu.sms, gpu.capability) == (108, (8, 0))
 
 
 def test_ambiguous_name_lists_the_candidates() -> None:
-    with pytest.raises(ValueError, match="A100-40GB or A100-80GB"):
-        gpu_by_name("a100")
+    with pytest.raises(ProfilerError, match="A100-40GB or A100-80GB"):
+        find_gpu("a100")
 
 
 def test_unknown_name_lists_close_and_all_names() -> None:
-    with pytest.raises(ValueError, match=r"close: .*RTX-4090") as error:
-        gpu_by_name("RTX-4080")
+    with pytest.raises(ProfilerError, match=r"close: .*RTX-4090") as error:
+        find_gpu("RTX-4080")
     assert all(name in str(error.value) for name in GPUS)
 
 
-@pytest.mark.parametrize("name", ["", "banana", "24", "-3 GiB"])
+@pytest.mark.parametrize("name", ["", "banana", "24", "48", "-3 GiB", "NVIDIA"])
 def test_nonsense_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="unknown GPU"):
-        gpu_by_name(name)
+    with pytest.raises(ProfilerError, match="unknown GPU"):
+        find_gpu(name)
 
 
 def test_zero_bytes_are_refused() -> None:
-    with pytest.raises(ValueError, match="0 bytes"):
-        gpu_by_name("0 GiB")
+    with pytest.raises(ProfilerError, match="0 bytes"):
+        find_gpu("0 GiB")

@@ -51,8 +51,8 @@ def environment_as_before(monkeypatch):
 
 def test_a_step_within_its_limit_passes_and_one_beyond_names_what_it_is_made_of(pytester):
     pytester.makepyfile(
-        test_within=USER.format(mark='@pytest.mark.memory_limit("64 MiB", device="T4")'),
-        test_beyond=USER.format(mark='@pytest.mark.memory_limit("16 MiB", device="T4")'),
+        test_within=USER.format(mark='@pytest.mark.memory_limit("64MB", device="T4")'),
+        test_beyond=USER.format(mark='@pytest.mark.memory_limit("16 MiB", device="4090")'),
     )
     result = run(pytester, "--strict-markers")
     result.assert_outcomes(passed=1, failed=1)

@@ -13,7 +13,7 @@ import pytest
 
 import profiler
 from profiler.cli import main
-from profiler.gpu.cards import gpu_by_name
+from profiler.gpu.cards import find_gpu
 from profiler.gpu.replay import replay
 from profiler.gpu.snapshot import load_snapshot
 from profiler.runs.prediction import simulate_function
@@ -229,7 +229,7 @@ def test_emptying_the_cache_is_in_the_snapshot(tmp_path, capsys):
         "        torch.cuda.empty_cache()\n"
         "    model(torch.ones(8, 8, device=device)).sum().backward()\n"
     )
-    simulation = simulate_function(f"{tmp_path / 'mine.py'}:main", gpu_by_name("A100-40GB"))
+    simulation = simulate_function(f"{tmp_path / 'mine.py'}:main", find_gpu("A100-40GB"))
     (trace,) = memory_viz(simulation)["device_traces"]
     of_64_mib = [event["action"] for event in trace if event["size"] == 64 * MIB]
     assert of_64_mib.count("segment_alloc") == of_64_mib.count("segment_free") == 2

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from profiler.cli import main
-from profiler.gpu.cards import GPUS, gpu_by_name
+from profiler.gpu.cards import GPUS, find_gpu
 from profiler.records import table as records
 from profiler.records.comparison import compare
 from profiler.runs.prediction import simulate, simulate_function
@@ -106,7 +106,7 @@ def test_a_users_script_finds_its_phases_and_lines(capsys, script):
 
 
 def test_a_function_may_take_the_device(script):
-    simulation = simulate_function(f"{script}:on", gpu_by_name("1 GiB"))
+    simulation = simulate_function(f"{script}:on", find_gpu("1 GiB"))
     assert simulation.peak().allocated_bytes == 12 << 20
 
 
