@@ -7,13 +7,20 @@ sum to the difference of the peaks.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from profiler.trace.events import Allocation, Mark
 from profiler.trace.load import SavedRun
-from profiler.trace.moments import Entries, Moment, alive_at, by_category, by_module
+from profiler.trace.moments import (
+    Moment,
+    by_category,
+    by_line,
+    has_categories,
+    has_modules,
+    modules_at,
+    phases_in,
+)
 
 _LINE = re.compile(r"(?P<file>.*\.py):\d+(?P<function> .*)?")
 
@@ -63,7 +70,7 @@ def difference(before: SavedRun, after: SavedRun) -> Difference:
             by_category(before.entries, first.position), by_category(after.entries, second.position)
         )
     if has_modules(before.entries) and has_modules(after.entries):
-        by_phase = bool(_phases(before.entries) and _phases(after.entries))
+        by_phase = bool(phases_in(before.entries) and phases_in(after.entries))
         modules = changes(
             modules_at(before.entries, first.position, by_phase),
             modules_at(after.entries, second.position, by_phase),
@@ -80,17 +87,6 @@ def changes(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[Change
         Change(name, before.get(name, 0), after.get(name, 0)) for name in sorted(before.keys() | after.keys())
     ]
     return tuple(sorted(found, key=lambda change: -abs(change.difference_bytes)))
-
-
-def by_line(entries: Entries, position: int) -> dict[str, int]:
-    """Bytes alive just after the entry at `position` by the line that asked for them, else by op."""
-    sizes: Counter[str] = Counter()
-    for index in alive_at(entries, position):
-        allocation = entries[index]
-        assert isinstance(allocation, Allocation)
-        line = allocation.where.line if allocation.where else ""
-        sizes[line or f"({allocation.op or 'no line recorded'})"] += allocation.size_bytes
-    return dict(sizes)
 
 
 def without_moved(
@@ -119,27 +115,3 @@ def _function(name: str) -> tuple[str, str]:
     found = _LINE.fullmatch(name)
     assert found is not None
     return found["file"], found["function"] or ""
-
-
-def modules_at(entries: Entries, position: int, by_phase: bool) -> dict[str, int]:
-    """Bytes alive by module; what belongs to none `by_phase` that it was born in, or all together."""
-    in_phases = {f"({name.replace('_', ' ')})" for name in (*_phases(entries), "after the last phase")}
-    sizes: Counter[str] = Counter()
-    for share in by_module(entries, position):
-        together = share.name in in_phases and not by_phase
-        sizes["(no module)" if together else share.name] += share.size_bytes
-    return dict(sizes)
-
-
-def _phases(entries: Entries) -> set[str]:
-    return {entry.phase.name for entry in entries if isinstance(entry, Mark)}
-
-
-def has_categories(entries: Entries) -> bool:
-    """Whether anything says what the blocks are: the ends of phases, or a category at birth."""
-    return any(isinstance(e, Mark) or (isinstance(e, Allocation) and e.category) for e in entries)
-
-
-def has_modules(entries: Entries) -> bool:
-    """Whether the recorder knew the modules."""
-    return any(isinstance(e, Allocation) and e.where is not None and e.where.module for e in entries)

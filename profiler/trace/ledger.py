@@ -41,7 +41,8 @@ CATEGORIES = (
 class Account:
     """One phase's bytes: at its end and at the moment of its peak, in total and by category.
 
-    `peak_op` is the op whose allocation made the peak ("" if the phase allocated nothing above its start).
+    `peak_op` is the op whose allocation made the peak ("" if the phase allocated nothing above its start);
+    `peak_position` is that of the allocation among the entries, or of the end of the phase before.
     """
 
     phase: Phase
@@ -50,6 +51,7 @@ class Account:
     peak_bytes: int
     peak: Mapping[str, int]
     peak_op: str
+    peak_position: int
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ def _sweep(entries: list[Allocation | Free | Mark], blocks: dict[int, _Block]) -
     live: dict[int, _Block] = {}
     now: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
     total = peak_total = 0
-    peak, peak_op = dict(now), ""
+    peak, peak_op, position = dict(now), "", 0
     for index, entry in enumerate(entries):
         if isinstance(entry, Allocation):
             live[entry.address] = blocks[index]
@@ -115,14 +117,15 @@ def _sweep(entries: list[Allocation | Free | Mark], blocks: dict[int, _Block]) -
             total += entry.size_bytes
             if total > peak_total:
                 peak_total, peak, peak_op = total, dict(now), entry.op
+                position = index
         elif isinstance(entry, Free):
             block = live.pop(entry.address, None)
             if block is not None:
                 _add(now, block, -1)
                 total -= block.allocation.size_bytes
         else:
-            accounts.append(Account(entry.phase, total, dict(now), peak_total, peak, peak_op))
-            peak_total, peak, peak_op = total, dict(now), ""
+            accounts.append(Account(entry.phase, total, dict(now), peak_total, peak, peak_op, position))
+            peak_total, peak, peak_op, position = total, dict(now), "", index
     return accounts
 
 

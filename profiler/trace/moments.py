@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from profiler.trace.events import Allocation, Free, Mark
-from profiler.trace.ledger import CATEGORIES, categories
+from profiler.trace.ledger import CATEGORIES, account, categories
 from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
@@ -48,23 +48,20 @@ class Moment:
 
 def peaks(entries: Entries, reserved_bytes: Sequence[int]) -> list[Moment]:
     """The peak of each phase, in order. `reserved_bytes` is what the allocator held after each entry."""
-    found: list[Moment] = []
-    alive: dict[int, int] = {}
-    total = top = 0
-    position, allocation = 0, None
-    for index, entry in enumerate(entries):
-        if isinstance(entry, Allocation):
-            alive[entry.address] = entry.size_bytes
-            total += entry.size_bytes
-            if total > top:
-                top, position, allocation = total, index, entry
-        elif isinstance(entry, Free):
-            total -= alive.pop(entry.address, 0)
-        else:
-            held = reserved_bytes[position] if entries else 0
-            found.append(Moment(entry.phase, position, top, held, allocation))
-            top, position, allocation = total, index, None
-    return found
+    moments = []
+    for phase in account(entries):
+        position = phase.peak_position
+        made_by = entries[position]
+        moments.append(
+            Moment(
+                phase.phase,
+                position,
+                phase.peak_bytes,
+                reserved_bytes[position],
+                made_by if isinstance(made_by, Allocation) else None,
+            )
+        )
+    return moments
 
 
 def alive_at(entries: Entries, position: int) -> list[int]:
@@ -107,6 +104,26 @@ def by_module(entries: Entries, position: int) -> list[Share]:
     return [Share(name, size_bytes, len(modules[name])) for name, size_bytes in sizes.most_common()]
 
 
+def modules_at(entries: Entries, position: int, by_phase: bool) -> dict[str, int]:
+    """Bytes alive by module; what belongs to none `by_phase` that it was born in, or all together."""
+    in_phases = {f"({name.replace('_', ' ')})" for name in (*phases_in(entries), "after the last phase")}
+    sizes: Counter[str] = Counter()
+    for share in by_module(entries, position):
+        together = share.name in in_phases and not by_phase
+        sizes["(no module)" if together else share.name] += share.size_bytes
+    return dict(sizes)
+
+
+def by_line(entries: Entries, position: int) -> dict[str, int]:
+    """Bytes alive just after the entry at `position` by the line that asked for them, else by op."""
+    sizes: Counter[str] = Counter()
+    for index in alive_at(entries, position):
+        allocation = _allocation(entries, index)
+        line = allocation.where.line if allocation.where else ""
+        sizes[line or f"({allocation.op or 'no line recorded'})"] += allocation.size_bytes
+    return dict(sizes)
+
+
 def layers_together(path: str, containers: Container[str]) -> str:
     """The module path with the numbers of layers left out: `h.3.mlp` is `h.*.mlp`.
 
@@ -125,6 +142,21 @@ def containers(entries: Entries) -> set[str]:
             path = path.rpartition(".")[0]  # noqa: PLW2901  the next one up
             found.add(path)
     return found
+
+
+def phases_in(entries: Entries) -> set[str]:
+    """The names of the phases that have ended."""
+    return {entry.phase.name for entry in entries if isinstance(entry, Mark)}
+
+
+def has_categories(entries: Entries) -> bool:
+    """Whether anything says what the blocks are: the ends of phases, or a category at birth."""
+    return any(isinstance(e, Mark) or (isinstance(e, Allocation) and e.category) for e in entries)
+
+
+def has_modules(entries: Entries) -> bool:
+    """Whether the recorder knew the modules."""
+    return any(isinstance(e, Allocation) and e.where is not None and e.where.module for e in entries)
 
 
 def levels(entries: Entries, points: int = 2000) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -10,11 +10,11 @@ from profiler.gpu.cards import GPUS
 from profiler.gpu.snapshot import load_snapshot
 from profiler.records import table as records
 from profiler.runs.prediction import simulate
-from profiler.trace.difference import Change, by_line, changes, difference, without_moved
+from profiler.trace.difference import Change, changes, difference, without_moved
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import write_trace
 from profiler.trace.load import SavedRun, load
-from profiler.trace.moments import alive_at
+from profiler.trace.moments import alive_at, by_line
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 from profiler.workload import Workload
 from tests.support.groundtruth import needs_snapshots, snapshot_paths

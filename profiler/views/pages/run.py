@@ -8,11 +8,10 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from profiler.trace.difference import by_line, has_categories, has_modules, modules_at
 from profiler.trace.events import Mark
 from profiler.trace.ledger import CATEGORIES, account
 from profiler.trace.load import SavedRun, until_last_phase
-from profiler.trace.moments import by_category
+from profiler.trace.moments import by_category, by_line, has_categories, has_modules, modules_at
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.views.pages.page import page, shares, table
