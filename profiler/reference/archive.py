@@ -64,10 +64,19 @@ def read_recording(folder: Path) -> Recording:
     return Recording(
         folder,
         about,
-        GPU(**{**gpu, "capability": tuple(gpu["capability"])}) if gpu else None,
+        _described_gpu(gpu, path) if gpu else None,
         cases,
         found,
     )
+
+
+def _described_gpu(described: dict[str, Any], path: Path) -> GPU:
+    try:
+        return GPU(**{**described, "capability": tuple(described["capability"])})
+    except (TypeError, KeyError):
+        raise ProfilerError(
+            f"{path} does not describe its GPU as this version does; move the folder away and record again"
+        ) from None
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -49,11 +49,22 @@ def gpu_here() -> GPU:
     properties = torch.cuda.get_device_properties(0)
     return GPU(
         name=properties.name,
-        memory_bytes=properties.total_memory,
-        sms=properties.multi_processor_count,
-        max_threads_per_sm=properties.max_threads_per_multi_processor,
+        device_name=properties.name,
         capability=(properties.major, properties.minor),
-        memory_source="torch.cuda.get_device_properties on this device",
+        sms=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+        memory_low_bytes=properties.total_memory,
+        memory_high_bytes=properties.total_memory,
+        memory_is_exact=True,
+        nvml_total_bytes=properties.total_memory,
+        l2_cache_bytes=properties.L2_cache_size,
+        memory_bus_bits=properties.memory_bus_width,
+        memory_clock_khz=properties.memory_clock_rate,
+        clock_khz=properties.clock_rate,
+        copy_engines=0,
+        ecc=False,
+        pci_device_id=0,
+        source="torch.cuda.get_device_properties on this device",
     )
 
 

@@ -33,7 +33,7 @@ def test_table(name: str, box_gb: int, sms: int, capability: tuple[int, int]) ->
     assert (gpu.sms, gpu.capability) == (sms, capability)
     # A card never reports more than the GiB on its box, and at least 90 % of them.
     assert 0.9 * box_gb * GIB <= gpu.memory_bytes <= box_gb * GIB
-    assert gpu.memory_source
+    assert gpu.source
 
 
 def test_table_has_no_other_card() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from profiler.gpu.allocator import CachingAllocator
+from profiler.gpu.capability import REGISTERS_PER_SM, SHARED_PER_BLOCK_BYTES, WARP_THREADS
 from profiler.gpu.cards import GPU
 from profiler.gpu.simulated import autocast
 from profiler.gpu.simulated.outputs import DEVICE_TYPE
@@ -187,13 +188,23 @@ def _memory_functions(allocator: CachingAllocator, gpu: GPU) -> dict[str, Callab
 
 def _device_functions(gpu: GPU) -> dict[str, Any]:
     properties = SimpleNamespace(
-        name=gpu.name,
+        name=gpu.device_name,
         major=gpu.capability[0],
         minor=gpu.capability[1],
         total_memory=gpu.memory_bytes,
         multi_processor_count=gpu.sms,
         max_threads_per_multi_processor=gpu.max_threads_per_sm,
-        warp_size=32,
+        shared_memory_per_block=SHARED_PER_BLOCK_BYTES,
+        shared_memory_per_block_optin=gpu.limits.shared_per_block_optin_bytes,
+        shared_memory_per_multiprocessor=gpu.limits.shared_per_sm_bytes,
+        regs_per_multiprocessor=REGISTERS_PER_SM,
+        warp_size=WARP_THREADS,
+        L2_cache_size=gpu.l2_cache_bytes,
+        memory_bus_width=gpu.memory_bus_bits,
+        memory_clock_rate=gpu.memory_clock_khz,
+        clock_rate=gpu.clock_khz,
+        is_integrated=False,
+        is_multi_gpu_board=False,
     )
 
     def nothing(*args: Any, **kwargs: Any) -> None:
@@ -213,7 +224,7 @@ def _device_functions(gpu: GPU) -> dict[str, Any]:
         "set_device": nothing,
         "_exchange_device": lambda index: 0,
         "_maybe_exchange_device": lambda index: 0,
-        "get_device_name": lambda device=None: gpu.name,
+        "get_device_name": lambda device=None: gpu.device_name,
         "get_device_capability": lambda device=None: gpu.capability,
         "get_device_properties": lambda device=None: properties,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or gpu.capability >= (8, 0),

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from profiler.gpu.allocator import DeviceOutOfMemory
-from profiler.gpu.cards import GPU, GPUS
+from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
 
 MIB = 1 << 20
@@ -73,7 +73,7 @@ def test_everything_is_put_back(ledger):
 
 
 def test_a_full_device_is_an_error_and_the_program_may_go_on():
-    small = GPU("small", 64 * MIB, 108, 2048, (8, 0), "test")
+    small = GPUS["A100-40GB"].with_memory(64 * MIB, "small", "test")
     with simulated_gpu(small):
         held = torch.empty(40 * MIB, dtype=torch.uint8, device="cuda")
         with pytest.raises(DeviceOutOfMemory, match=r"40\.00 MiB"):
@@ -154,7 +154,7 @@ def test_blocks_of_an_earlier_device_do_not_disturb_a_later_one(ledger):
 
 
 def test_running_full_in_backward_raises_and_frees_the_graph(ledger):
-    small = GPU("small", 64 * MIB, 108, 2048, (8, 0), "test")
+    small = GPUS["A100-40GB"].with_memory(64 * MIB, "small", "test")
     with simulated_gpu(small, observer=ledger):
         x = torch.zeros(3 * MIB, device="cuda", requires_grad=True)  # 12 MiB
         y = x.sigmoid().sigmoid().sigmoid()  # 48 MiB in all
