@@ -32,7 +32,7 @@ _OPTIMIZERS = ("sgd", "momentum", "adam")
 _HEROES = ("gpt2, batch 4 × 256, adam", "gpt2-tiny, batch 2 × 64, adam")
 
 
-def workloads(size: str) -> list[Workload]:
+def workloads(size: str, device: str) -> list[Workload]:
     """Every tiny model with every optimizer, Adam with three seeds; in full also real models."""
     tiny = [Workload(*shape, optimizer=optimizer) for shape in _TINY for optimizer in _OPTIMIZERS]
     tiny += [Workload(*shape, seed=seed) for shape in _TINY for seed in (1, 2)]

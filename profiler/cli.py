@@ -412,10 +412,9 @@ def _techniques(options: argparse.Namespace) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from experiments.catalog import questions
+    from profiler.verbs.list import print_questions
 
-    for name, question in questions().items():
-        print(f"{name:24}{question}")
+    print_questions()
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -107,9 +107,7 @@ def added(number_format: FloatFormat, first: float, second: float) -> float:
     return float(total.double().item())
 
 
-def tables(
-    size: Literal["small", "full"], device: str, progress: Callable[[str], None] | None = None
-) -> dict[str, pd.DataFrame]:
+def tables(size: str, device: str, progress: Callable[[str], None] | None = None) -> dict[str, pd.DataFrame]:
     """Read the formats from tensors; the same for both sizes and on every device (bits are bits).
 
     layout: format, value (asked for), stored, pattern (0b and every bit, as text), sign, exponent_field,

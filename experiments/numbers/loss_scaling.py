@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -58,9 +58,7 @@ SIZES = {
 }
 
 
-def tables(
-    size: Literal["small", "full"], device: str, progress: Callable[[str], None] | None = None
-) -> dict[str, pd.DataFrame]:
+def tables(size: str, device: str, progress: Callable[[str], None] | None = None) -> dict[str, pd.DataFrame]:
     """Run the five measurements.
 
     histogram: kind ("activations" or "weights"), log2_magnitude (lower edge of a bin one power of two wide),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -85,9 +85,7 @@ POINTS = 10
 SHOWN_LEARNING_RATE = 1e-5
 
 
-def tables(
-    size: Literal["small", "full"], device: str, progress: Callable[[str], None] | None = None
-) -> dict[str, pd.DataFrame]:
+def tables(size: str, device: str, progress: Callable[[str], None] | None = None) -> dict[str, pd.DataFrame]:
     """Fine-tune every arm at every learning rate from every seed.
 
     curves: learning_rate, seed, arm, step (0: before fine-tuning), loss (nats per byte of held-out prose),

@@ -15,6 +15,7 @@ from profiler.runs.prediction import Simulation, simulate
 from profiler.runs.simulation_worker import prepared
 from profiler.trace.file import write_trace
 from profiler.training.own_models import Target, settings_from, with_own_paths
+from profiler.verbs.list import questions
 from profiler.verbs.predict import allocator_settings
 from profiler.workload import Workload
 
@@ -52,7 +53,16 @@ def _from_file(path: Path, options: ReportOptions) -> None:
 
     if options.memory_viz or options.trace or options.save:
         raise ProfilerError("--memory-viz, --trace and --save are for a run that is simulated now")
-    _write(options.html, (results_page(path) if path.is_dir() else run_page(load(path), path.name)).encode())
+    page = results_page(path, _questions()) if path.is_dir() else run_page(load(path), path.name)
+    _write(options.html, page.encode())
+
+
+def _questions() -> dict[str, str]:
+    """None where the experiments are not: the tables speak for themselves."""
+    try:
+        return questions()
+    except ProfilerError:
+        return {}
 
 
 def _from_simulation(options: ReportOptions) -> None:

@@ -6,13 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import catalog
 from profiler.errors import ProfilerError
 from profiler.files import check_writable, write_atomically, write_csv, write_table
 from profiler.gpu.cards import GPU
@@ -23,10 +21,15 @@ from profiler.runs import runner
 from profiler.runs.provenance import check_device, default_device, device_class, provenance
 from profiler.runs.runner import RunSettings, run_key
 from profiler.trace.phase import phases
+from profiler.verbs.list import make_importable
+from profiler.views.figures import style
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from experiments.catalog import MakesTables, RunsWorkloads
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class _Experiment:
-    """One experiment about to run: its module, where its results go, and how to run it.
+    """One experiment about to run: where its results go, and how to run it.
 
     `gpu` is simulated beside what is measured on the CPU; a GPU that is here is simulated by itself.
     """
 
     name: str
-    module: ModuleType
     folder: Path
     settings: RunSettings
     gpu: GPU | None
@@ -67,7 +69,12 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     Raises ProfilerError for an unknown experiment or device, a folder that cannot be written, records that
     cannot be read; what had finished by then is kept. At the end also if figures lack runs without an end.
     """
-    modules = {name: catalog.load(name) for name in names or catalog.questions()}
+    make_importable()
+    from experiments import catalog
+
+    asked = catalog.questions()
+    for name in names:
+        catalog.check_name(name)
     device_type = options.device_type or default_device()
     check_device(device_type)
     settings = RunSettings(device_type, options.limit_bytes)
@@ -75,32 +82,35 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     small = "-small" if options.size == "small" else ""
     results = options.results / f"{device_class(device_type)}{small}"
     check_writable(results)
+    style.use_style()
     console = Console()
     undrawn = []
-    for name, module in modules.items():
-        console.print(f"[bold]{name}[/bold]  {module.QUESTION}")
+    for name in dict.fromkeys(names or asked):
+        console.print(f"[bold]{name}[/bold]  {asked[name]}")
         how = (options.size, options.fresh, options.repredict)
-        experiment = _Experiment(name, module, results / name, settings, gpu, *how)
-        if hasattr(module, "workloads"):
-            recorded = _measure(experiment, console)
+        experiment = _Experiment(name, results / name, settings, gpu, *how)
+        if name in catalog.WORKLOADS:
+            asks = catalog.WORKLOADS[name]
+            recorded = _measure(experiment, asks, console)
             try:
-                _draw(experiment, recorded, console)
+                _draw(experiment, asks.figures(recorded), console)
             except (LookupError, ValueError):
                 if (recorded["outcome"] == "ok").all():
                     raise
                 undrawn.append(name)  # a figure lacks a run without an end; the other experiments do not
         else:
-            _draw(experiment, _tabulate(experiment, console), console)
+            makes = catalog.TABLES[name]
+            _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
     if undrawn:
         raise ProfilerError(
             f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
         )
 
 
-def _measure(experiment: _Experiment, console: Console) -> pd.DataFrame:
+def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> pd.DataFrame:
     """Run what has no record yet; returns the records of all of the experiment's runs."""
     path = experiment.folder / "records.parquet"
-    runs = _runs(experiment)
+    runs = _runs(experiment, asks)
     done = set() if experiment.fresh else _done(last_of_each_run(records.read(path)))
     todo = [run for key, run in runs.items() if key not in done]
     if len(todo) < len(runs):
@@ -157,16 +167,15 @@ class _Run:
         return runner.run(self.experiment.name, self.workload, self.experiment.settings, on_phase)
 
 
-def _runs(experiment: _Experiment) -> dict[str, _Run]:
+def _runs(experiment: _Experiment, asks: RunsWorkloads) -> dict[str, _Run]:
     """By run key: on a GPU each workload; on the CPU each, and each simulated on a GPU."""
     device_type = experiment.settings.device_type
-    workloads = catalog.workloads(experiment.module, experiment.size, device_type)
     device, about = runner.real_device(device_type)
+    workloads = asks.workloads(experiment.size, device_type)
     runs = {run_key(workload, device, about): _Run(experiment, workload) for workload in workloads}
     if experiment.gpu is not None:
         device, about = runner.simulated_device(experiment.gpu)
-        only = catalog.simulated_workloads(experiment.module, experiment.size)
-        for workload in [*workloads, *only]:
+        for workload in asks.workloads(experiment.size, "simulated"):
             unseeded = replace(workload, seed=0)  # nothing is computed: all seeds are alike
             runs[run_key(unseeded, device, about)] = _Run(experiment, unseeded, experiment.gpu)
     return runs
@@ -182,7 +191,7 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFrame]:
+def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> dict[str, pd.DataFrame]:
     """The tables of an experiment that measures something else than memory, made or read back."""
     import pandas as pd
 
@@ -201,7 +210,7 @@ def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFra
             if not console.is_terminal:
                 console.print(f"  {step}")
 
-        tables: dict[str, pd.DataFrame] = experiment.module.tables(experiment.size, device_type, progress)
+        tables = makes.tables(experiment.size, device_type, progress)
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
     text = json.dumps(about | {"tables": list(tables)}, indent=2)
@@ -209,10 +218,7 @@ def _tabulate(experiment: _Experiment, console: Console) -> dict[str, pd.DataFra
     return tables
 
 
-def _draw(experiment: _Experiment, data: object, console: Console) -> None:
-    from profiler.views.figures import style
-
-    style.use_style()
-    for name, figure in experiment.module.figures(data).items():
+def _draw(experiment: _Experiment, figures: dict[str, Figure], console: Console) -> None:
+    for name, figure in figures.items():
         path, _ = style.save(figure, experiment.folder, name)
         console.print(f"  {path}")

@@ -2,10 +2,10 @@
 
 import pytest
 
+from experiments.optimizers import state_bars
 from profiler.cli import main
 from profiler.files import write_table
 from profiler.records import table as records
-from profiler.views.figures.optimizers import state_bars
 
 ABOUT = {"model": "gpt2", "layers": 0, "batch": 1, "length": 64, "seed": 0, "recorded_at": "2026-01-01"}
 GPU = {"device": "a100", "device_name": "A100"}
@@ -95,8 +95,8 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
         measured = {"source": "measured", "allocated_bytes": 5, "peak_allocated_bytes": 7}
         return [{"workload": str(workload), **about, **row, **measured, "recorded_at": "2026-01-01"}]
 
-    module = SimpleNamespace(QUESTION="", workloads=lambda size: [workload], figures=figures)
-    monkeypatch.setattr(catalog, "load", lambda name: module)
+    module = SimpleNamespace(QUESTION="", workloads=lambda size, device: [workload], figures=figures)
+    monkeypatch.setattr(catalog, "WORKLOADS", {"first": module, "second": module})
     monkeypatch.setattr(runner, "run", run)
     monkeypatch.setattr(runner, "simulate", lambda name, workload, gpu: [])
     command = ["run", "first", "second", "--device", "cpu", "--results", str(tmp_path)]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.catalog import questions
 from profiler.errors import ProfilerError
 from profiler.records import table as records
 from profiler.records.comparison import compare
@@ -26,30 +25,31 @@ _WORDS_OF_A_RUN = 3  # columns before its numbers
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-def results_page(folder: Path) -> str:
+def results_page(folder: Path, questions: Mapping[str, str]) -> str:
     """The page of every experiment below `folder`, or of the one that it is.
+
+    Args:
+        folder: of results.
+        questions: by the experiment's name; one without its question is shown all the same.
 
     Raises ProfilerError if there are no results.
     """
     found = sorted({path.parent for name in (_RECORDS, _ABOUT) for path in folder.rglob(name)})
     if not found:
         raise ProfilerError(f"no results in {folder}; `profiler run` makes them")
-    try:
-        asked = questions()
-    except ProfilerError:  # outside of a checkout: the tables speak for themselves
-        asked = {}
     names = [str(path.relative_to(folder)) if path != folder else folder.name for path in found]
     title = f"Results: {folder.resolve().name}"
     parts = [f"<h1>{escape(title)}</h1>"]
     if len(found) > 1:
         links = (
-            f'<li><a href="#{escape(name)}">{escape(_words(name))}</a>: {escape(asked.get(path.name, ""))}'
+            f'<li><a href="#{escape(name)}">{escape(_words(name))}</a>: '
+            f"{escape(questions.get(path.name, ''))}</li>"
             for name, path in zip(names, found, strict=True)
         )
         parts.append(f"<ul>{''.join(links)}</ul>")
     for name, path in zip(names, found, strict=True):
         parts.append(f'<h2 id="{escape(name)}">{escape(_words(name))}</h2>')
-        parts.append(f'<p class="lead">{escape(asked.get(path.name, ""))}</p>')
+        parts.append(f'<p class="lead">{escape(questions.get(path.name, ""))}</p>')
         parts += [_picture(image) for image in _pictures(path)]
         tables = [path / _RECORDS] if (path / _RECORDS).exists() else sorted(path.glob("*.parquet"))
         parts += [_table(file) for file in tables]
