@@ -43,7 +43,7 @@ def results_page(folder: Path, questions: Mapping[str, str]) -> str:
     if len(found) > 1:
         links = (
             f'<li><a href="#{escape(name)}">{escape(_words(name))}</a>: '
-            f"{escape(questions.get(path.name, ''))}</li>"
+            f"{escape(questions.get(path.name, ''))}"
             for name, path in zip(names, found, strict=True)
         )
         parts.append(f"<ul>{''.join(links)}</ul>")
