@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from profiler.training.step import TrainingState
+    from profiler.training.step import TrainingState
 
 
 def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
@@ -35,6 +37,7 @@ def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
 
 
 def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
+    import torch
 
     if state.model is not None:
         parameters = list(state.model.parameters())
@@ -58,6 +61,7 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
 
 def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
     """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
+    import torch
 
     found: dict[int, str] = {}
     if state.model is None:

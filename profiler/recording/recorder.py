@@ -8,13 +8,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
-from profiler.trace.phase import Phase
 from profiler.trace.run import PhaseMeasurement
-from profiler.training.step import TrainingState
+
+if TYPE_CHECKING:
+    from profiler.trace.phase import Phase
+    from profiler.training.step import TrainingState
 
 
 @dataclass(frozen=True)

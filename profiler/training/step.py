@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
-from profiler.training.models import Batch, build_model, make_batch
+from profiler.training.models import build_model, make_batch
 from profiler.training.optimizers import make_optimizer
-from profiler.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+
+    from profiler.training.models import Batch
+    from profiler.workload import Workload
 
 
 @dataclass
@@ -43,6 +46,7 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
     next batch.
     Raises whatever the device raises, out of memory included.
     """
+    import torch
 
     torch.manual_seed(workload.seed)
     state = TrainingState()

@@ -1,0 +1,74 @@
+"""The machine that is not there, as the stand-ins read it: a small text file named by one variable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from profiler.errors import ProfilerError
+from profiler.gpu.capability import limits_of
+from profiler.gpu.cards import GPU
+from profiler.units import MIB
+
+ENVIRONMENT_VARIABLE = "PROFILER_VIRTUAL_GPU"
+MOST_DEVICES = 16
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs of one kind.
+
+    context_bytes: what the CUDA context and the driver take of each GPU before the first allocation.
+    rising_addresses: new segments stand above the old ones. The driver for Linux puts them below; above was
+        seen in recordings from Windows. The order decides between free blocks of the same size.
+    """
+
+    gpu: GPU
+    devices: int = 1
+    context_bytes: int = 500 * MIB
+    rising_addresses: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.devices <= MOST_DEVICES:
+            raise ProfilerError(f"{self.devices} GPUs; a virtual machine has 1 to {MOST_DEVICES}")
+        if not 0 <= self.context_bytes < self.gpu.memory_bytes:
+            raise ProfilerError("the CUDA context takes at least nothing and less than the card's memory")
+
+
+def write_card(machine: Machine, path: Path, journal_folder: Path) -> None:
+    """The machine as lines of "key value" (struct card in stand_ins/common.h).
+
+    journal_folder: where each process writes what it met.
+    """
+    gpu = machine.gpu
+    limits = limits_of(gpu.capability)
+    values: dict[str, str | int] = {
+        "name": gpu.device_name,
+        "journal_folder": str(journal_folder),
+        "devices": machine.devices,
+        "memory_bytes": gpu.memory_bytes,
+        "context_bytes": machine.context_bytes,
+        "major": gpu.capability[0],
+        "minor": gpu.capability[1],
+        "multiprocessors": gpu.sms,
+        "threads_per_multiprocessor": limits.max_threads_per_sm,
+        "blocks_per_multiprocessor": limits.max_blocks_per_sm,
+        "shared_memory_per_multiprocessor_bytes": limits.shared_per_sm_bytes,
+        "shared_memory_per_block_optin_bytes": limits.shared_per_block_optin_bytes,
+        "reserved_shared_memory_per_block_bytes": limits.reserved_shared_per_block_bytes,
+        "shared_memory_unit_bytes": limits.shared_unit_bytes,
+        "clusters": int(limits.clusters),
+        "l2_cache_bytes": gpu.l2_cache_bytes,
+        "memory_bus_bits": gpu.memory_bus_bits,
+        "clock_khz": gpu.clock_khz,
+        "memory_clock_khz": gpu.memory_clock_khz,
+        "copy_engines": gpu.copy_engines,
+        "ecc": int(gpu.ecc),
+        "nvml_total_bytes": gpu.nvml_total_bytes,
+        "pci_device_id": gpu.pci_device_id,
+        "rising_addresses": int(machine.rising_addresses),
+    }
+    text = "".join(f"{key} {value}\n" for key, value in values.items())
+    if text.count("\n") != len(values):
+        raise ProfilerError("a card's name and the path of a temporary folder are one line each")
+    path.write_text(text)

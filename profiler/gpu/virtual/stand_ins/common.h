@@ -1,0 +1,121 @@
+/* What the stand-ins share: the card, device memory, streams, kernels, and the journal (core/). */
+#ifndef VIRTUAL_GPU_COMMON_H
+#define VIRTUAL_GPU_COMMON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define API __attribute__((visibility("default")))
+#define MAX_DEVICES 16
+#define MIB ((size_t)1 << 20)
+
+/* Results that the CUDA runtime and the driver share. */
+enum {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    NOT_FOUND = 500,
+    NOT_SUPPORTED = 801,
+};
+
+/* card.c: what the file named by PROFILER_VIRTUAL_GPU says. Without one there are no devices. */
+struct card {
+    char name[256];
+    char journal_folder[4096];
+    int devices;
+    size_t memory_bytes;   /* as cudaGetDeviceProperties reports it */
+    size_t context_bytes;  /* taken by the CUDA context and the driver, of each device */
+    int major, minor;
+    int multiprocessors;
+    int threads_per_multiprocessor;
+    int blocks_per_multiprocessor;
+    size_t shared_memory_per_multiprocessor_bytes;
+    size_t shared_memory_per_block_optin_bytes;
+    size_t l2_cache_bytes;
+    int memory_bus_bits;
+    int clock_khz, memory_clock_khz;
+    int ecc;
+    int rising_addresses;  /* new segments above the old ones; the driver for Linux puts them below */
+};
+const struct card *vgpu_card(void);
+/* The attribute of cudaDeviceGetAttribute and cuDeviceGetAttribute (one numbering). */
+int vgpu_card_attribute(int attribute, int device, int *value);
+
+/* lock.c: may be taken again by the thread that holds it. */
+void vgpu_lock(void);
+void vgpu_unlock(void);
+
+/* journal.c: what was called without being modelled, or answered by an assumption; survives a crash. */
+enum journal_kind { NOT_MODELLED = 1, ASSUMED = 2, MEMORY = 3 };
+struct journal_entry {
+    const char *text;
+    int kind;
+    int slot; /* 0: none yet */
+};
+void vgpu_journal_count(struct journal_entry *entry);
+void vgpu_journal_peak(int device, uint64_t used_bytes);
+void vgpu_journal_after_fork(void);
+#define JOURNAL(kind_, text_)                                       \
+    do {                                                            \
+        static struct journal_entry entry_ = {(text_), (kind_), 0}; \
+        vgpu_journal_count(&entry_);                                     \
+    } while (0)
+
+/* memory.c: device memory is host memory that is committed when first written. */
+int vgpu_memory_allocate(void **address, size_t bytes, int device);
+int vgpu_memory_free(void *address);
+size_t vgpu_memory_used(int device);
+size_t vgpu_memory_free_bytes(int device);
+bool vgpu_memory_owns(const void *address);
+bool vgpu_memory_owns_host(const void *address); /* pinned */
+int vgpu_memory_device(const void *address);
+bool vgpu_memory_block(const void *address, void **start, size_t *bytes);
+void vgpu_memory_copy(void *to, const void *from, size_t bytes);
+void vgpu_memory_fill(void *to, int value, size_t bytes);
+int vgpu_memory_host_allocate(void **address, size_t bytes);
+int vgpu_memory_host_free(void *address);
+/* Virtual addresses and physical memory apart (expandable segments). */
+int vgpu_memory_reserve(void **address, size_t bytes, int device);
+int vgpu_memory_unreserve(void *address, size_t bytes);
+int vgpu_memory_create(uint64_t *handle, size_t bytes, int device);
+int vgpu_memory_release(uint64_t handle);
+int vgpu_memory_map(void *address, size_t bytes, uint64_t handle);
+int vgpu_memory_unmap(void *address, size_t bytes);
+
+/* devices.c: the device of the calling thread; the last error of the calling thread. */
+int vgpu_current_device(void);
+int vgpu_set_current_device(int device);
+int vgpu_failed(int error); /* remembers an error (not success) and gives it back */
+int vgpu_last_error(bool reset);
+
+/* streams.c */
+void *vgpu_stream_create(int priority);
+int vgpu_stream_destroy(void *stream);
+int vgpu_stream_priority(const void *stream);
+int vgpu_stream_device(const void *stream);
+uint64_t vgpu_stream_capture(void *stream, void **graph); /* the capture's id, 0 where there is none */
+int vgpu_stream_begin_capture(void *stream, void *graph);
+int vgpu_stream_end_capture(void *stream, void **graph);
+void vgpu_stream_wait_event(void *stream, void *event);
+void *vgpu_event_create(void);
+int vgpu_event_destroy(void *event);
+void vgpu_event_record(void *event, void *stream);
+float vgpu_event_elapsed_ms(const void *start, const void *end);
+void *vgpu_new_handle(void); /* an opaque object of which nothing is read */
+
+/* kernels.c: the kernels that the program registered. */
+struct kernel_attributes {
+    size_t shared_bytes;
+    int registers;
+    int max_threads_per_block;
+    int binary_version;
+};
+void vgpu_kernel_register(const void *host_function, const char *name, const void *fat_binary);
+const char *vgpu_kernel_name(const void *host_function);
+void vgpu_kernel_attributes(const void *host_function, struct kernel_attributes *attributes);
+int vgpu_kernel_blocks_per_multiprocessor(const void *host_function, int threads, size_t dynamic_shared_bytes);
+
+#endif

@@ -1,0 +1,90 @@
+/* The kernels that a program registers, and what host code asks of them. */
+#include "../common.h"
+
+#include <stdlib.h>
+
+struct kernel {
+    const void *host_function;
+    const char *name;
+    const void *fat_binary;
+};
+
+static struct kernel *kernels;
+static size_t count, capacity, indexed;
+static size_t *slots, slot_count; /* open addressing by host function: index + 1 */
+
+API void vgpu_kernel_register(const void *host_function, const char *name, const void *fat_binary) {
+    vgpu_lock();
+    if (count == capacity) {
+        size_t wanted = capacity ? capacity * 2 : 1 << 14;
+        struct kernel *grown = realloc(kernels, wanted * sizeof *kernels);
+        if (!grown) abort();
+        kernels = grown;
+        capacity = wanted;
+    }
+    kernels[count++] = (struct kernel){host_function, name, fat_binary};
+    vgpu_unlock();
+}
+
+static size_t slot_of(const void *host_function) {
+    size_t slot = ((uintptr_t)host_function >> 4) * 0x9E3779B97F4A7C15ull % slot_count;
+    while (slots[slot] && kernels[slots[slot] - 1].host_function != host_function) slot = (slot + 1) % slot_count;
+    return slot;
+}
+
+static const struct kernel *find(const void *host_function) {
+    if (indexed < count) { /* many are registered at once, few are asked for */
+        if (slot_count < 2 * count) {
+            free(slots);
+            slot_count = 4 * count + 1;
+            slots = calloc(slot_count, sizeof *slots);
+            if (!slots) abort();
+            indexed = 0;
+        }
+        for (; indexed < count; indexed++) slots[slot_of(kernels[indexed].host_function)] = indexed + 1;
+    }
+    if (!slot_count) return NULL;
+    size_t slot = slot_of(host_function);
+    return slots[slot] ? &kernels[slots[slot] - 1] : NULL;
+}
+
+API const char *vgpu_kernel_name(const void *host_function) {
+    vgpu_lock();
+    const struct kernel *kernel = find(host_function);
+    const char *name = kernel ? kernel->name : NULL;
+    vgpu_unlock();
+    return name;
+}
+
+/* Registers and shared memory are assumed: none of the first limits the occupancy of a block of 1024. */
+API void vgpu_kernel_attributes(const void *host_function, struct kernel_attributes *attributes) {
+    (void)host_function;
+    const struct card *card = vgpu_card();
+    JOURNAL(ASSUMED, "registers and shared memory of a kernel: 32, none");
+    attributes->shared_bytes = 0;
+    attributes->registers = 32;
+    attributes->max_threads_per_block = 1024;
+    attributes->binary_version = card->major * 10 + card->minor;
+}
+
+/* CUDA C++ Programming Guide, "Occupancy": the tightest of threads, blocks, registers and shared memory. */
+API int vgpu_kernel_blocks_per_multiprocessor(const void *host_function, int threads, size_t dynamic_shared_bytes) {
+    const struct card *card = vgpu_card();
+    struct kernel_attributes attributes;
+    vgpu_kernel_attributes(host_function, &attributes);
+    if (threads < 1 || threads > attributes.max_threads_per_block) return 0;
+    int warps = (threads + 31) / 32;
+    int blocks = card->threads_per_multiprocessor / (warps * 32);
+    if (blocks > card->blocks_per_multiprocessor) blocks = card->blocks_per_multiprocessor;
+    /* a warp's registers are given out by 256 */
+    int registers_of_a_warp = (attributes.registers * 32 + 255) / 256 * 256;
+    int by_registers = registers_of_a_warp ? 65536 / (registers_of_a_warp * warps) : blocks;
+    if (by_registers < blocks) blocks = by_registers;
+    size_t kept = card->major >= 8 ? 1024 : 0;
+    size_t shared = (attributes.shared_bytes + dynamic_shared_bytes + kept + 127) / 128 * 128;
+    if (shared) {
+        int by_shared = (int)(card->shared_memory_per_multiprocessor_bytes / shared);
+        if (by_shared < blocks) blocks = by_shared;
+    }
+    return blocks;
+}

@@ -1,0 +1,137 @@
+/* Streams, events and captures. Work on a stream is done when it is asked for: there is nothing to wait for. */
+#include "../common.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct stream {
+    int device, priority;
+    uint64_t capture; /* 0: not capturing */
+    void *graph;
+    struct stream *next;
+};
+
+struct event {
+    double recorded_ms;
+    uint64_t capture;
+    void *graph;
+};
+
+static struct stream *streams; /* all that are alive */
+static uint64_t captures;
+
+/* The default streams are small integers: of the legacy, the per-thread kind, or none. */
+static struct stream *own(const void *stream) { return (uintptr_t)stream < 16 ? NULL : (struct stream *)(uintptr_t)stream; }
+
+API void *vgpu_stream_create(int priority) {
+    struct stream *stream = calloc(1, sizeof *stream);
+    if (!stream) return NULL;
+    stream->device = vgpu_current_device();
+    stream->priority = priority;
+    vgpu_lock();
+    stream->next = streams;
+    streams = stream;
+    vgpu_unlock();
+    return stream;
+}
+
+API int vgpu_stream_destroy(void *handle) {
+    struct stream *stream = own(handle);
+    if (!stream) return INVALID_VALUE;
+    vgpu_lock();
+    struct stream **link = &streams;
+    while (*link && *link != stream) link = &(*link)->next;
+    bool known = *link != NULL;
+    if (known) *link = stream->next;
+    vgpu_unlock();
+    if (known) free(stream);
+    return known ? SUCCESS : INVALID_VALUE;
+}
+
+API int vgpu_stream_priority(const void *stream) { return own(stream) ? own(stream)->priority : 0; }
+
+API int vgpu_stream_device(const void *stream) { return own(stream) ? own(stream)->device : vgpu_current_device(); }
+
+API uint64_t vgpu_stream_capture(void *handle, void **graph) {
+    struct stream *stream = own(handle);
+    if (!stream) return 0;
+    vgpu_lock();
+    uint64_t capture = stream->capture;
+    if (graph) *graph = stream->graph;
+    vgpu_unlock();
+    return capture;
+}
+
+API int vgpu_stream_begin_capture(void *handle, void *graph) {
+    struct stream *stream = own(handle);
+    if (!stream) return 900; /* the legacy stream cannot be captured */
+    vgpu_lock();
+    bool busy = stream->capture != 0;
+    if (!busy) {
+        stream->capture = ++captures;
+        stream->graph = graph ? graph : vgpu_new_handle();
+    }
+    vgpu_unlock();
+    return busy ? 901 : SUCCESS;
+}
+
+API int vgpu_stream_end_capture(void *handle, void **graph) {
+    struct stream *stream = own(handle);
+    if (!stream) return INVALID_VALUE;
+    vgpu_lock();
+    uint64_t capture = stream->capture;
+    if (graph) *graph = stream->graph;
+    if (capture) { /* the streams that joined by an event end with it */
+        for (struct stream *other = streams; other; other = other->next) {
+            if (other->capture == capture) other->capture = 0;
+        }
+    }
+    vgpu_unlock();
+    return capture ? SUCCESS : INVALID_VALUE;
+}
+
+API void vgpu_stream_wait_event(void *handle, void *of) {
+    struct stream *stream = own(handle);
+    struct event *event = of;
+    if (!stream || !event) return;
+    vgpu_lock();
+    bool alive = false;
+    for (struct stream *other = streams; event->capture && other; other = other->next) {
+        alive = alive || other->capture == event->capture;
+    }
+    if (alive && !stream->capture) {
+        stream->capture = event->capture;
+        stream->graph = event->graph;
+    }
+    vgpu_unlock();
+}
+
+API void *vgpu_event_create(void) { return calloc(1, sizeof(struct event)); }
+
+API int vgpu_event_destroy(void *event) {
+    free(event);
+    return SUCCESS;
+}
+
+API void vgpu_event_record(void *handle, void *stream) {
+    struct event *event = handle;
+    if (!event) return;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    event->recorded_ms = (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+    event->graph = NULL;
+    event->capture = vgpu_stream_capture(stream, &event->graph);
+}
+
+/* The host's time between the two, never 0: a program may divide by it. */
+API float vgpu_event_elapsed_ms(const void *start, const void *end) {
+    const struct event *first = start, *last = end;
+    double elapsed = first && last ? last->recorded_ms - first->recorded_ms : 0;
+    return elapsed > 1e-3 ? (float)elapsed : 1e-3f;
+}
+
+API void *vgpu_new_handle(void) {
+    static _Atomic uintptr_t last = 0x10000;
+    return (void *)(atomic_fetch_add(&last, 16) + 16);
+}
