@@ -10,8 +10,8 @@ from profiler.advice.largest_batch import LargestBatch, largest_batch
 from profiler.advice.techniques import Technique, applicable
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.gpu.cards import GPU
-from profiler.runs.isolated import UNLIMITED_BYTES, SimulatedRun, simulate
+from profiler.gpu.cards import GPU, UNLIMITED_BYTES
+from profiler.runs.isolated import SimulatedRun, simulate
 from profiler.training.own_models import Target
 from profiler.units import GIB
 from profiler.workload import Workload

@@ -12,11 +12,11 @@ from itertools import combinations
 
 from profiler.advice.techniques import Technique, applicable
 from profiler.errors import ProfilerError
-from profiler.formula.facts import ModelFacts
-from profiler.formula.per_phase import Prediction, peak, predict
+from profiler.formula.facts import facts_on
+from profiler.formula.per_phase import phase_terms
+from profiler.formula.terms import ModelFacts, PhaseTerms, highest_phase
 from profiler.gpu.cards import GPU
 from profiler.runs.execute import output_to
-from profiler.runs.rows import facts_on
 from profiler.runs.runner import process_context
 from profiler.training.own_models import Target, register
 from profiler.workload import Workload
@@ -29,25 +29,25 @@ class Saving:
     techniques: tuple[Technique, ...]
     workload: Workload
     saved_bytes: int
-    peak: Prediction
+    peak: PhaseTerms
 
 
 def savings(
     workload: Workload, gpu: GPU, on_count: Callable[[int, int], None] = lambda counted, total: None
-) -> tuple[Prediction, list[Saving]]:
+) -> tuple[PhaseTerms, list[Saving]]:
     """The workload's predicted peak on `gpu`, and what each technique and each pair saves of it, best first.
 
-    Forward passes are counted in other processes, see profiler.formula.gpu_facts; `on_count` is told how
+    Forward passes are counted in other processes, see profiler.formula.facts; `on_count` is told how
     many of how many are. Raises ProfilerError for a model that there is not, or a length that it needs.
     """
     choices = list(_choices(workload))
     facts = _facts([workload, *(changed for _, changed in choices)], gpu, on_count)
 
-    def predicted_peak(workload: Workload) -> Prediction:
+    def predicted_peak(workload: Workload) -> PhaseTerms:
         counted = facts[_counted(workload)]
         if isinstance(counted, ProfilerError):
             raise counted
-        return peak(predict(workload, counted, "cuda"))
+        return highest_phase(phase_terms(workload, counted, "cuda"))
 
     before = predicted_peak(workload)
     found = []

@@ -12,84 +12,43 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
 
-from profiler.formula.parameters import Parameter
-from profiler.training import checkpointing
-from profiler.training.models import build_model, make_batch
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from profiler.errors import ProfilerError
+from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
+from profiler.gpu.cards import GPU, UNLIMITED_BYTES
+from profiler.gpu.simulated import simulated_gpu
+from profiler.training.checkpointing import checkpointed_segments
+from profiler.training.models import Batch, build_model, make_batch
 from profiler.training.step import compute_loss
+from profiler.workload import Workload
 
-if TYPE_CHECKING:
-    import torch
-
-    from profiler.workload import Workload
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The moment in the backward pass when a checkpointed segment has been computed again.
-
-    Attributes:
-        kept_bytes: activations that the forward pass made before the segment, still held for what is to come.
-        recomputed_bytes: activations of the segment itself, as they would be without checkpointing.
-        output_gradient_bytes: the gradient of the segment's output, from which its backward pass starts.
-        gradient_bytes: gradients of the parameters that are used after the segment only: they are there.
-    """
-
-    kept_bytes: int
-    recomputed_bytes: int
-    output_gradient_bytes: int
-    gradient_bytes: int
+_ATEN = torch.ops.aten
+_NORMALIZATIONS = (_ATEN.native_layer_norm.default, _ATEN.native_batch_norm.default)
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Sizes of one workload's tensors, for one micro-batch.
-
-    Attributes:
-        parameters: each parameter tensor, in the order of `model.parameters()` (tied ones once).
-        buffer_bytes: all buffers together, not trained and not saved.
-        input_bytes: one micro-batch.
-        saved_bytes: activations kept at the end of the forward pass, the loss and the next two excluded.
-        loss_bytes: the loss.
-        weight_copy_bytes: autocast's 16-bit copies of weights, kept for the backward pass.
-        random_state_bytes: states of the random generator that checkpoints keep, in host memory.
-        cast_bytes: all 16-bit copies of weights that autocast caches until the end of the forward pass.
-        loss_forward_bytes: what the forward pass holds beyond its end (and the casts) once there are
-            log-probabilities: the logits.
-        loss_backward_bytes: what the backward pass's start adds: gradients of log-probabilities and logits.
-        segments: of the checkpointed model, in order; none without checkpointing.
-    """
-
-    parameters: tuple[Parameter, ...]
-    buffer_bytes: int
-    input_bytes: int
-    saved_bytes: int
-    loss_bytes: int
-    weight_copy_bytes: int = 0
-    random_state_bytes: int = 0
-    cast_bytes: int = 0
-    loss_forward_bytes: int = 0
-    loss_backward_bytes: int = 0
-    segments: tuple[Segment, ...] = ()
-
-    @property
-    def total_parameter_bytes(self) -> int:
-        """All parameters together; as much as all gradients."""
-        return sum(parameter.size_bytes for parameter in self.parameters)
+def facts_on(gpu: GPU | None, workload: Workload) -> ModelFacts:
+    """Counted with the kernels of `gpu`; with the CPU's for None, or where the GPU's cannot be simulated."""
+    if gpu is not None:
+        with suppress(RuntimeError, ProfilerError):
+            return count_on_gpu(workload, gpu)
+    return count(workload)
 
 
 def count(workload: Workload) -> ModelFacts:
     """Count what the CPU's kernels keep.
 
-    On a GPU some ops save other tensors (dropout its 1-byte mask, fused attention its statistics), and
-    autocast has other rules: see profiler.formula.gpu_facts.
+    On a GPU some ops save other tensors, and autocast has other rules: see `count_on_gpu`.
     """
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
     with FakeTensorMode(), _as_in_a_real_run():
         return count_on(torch.device("cpu"), workload, build_model(workload))
 
@@ -100,13 +59,11 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
     A checkpointed model runs a second time with its checkpoints off, to know what each would recompute.
     Nothing must take memory there: the tensors are fake, or the device is simulated.
     """
-    import torch
-
     batch = make_batch(workload, device)
     kept = _run(workload, model, batch, device.type)
-    segments = checkpointing.segments(model)
+    segments = checkpointed_segments(model)
     for segment in segments:
-        segment.recompute = False  # type: ignore[assignment]
+        segment.recompute = False
     plain = _run(workload, model, batch, device.type) if segments else kept
     nodes = _nodes(plain.graph)
     # On a GPU, numbers stay in host memory.
@@ -126,6 +83,18 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
     )
 
 
+def count_on_gpu(workload: Workload, gpu: GPU) -> ModelFacts:
+    """The facts of `workload` with what the kernels of `gpu` keep for the backward pass.
+
+    A forward pass on a simulated GPU. The CPU's kernels keep other tensors: dropout a mask of the input's
+    type instead of one byte an element, attention with dropout its score matrix instead of one statistic a
+    row.
+    The GPU's memory does not matter: the count is of what the pass would need.
+    """
+    with simulated_gpu(replace(gpu, memory_bytes=UNLIMITED_BYTES)) as device:
+        return count_on(device, workload, build_model(workload, initialize=False).to(device))
+
+
 @contextmanager
 def _as_in_a_real_run() -> Iterator[None]:
     """Keep transformers from doing otherwise than in a real run because fake tensors have no values.
@@ -133,8 +102,6 @@ def _as_in_a_real_run() -> Iterator[None]:
     It looks at values to initialise weights, and to see whether sequences are packed into one row, which
     ours are not; told of fake tensors, it would take the run for an export and materialise a mask.
     """
-    from unittest.mock import patch
-
     with (
         patch("transformers.PreTrainedModel.initialize_weights"),
         # Not `return_value`: a mock remembers its arguments, and they would seem to stay alive.
@@ -144,8 +111,6 @@ def _as_in_a_real_run() -> Iterator[None]:
 
 
 def _parameters(model: torch.nn.Module, nodes: list[Any]) -> Iterator[Parameter]:
-    import torch
-
     # A parameter's gradients meet in its AccumulateGrad node, one edge a use.
     edges = [
         (id(to.variable), node.name() == "TBackward0")
@@ -205,9 +170,9 @@ class _Forward:
         return sum(birth.size_bytes for birth in self.survivors.values() if birth.weight_copy)
 
 
-def _run(workload: Workload, model: torch.nn.Module, batch: Any, device_type: str) -> _Forward:
-    watch = _watch(model, batch, device_type)
-    segments = checkpointing.segments(model)
+def _run(workload: Workload, model: torch.nn.Module, batch: Batch, device_type: str) -> _Forward:
+    watch = _Watch(model, batch, device_type)
+    segments = checkpointed_segments(model)
     starts, ends, outputs, output_bytes = [], [], [], []
 
     def leave(module: object, arguments: object, output: torch.Tensor) -> None:
@@ -270,68 +235,60 @@ class _Loss:
         return max(self.into_bytes, 2 * self.output_bytes - sum(released))
 
 
-def _watch(model: torch.nn.Module, batch: Any, device_type: str) -> Any:
-    """A dispatch mode that notes each storage's birth and each parameter's last use."""
-    import torch
-    from torch.multiprocessing.reductions import StorageWeakRef
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+class _Watch(TorchDispatchMode):
+    """Notes each storage's birth and each parameter's last use."""
 
-    aten = torch.ops.aten
-    sizes = {_storage(parameter): parameter.untyped_storage().nbytes() for parameter in model.parameters()}
-    held = sizes.keys() | {_storage(tensor) for tensor in (*model.buffers(), *batch.values())}
-    model_device_type = next(model.parameters()).untyped_storage().device.type
-    normalizations = (aten.native_layer_norm.default, aten.native_batch_norm.default)
+    def __init__(self, model: torch.nn.Module, batch: Batch, device_type: str) -> None:
+        super().__init__()
+        self.position = 0
+        self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
+        self.last_uses: dict[int, tuple[int, int]] = {}
+        self.loss = _Loss()
+        self._device_type = device_type
+        self._model_device_type = next(model.parameters()).untyped_storage().device.type
+        self._sizes = {_storage(p): p.untyped_storage().nbytes() for p in model.parameters()}
+        self._held = self._sizes.keys() | {_storage(t) for t in (*model.buffers(), *batch.values())}
 
-    class Watch(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.position = 0
-            self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
-            self.last_uses: dict[int, tuple[int, int]] = {}
-            self.loss = _Loss()
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.position += 1
+        used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & self._sizes.keys()
+        for address in used:
+            self.last_uses[address] = (self.position, self._sizes[address])
+        result = func(*args, **(kwargs or {}))
+        # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
+        # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
+        mixed = func in _NORMALIZATIONS and args[0].element_size() == 2 and args[2].element_size() == 4
+        wider = mixed and self._device_type == "cpu"
+        if func is _ATEN._log_softmax.default:
+            self.loss = _Loss(self.position, output_bytes=result.nbytes)
+        if func is _ATEN.nll_loss_forward.default:
+            self.loss.into_bytes, self.loss.target = args[0].nbytes, _storage(args[1])
+        for index, tensor in enumerate(_tensors(result)):
+            factor = 2 if wider and index else 1
+            self._note(tensor, factor, bool(used) and func is _ATEN._to_copy.default)
+        if self.loss.position:
+            self.loss.peak_bytes = max(self.loss.peak_bytes, self._alive_bytes())
+        return result
 
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            self.position += 1
-            used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & sizes.keys()
-            for address in used:
-                self.last_uses[address] = (self.position, sizes[address])
-            result = func(*args, **(kwargs or {}))
-            # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
-            # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
-            mixed = func in normalizations and args[0].element_size() == 2 and args[2].element_size() == 4
-            wider = mixed and device_type == "cpu"
-            if func is aten._log_softmax.default:
-                self.loss = _Loss(self.position, output_bytes=result.nbytes)
-            if func is aten.nll_loss_forward.default:
-                self.loss.into_bytes, self.loss.target = args[0].nbytes, _storage(args[1])
-            for index, tensor in enumerate(_tensors(result)):
-                factor = 2 if wider and index else 1
-                self._note(tensor, factor, bool(used) and func is aten._to_copy.default)
-            if self.loss.position:
-                self.loss.peak_bytes = max(self.loss.peak_bytes, self._alive_bytes())
-            return result
+    def _alive_bytes(self) -> int:
+        return sum(birth.size_bytes for birth, gone in self.births.values() if not gone.expired())
 
-        def _alive_bytes(self) -> int:
-            return sum(birth.size_bytes for birth, gone in self.births.values() if not gone.expired())
-
-        def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
-            address, storage = _storage(tensor), tensor.untyped_storage()
-            # A GPU's fused attention keeps its seeds on the host.
-            if storage.device.type != model_device_type:
-                return
-            if address in held or (address in self.births and not self.births[address][1].expired()):
-                return
-            birth = _Birth(self.position, factor * storage.nbytes(), weight_copy)
-            self.births[address] = (birth, StorageWeakRef(storage))
-
-    def _tensors(values: Any) -> list[torch.Tensor]:
-        return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
-
-    return Watch()
+    def _note(self, tensor: torch.Tensor, factor: int = 1, weight_copy: bool = False) -> None:
+        address, storage = _storage(tensor), tensor.untyped_storage()
+        # A GPU's fused attention keeps its seeds on the host.
+        if storage.device.type != self._model_device_type:
+            return
+        if address in self._held or (address in self.births and not self.births[address][1].expired()):
+            return
+        birth = _Birth(self.position, factor * storage.nbytes(), weight_copy)
+        self.births[address] = (birth, StorageWeakRef(storage))
 
 
-def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segment]:
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+
+def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[RecomputedSegment]:
     for index in range(segments):
         start, end = plain.starts[index], plain.ends[index]
         inside = [
@@ -340,7 +297,7 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Segmen
             if start < birth.position <= end and address != plain.outputs[index]
         ]
         before = [b.size_bytes for b in kept.survivors.values() if b.position <= kept.starts[index]]
-        yield Segment(
+        yield RecomputedSegment(
             kept_bytes=sum(before),
             recomputed_bytes=sum(inside),
             output_gradient_bytes=plain.output_bytes[index],
@@ -367,9 +324,6 @@ def _wrapped_numbers(nodes: list[Any]) -> Iterator[torch.Tensor]:
     checkpoints keep them too (torch/csrc/autograd/saved_variable.cpp, is_wrapped_number). The graph must be
     one without hooks: reading a saved tensor calls them.
     """
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensor
-
     for node in nodes:
         for name in dir(node):
             if name.startswith("_saved_"):

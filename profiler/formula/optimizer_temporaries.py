@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from profiler.formula.parameters import Parameter
-from profiler.formula.terms import Term
-from profiler.training.optimizers import (
+from profiler.formula.optimizer_states import (
     BLOCK_ELEMENTS,
     keeps_8_bit_states,
     resolved_implementation,
     state_bytes,
     stepped_parameters,
 )
+from profiler.formula.terms import Parameter, Term
 from profiler.workload import EIGHT_BIT_OPTIMIZERS, TRANSFORMERS_OPTIMIZERS, Workload
 
 _FLOAT_BYTES = 4

@@ -1,14 +1,9 @@
-"""Predicting a training step by formula: named terms, each with its source, that add up to a phase.
+"""The formula of a training step: named terms, each with its source, that add up to the bytes of a phase.
 
-Two formulas, both in bytes:
+It is what torch really keeps at each boundary. Activations die during the backward pass, so they and the full
+set of gradients never meet; the step adds the optimizer's temporaries.
 
-- *textbook*: weights + gradients + activations + the optimizer's rule of thumb a parameter (0 for SGD, 4 with
-  momentum, 8 for Adam, so 4 × (k × parameters + activations) in fp32). Nothing is ever given back, so the
-  level only rises and stays on the second step.
-- *per phase*: what torch really keeps at each boundary. Activations die during the backward pass, so they
-  and the full set of gradients never meet; the step adds the optimizer's temporaries.
-
-`predict` gives for each phase the level at its end and a lower bound of its peak: the largest of a few
+`phase_terms` gives for each phase the level at its end and a lower bound of its peak: the largest of a few
 moments (the start of the backward pass, each checkpointed segment when it has been recomputed, the end). The
 gradients of activations inside a layer are not in the formula: the simulation has them.
 """
@@ -16,58 +11,27 @@ gradients of activations inside a layer are not in the formula: the simulation h
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from profiler.formula.facts import ModelFacts, Segment
+from profiler.formula.optimizer_states import initial_terms, state_terms
 from profiler.formula.optimizer_temporaries import step_temporaries
-from profiler.formula.terms import Term, total_bytes
+from profiler.formula.terms import ModelFacts, PhaseTerms, RecomputedSegment, Term, total_bytes
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
-from profiler.training.optimizers import initial_terms, state_terms
 from profiler.workload import Workload
-
-# The textbook's bytes of optimizer state a parameter; Adafactor's rows and columns count as nothing.
-_TEXTBOOK_STATE_BYTES = {"sgd": 0, "momentum": 4, "adam": 8, "adamw": 8, "adafactor": 0}
-_TEXTBOOK_STATE_BYTES |= {"adafactor_transformers": 0, "adafactor_transformers_momentum": 4}
-_TEXTBOOK_STATE_BYTES |= dict.fromkeys(("adam8bit", "adamw8bit", "paged_adamw8bit"), 2)
 
 _AFTER_SCALING = Phase(1, BACKWARD)
 _LOSS_SCALE_BYTES = 8  # torch/amp/grad_scaler.py: _scale (fp32) and _growth_tracker (int32)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a formula says of one phase: the terms alive at its end, and those at its peak."""
-
-    phase: Phase
-    end: tuple[Term, ...]
-    peak: tuple[Term, ...]
-
-    @property
-    def end_bytes(self) -> int:
-        """Allocated when the phase ends."""
-        return total_bytes(self.end)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Allocated at the peak of the phase."""
-        return total_bytes(self.peak)
-
-    def equation(self) -> str:
-        """The level at the end of the phase, written out with its numbers."""
-        terms = " + ".join(f"{term.expression} [{term.category}]" for term in self.end)
-        return f"{self.phase}: {terms} = {self.end_bytes:,} B"
-
-
-def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Prediction]:
+def phase_terms(workload: Workload, facts: ModelFacts, device_type: str) -> list[PhaseTerms]:
     """The per-phase formula for each phase of the workload's steps.
 
     `device_type` ("cpu" or "cuda") decides the optimizer implementation that torch picks by itself, what is
     in host memory, and which kernels need temporaries.
     """
-    weights = (_parameters(facts), *_buffers(facts))
+    weights = (parameters_term(facts), *_buffers(facts))
     initial = tuple(initial_terms(workload, facts.parameters, device_type))
     states = (*state_terms(workload, facts.parameters, device_type), *_loss_scale(workload, _AFTER_SCALING))
-    gradients = (_gradients(facts),)
+    gradients = (gradients_term(facts),)
     inputs, activations, loss = (_inputs(facts),), tuple(_activations(facts, device_type)), (_loss(facts),)
 
     def terms(phase: Phase) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
@@ -86,7 +50,7 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
             case "backward":
                 moments = [kept + _loss_gradient(facts), backpropagated + _incoming(facts, bool(accumulated))]
                 for segment in facts.segments:
-                    held = gradients if accumulated else (_gradients(facts, segment.gradient_bytes),)
+                    held = gradients if accumulated else (gradients_term(facts, segment.gradient_bytes),)
                     moments.append(resting + held + inputs + loss + _recomputed(segment))
                 return backpropagated, max(moments, key=total_bytes)
             case "optimizer_step":
@@ -97,46 +61,14 @@ def predict(workload: Workload, facts: ModelFacts, device_type: str) -> list[Pre
             case _:
                 return weights + initial + states, stepped
 
-    return [Prediction(phase, *terms(phase)) for phase in phases(workload)]
-
-
-def predict_textbook(workload: Workload, facts: ModelFacts) -> list[Prediction]:
-    """Weights, activations, gradients and states: each phase adds its term and nothing is given back."""
-    elements = sum(parameter.elements for parameter in facts.parameters)
-    kept_bytes = facts.saved_bytes + facts.input_bytes
-    activations = Term(
-        "activations",
-        kept_bytes,
-        f"4 B × {kept_bytes // 4:,} activations",
-        "each layer's input, kept from its forward pass on",
-    )
-    width = _TEXTBOOK_STATE_BYTES[workload.optimizer]
-    master = 4 if workload.precision == "fp16_master" else 0
-    states = Term(
-        "optimizer_states",
-        (width + master) * elements,
-        f"{width + master} B × {elements:,} parameters",
-        "the optimizer's statistics of each gradient, and its copy of the weights if it has one",
-    )
-    everything = (_parameters(facts), activations, _gradients(facts), states)
-    first_step = {MODEL_LOADED: everything[:1], FORWARD: everything[:2], BACKWARD: everything[:3]}
-
-    def level(phase: Phase) -> tuple[Term, ...]:
-        return first_step.get(phase.name, everything) if phase.step <= 1 else everything
-
-    return [Prediction(phase, level(phase), level(phase)) for phase in phases(workload)]
-
-
-def peak(predictions: list[Prediction]) -> Prediction:
-    """The phase with the highest peak; the earliest of equals."""
-    return max(predictions, key=lambda prediction: prediction.peak_bytes)
+    return [PhaseTerms(phase, *terms(phase)) for phase in phases(workload)]
 
 
 def _width(facts: ModelFacts) -> int:
     return facts.parameters[0].element_bytes if facts.parameters else 4
 
 
-def _parameters(facts: ModelFacts) -> Term:
+def parameters_term(facts: ModelFacts) -> Term:
     width = _width(facts)
     return Term(
         "parameters",
@@ -187,7 +119,7 @@ def _loss(facts: ModelFacts) -> Term:
     return Term("activations", facts.loss_bytes, f"{facts.loss_bytes:,} B loss", "held by the training loop")
 
 
-def _gradients(facts: ModelFacts, size_bytes: int | None = None) -> Term:
+def gradients_term(facts: ModelFacts, size_bytes: int | None = None) -> Term:
     """All gradients, or those of some parameters."""
     size_bytes, width = facts.total_parameter_bytes if size_bytes is None else size_bytes, _width(facts)
     return Term(
@@ -241,7 +173,7 @@ def _temporary(size_bytes: int, words: str, source: str) -> tuple[Term, ...]:
     return (Term("temporaries", size_bytes, f"{size_bytes:,} B {words}", source),) if size_bytes else ()
 
 
-def _recomputed(segment: Segment) -> tuple[Term, ...]:
+def _recomputed(segment: RecomputedSegment) -> tuple[Term, ...]:
     source = "torch/utils/checkpoint.py; Chen et al. 2016, section 4.1"
     return (
         Term("activations", segment.kept_bytes, f"{segment.kept_bytes:,} B kept below", source),

@@ -1,9 +1,96 @@
-"""The summands of a formula."""
+"""What the formulas are made of: facts of a model go in, named terms that add up to each phase come out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
+
+from profiler.trace.phase import Phase
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter tensor.
+
+    Attributes:
+        shape: of the tensor.
+        element_bytes: of one of its values.
+        embedding: whether it is an embedding's table.
+        tied: whether the forward pass uses it in two places, so that two gradients are added up.
+        transposed: whether one of these comes from a linear layer that used the parameter itself. It is then
+            a transposed view, which autograd does not add to in place: their sum is a third tensor.
+    """
+
+    shape: tuple[int, ...]
+    element_bytes: int = 4
+    embedding: bool = False
+    tied: bool = False
+    transposed: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the parameter itself, and of its gradient."""
+        return self.elements * self.element_bytes
+
+
+@dataclass(frozen=True)
+class RecomputedSegment:
+    """The moment in the backward pass when a checkpointed segment has been computed again.
+
+    Attributes:
+        kept_bytes: activations that the forward pass made before the segment, still held for what is to come.
+        recomputed_bytes: activations of the segment itself, as they would be without checkpointing.
+        output_gradient_bytes: the gradient of the segment's output, from which its backward pass starts.
+        gradient_bytes: gradients of the parameters that are used after the segment only: they are there.
+    """
+
+    kept_bytes: int
+    recomputed_bytes: int
+    output_gradient_bytes: int
+    gradient_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Sizes of one workload's tensors, for one micro-batch.
+
+    Attributes:
+        parameters: each parameter tensor, in the order of `model.parameters()` (tied ones once).
+        buffer_bytes: all buffers together, not trained and not saved.
+        input_bytes: one micro-batch.
+        saved_bytes: activations kept at the end of the forward pass, the loss and the next two excluded.
+        loss_bytes: the loss.
+        weight_copy_bytes: autocast's 16-bit copies of weights, kept for the backward pass.
+        random_state_bytes: states of the random generator that checkpoints keep, in host memory.
+        cast_bytes: all 16-bit copies of weights that autocast caches until the end of the forward pass.
+        loss_forward_bytes: what the forward pass holds beyond its end (and the casts) once there are
+            log-probabilities: the logits.
+        loss_backward_bytes: what the backward pass's start adds: gradients of log-probabilities and logits.
+        segments: of the checkpointed model, in order; none without checkpointing.
+    """
+
+    parameters: tuple[Parameter, ...]
+    buffer_bytes: int
+    input_bytes: int
+    saved_bytes: int
+    loss_bytes: int
+    weight_copy_bytes: int = 0
+    random_state_bytes: int = 0
+    cast_bytes: int = 0
+    loss_forward_bytes: int = 0
+    loss_backward_bytes: int = 0
+    segments: tuple[RecomputedSegment, ...] = ()
+
+    @property
+    def total_parameter_bytes(self) -> int:
+        """All parameters together; as much as all gradients."""
+        return sum(parameter.size_bytes for parameter in self.parameters)
 
 
 @dataclass(frozen=True)
@@ -19,3 +106,32 @@ class Term:
 def total_bytes(terms: Iterable[Term]) -> int:
     """What the terms add up to."""
     return sum(term.size_bytes for term in terms)
+
+
+@dataclass(frozen=True)
+class PhaseTerms:
+    """What a formula says of one phase: the terms alive at its end, and those at its peak."""
+
+    phase: Phase
+    end: tuple[Term, ...]
+    peak: tuple[Term, ...]
+
+    @property
+    def end_bytes(self) -> int:
+        """Allocated when the phase ends."""
+        return total_bytes(self.end)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Allocated at the peak of the phase."""
+        return total_bytes(self.peak)
+
+    def equation(self) -> str:
+        """The level at the end of the phase, written out with its numbers."""
+        terms = " + ".join(f"{term.expression} [{term.category}]" for term in self.end)
+        return f"{self.phase}: {terms} = {self.end_bytes:,} B"
+
+
+def highest_phase(phases: Sequence[PhaseTerms]) -> PhaseTerms:
+    """The phase with the highest peak; the earliest of equals."""
+    return max(phases, key=lambda phase: phase.peak_bytes)

@@ -16,6 +16,8 @@ from profiler.errors import ProfilerError, first_line
 from profiler.gpu.capability import LIMITS, Limits, limits_of
 from profiler.units import MIB, is_size, parse_bytes
 
+UNLIMITED_BYTES = 2**50  # the memory of a GPU on which everything fits
+
 
 @dataclass(frozen=True)
 class GPU:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark
-
-if TYPE_CHECKING:
-    from profiler.trace.phase import Phase
-    from profiler.training.step import TrainingState
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState
 
 _MARK = "profiler phase end"
 
@@ -36,13 +38,10 @@ class CpuRecorder(PhaseRecorder):
         self._profile: Any = None
 
     def _start(self, stack: ExitStack) -> None:
-        from torch.profiler import ProfilerActivity, profile
 
         self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-        import torch
-        from torch.profiler import record_function
 
         with record_function(_MARK):
             mark = Mark(phase, labels(state, torch.device("cpu")))
@@ -57,7 +56,6 @@ class CpuRecorder(PhaseRecorder):
 
 def _ledger_entries(profile: Any, marks: list[Mark]) -> list[Allocation | Free | Mark]:
     """The profile's allocations, frees and phase ends in the order in which they happened."""
-    from torch._C._profiler import _EventType
 
     timed: list[tuple[int, Allocation | Free | Mark]] = []
     remaining_marks = iter(marks)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+import torch
 
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
 from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, parse_snapshot
@@ -22,10 +23,8 @@ from profiler.gpu.stacks import UNKNOWN, origin
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark
-
-if TYPE_CHECKING:
-    from profiler.trace.phase import Phase
-    from profiler.training.step import TrainingState
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState
 
 Entry = Allocation | Free | Mark
 
@@ -47,7 +46,6 @@ class CudaRecorder(PhaseRecorder):
         self._entries: list[Entry] = []
 
     def _start(self, stack: ExitStack) -> None:
-        import torch
 
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats()
@@ -59,12 +57,10 @@ class CudaRecorder(PhaseRecorder):
         stack.callback(torch.cuda.memory._record_memory_history, enabled=None)
 
     def _synchronize(self) -> None:
-        import torch
 
         torch.cuda.synchronize()
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-        import torch
 
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         statistics = torch.cuda.memory_stats()
@@ -87,7 +83,6 @@ def _record_history() -> None:
     In the backward pass, on autograd's own thread, only the C++ part of a stack says what asked for memory;
     torch/csrc/profiler/unwind can read it on Linux on x86-64 only.
     """
-    import torch
 
     readable = (platform.system(), platform.machine()) == ("Linux", "x86_64")
     torch.cuda.memory._record_memory_history(
@@ -97,7 +92,6 @@ def _record_history() -> None:
 
 def _snapshot() -> DeviceSnapshot:
     """The current device's blocks now, and its trace since the history was started."""
-    import torch
 
     raw = torch.cuda.memory._snapshot()
     # Without the allocator's settings, which any version words as it likes.

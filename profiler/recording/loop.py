@@ -12,8 +12,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from profiler.errors import ProfilerError
 from profiler.recording.owners import storages
+from profiler.recording.simulated import SimulatedRecorder
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase
@@ -23,9 +26,7 @@ from profiler.units import format_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
 
-    from profiler.recording.simulated import SimulatedRecorder
 
 # Wide tables are for the data frame; the summary names the categories that make up the peak.
 _CATEGORIES_SHOWN = 3

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from profiler.training.step import TrainingState
+from profiler.training.step import TrainingState
 
 
 def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
@@ -37,7 +35,6 @@ def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
 
 
 def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
-    import torch
 
     if state.model is not None:
         parameters = list(state.model.parameters())
@@ -61,7 +58,6 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
 
 def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
     """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
-    import torch
 
     found: dict[int, str] = {}
     if state.model is None:

@@ -8,15 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
+from profiler.trace.phase import Phase
 from profiler.trace.run import PhaseMeasurement
-
-if TYPE_CHECKING:
-    from profiler.trace.phase import Phase
-    from profiler.training.step import TrainingState
+from profiler.training.step import TrainingState
 
 
 @dataclass(frozen=True)

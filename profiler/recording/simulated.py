@@ -10,19 +10,16 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+import torch
+
+from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.cards import GPU
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark, Place
-
-if TYPE_CHECKING:
-    import torch
-
-    from profiler.gpu.allocator import AllocatorSettings
-    from profiler.gpu.cards import GPU
-    from profiler.trace.phase import Phase
-    from profiler.training.step import TrainingState
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState
 
 # What a floating-point scalar reads as. Our own step asks whether a gradient overflowed, and for norms
 # (torch.optim.Adafactor); a user's program prints its loss, which is positive and finite.
@@ -115,7 +112,6 @@ class SimulatedRecorder(PhaseRecorder):
         self._listener = _Listener()
 
     def _start(self, stack: ExitStack) -> None:
-        import torch
 
         from profiler.gpu.simulated import simulated_gpu
         from profiler.recording.places import Attribution
@@ -126,7 +122,6 @@ class SimulatedRecorder(PhaseRecorder):
         self._listener.attach(attribution.here, torch.cuda.mem_get_info)
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-        import torch
 
         mark = Mark(phase, labels(state, self.device))
         self._listener.mark(mark, parameter_modules(state, self.device))

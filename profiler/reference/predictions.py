@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
-from profiler.formula.facts import ModelFacts
+from profiler.formula.facts import facts_on
+from profiler.formula.terms import ModelFacts
 from profiler.gpu.cards import GPU
 from profiler.records import table as records
 from profiler.reference import probes
 from profiler.reference.archive import Recording
 from profiler.reference.suite import Case
 from profiler.runs.execute import attention_by, output_to
-from profiler.runs.rows import facts_on, formula_rows, simulation_rows
+from profiler.runs.rows import formula_rows, simulation_rows
 from profiler.runs.run_settings import RunSettings
 from profiler.runs.runner import process_context
 

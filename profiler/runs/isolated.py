@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from profiler.gpu.cards import GPU
+from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.runs.runner import in_fresh_process
 from profiler.trace.requests import Requests
 from profiler.training.own_models import Target
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     pass
 
 # More than any GPU has: on this much the allocator never runs out, and tells what a workload would need.
-UNLIMITED_BYTES = 1 << 50
 
 
 @dataclass(frozen=True)

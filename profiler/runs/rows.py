@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from profiler.errors import ProfilerError, first_line
-from profiler.formula import per_phase as formula
-from profiler.formula.facts import ModelFacts, count
-from profiler.formula.gpu_facts import count_on_gpu
+from profiler.errors import first_line
+from profiler.formula.facts import facts_on
+from profiler.formula.per_phase import phase_terms
+from profiler.formula.terms import ModelFacts, Term
+from profiler.formula.textbook import textbook_terms
 from profiler.records.table import Row
 from profiler.runs.execute import measure, output_to, phase_columns
 
 if TYPE_CHECKING:
-    from profiler.gpu.cards import GPU
     from profiler.runs.run_settings import RunSettings
     from profiler.workload import Workload
 
@@ -35,19 +34,11 @@ def run(connection: Connection, workload: Workload, settings: RunSettings, log: 
         connection.send(("rows", rows))
 
 
-def facts_on(gpu: GPU | None, workload: Workload) -> ModelFacts:
-    """Counted with the kernels of `gpu`; with the CPU's for None, or where the GPU's cannot be simulated."""
-    if gpu is not None:
-        with suppress(RuntimeError, ProfilerError):
-            return count_on_gpu(workload, gpu)
-    return count(workload)
-
-
 def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
     """What both formulas say of each phase, as the columns of records that they fill in."""
     sources = {
-        "formula": formula.predict(workload, facts, device_type),
-        "textbook": formula.predict_textbook(workload, facts),
+        "formula": phase_terms(workload, facts, device_type),
+        "textbook": textbook_terms(workload, facts),
     }
     for source, predictions in sources.items():
         for index, prediction in enumerate(predictions):
@@ -72,7 +63,7 @@ def simulation_rows(workload: Workload, settings: RunSettings) -> list[Row]:
     return [{**row, "source": "simulation"} for row in rows]
 
 
-def _by_category(prefix: str, terms: Iterable[formula.Term]) -> Row:
+def _by_category(prefix: str, terms: Iterable[Term]) -> Row:
     row: Row = {}
     for term in terms:
         column = f"{prefix}{term.category}_bytes"

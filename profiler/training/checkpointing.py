@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from functools import partial
 from math import ceil, sqrt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 # The ops whose outputs a selective checkpoint keeps: linear layers, convolutions and fused attention. `bmm`
 # is not among them: it makes the score matrix.
@@ -46,60 +46,50 @@ def cut(model: torch.nn.Module, path: str, checkpointing: str) -> torch.nn.Modul
     layers = list(getattr(parent, name))
     step = layers_per_segment(len(layers), checkpointing)
     groups = [layers[first : first + step] for first in range(0, len(layers), step)]
-    segments = [_segment(group, checkpointing == "selective") for group in groups]
+    segments = [CheckpointedLayers(group, checkpointing == "selective") for group in groups]
     setattr(parent, name, type(getattr(parent, name))(*_as_arguments(getattr(parent, name), segments)))
     return model
 
 
-def segments(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The checkpointed segments of a model, in the order of its layers.
-
-    Each has an attribute `recompute`: while it is False, the segment runs without checkpointing.
-    """
-    return [module for module in model.modules() if getattr(module, "is_checkpointed_segment", False)]
+def checkpointed_segments(model: torch.nn.Module) -> list[CheckpointedLayers]:
+    """The checkpointed segments of a model, in the order of its layers."""
+    return [module for module in model.modules() if isinstance(module, CheckpointedLayers)]
 
 
-def _as_arguments(container: torch.nn.Module, segments: list[torch.nn.Module]) -> list[Any]:
+def _as_arguments(container: torch.nn.Module, segments: list[CheckpointedLayers]) -> list[Any]:
     """ModuleList takes one list, Sequential its modules."""
-    import torch
 
     return [segments] if isinstance(container, torch.nn.ModuleList) else segments
 
 
-def _segment(layers: list[torch.nn.Module], selective: bool) -> torch.nn.Module:
-    import torch
-    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+class CheckpointedLayers(torch.nn.Module):
+    """A segment: consecutive layers, run one after the other under one checkpoint.
 
-    options: dict[str, Any] = {"use_reentrant": False}
-    if selective:
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _kept_ops())
+    While `recompute` is False, they run without checkpointing.
+    """
 
-    class Segment(torch.nn.Module):
-        """Consecutive layers, run one after the other under one checkpoint."""
+    def __init__(self, layers: list[torch.nn.Module], selective: bool) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(layers)
+        self.recompute = True
+        self._options: dict[str, Any] = {"use_reentrant": False}
+        if selective:
+            self._options["context_fn"] = partial(create_selective_checkpoint_contexts, _kept_ops())
 
-        is_checkpointed_segment = True
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """What the last of the layers gives; each takes the output of the one before and the same rest."""
+        if not self.recompute:
+            return self._run(hidden, *args, **kwargs)
+        output: torch.Tensor = checkpoint(self._run, hidden, *args, **self._options, **kwargs)
+        return output
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = torch.nn.ModuleList(layers)
-            self.recompute = True
-
-        def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if not self.recompute:
-                return self._run(hidden, *args, **kwargs)
-            output: torch.Tensor = checkpoint(self._run, hidden, *args, **options, **kwargs)
-            return output
-
-        def _run(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            for layer in self.layers:
-                hidden = layer(hidden, *args, **kwargs)
-            return hidden
-
-    return Segment()
+    def _run(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        for layer in self.layers:
+            hidden = layer(hidden, *args, **kwargs)
+        return hidden
 
 
 def _kept_ops() -> list[Any]:
-    import torch
 
     found = []
     for name in _KEPT_OPS:

@@ -8,12 +8,12 @@ dimension of the output (the second of an image model's) against random targets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from profiler.errors import ProfilerError
-
-if TYPE_CHECKING:
-    import torch
 
 MakeBatch = Callable[[int, int, "torch.device"], Any]
 Loss = Callable[[Any, Any], Any]
@@ -24,7 +24,6 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
 
     Raises ProfilerError where the first layer is none of the three kinds.
     """
-    from torch import nn
 
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "model_type"):
@@ -53,7 +52,6 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
 
 
 def _images(channels: int) -> MakeBatch:
-    import torch
 
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         pixels = length or 224
@@ -63,7 +61,6 @@ def _images(channels: int) -> MakeBatch:
 
 
 def _tokens(count: int) -> MakeBatch:
-    import torch
 
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         if length < 1:
@@ -74,7 +71,6 @@ def _tokens(count: int) -> MakeBatch:
 
 
 def _vectors(width: int) -> MakeBatch:
-    import torch
 
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         shape = (batch, length, width) if length else (batch, width)
@@ -84,7 +80,6 @@ def _vectors(width: int) -> MakeBatch:
 
 
 def _class_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
-    import torch
 
     output = _tensor(model(batch))
     if output.dim() == 3:  # a vector a position
@@ -94,7 +89,6 @@ def _class_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _token_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
-    import torch
 
     output = _tensor(model(batch)).flatten(0, -2)
     targets = torch.randint(0, output.shape[-1], output.shape[:-1], device=output.device)
@@ -103,7 +97,6 @@ def _token_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
 
 def _tensor(output: Any) -> Any:
     """The tensor of an output that a loss can be taken of."""
-    import torch
 
     if not isinstance(output, torch.Tensor) or output.dim() < 2:
         raise ProfilerError(

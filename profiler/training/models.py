@@ -6,18 +6,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from profiler.errors import ProfilerError
 from profiler.training import checkpointing, precision
 from profiler.training.unwritten_weights import weights_left_unwritten
+from profiler.workload import Workload
 
-if TYPE_CHECKING:
-    import torch
-
-    from profiler.workload import Workload
-
-    Batch = dict[str, torch.Tensor]
+Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,28 +48,27 @@ class Model:
 # --- multilayer perceptron: small enough to check every byte by hand --------------------------------
 
 
+class MLP(torch.nn.Module):
+    """Linear layers with ReLU between them, and the cross entropy of the last one's outputs."""
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        hidden = [
+            torch.nn.Sequential(torch.nn.Linear(width_in, width_out), torch.nn.ReLU())
+            for width_in, width_out in pairwise(widths[:-1])
+        ]
+        self.layers = torch.nn.Sequential(*hidden, torch.nn.Linear(widths[-2], widths[-1]))
+
+    def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of the (batch, features) inputs for the (batch,) classes."""
+        return torch.nn.functional.cross_entropy(self.layers(inputs), targets)
+
+
 def _build_mlp(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
-    import torch
-
-    class MLP(torch.nn.Module):
-        """Linear layers with ReLU between them, and the cross entropy of the last one's outputs."""
-
-        def __init__(self, widths: list[int]) -> None:
-            super().__init__()
-            hidden = [
-                torch.nn.Sequential(torch.nn.Linear(width_in, width_out), torch.nn.ReLU())
-                for width_in, width_out in pairwise(widths[:-1])
-            ]
-            self.layers = torch.nn.Sequential(*hidden, torch.nn.Linear(widths[-2], widths[-1]))
-
-        def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.cross_entropy(self.layers(inputs), targets)
-
     return MLP(settings["widths"])
 
 
 def _mlp_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-    import torch
 
     widths = settings["widths"]
     return {
@@ -97,14 +94,12 @@ def _from_transformers(config_class: str, model_class: str) -> Callable[..., tor
 
 
 def _token_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-    import torch
 
     tokens = torch.randint(0, settings["vocab_size"], (workload.batch, workload.length), device=device)
     return {"input_ids": tokens, "labels": tokens}
 
 
 def _image_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-    import torch
 
     shape = (workload.batch, 3, workload.length, workload.length)
     layout = getattr(torch, workload.memory_format)
@@ -113,7 +108,7 @@ def _image_batch(workload: Workload, settings: dict[str, Any], device: torch.dev
     return {"pixel_values": pixels, "labels": labels}
 
 
-MLP = ModelFamily(_build_mlp, _mlp_batch, "layers", "")
+PERCEPTRON = ModelFamily(_build_mlp, _mlp_batch, "layers", "")
 RESNET = ModelFamily(
     _from_transformers("ResNetConfig", "ResNetForImageClassification"),
     _image_batch,
@@ -146,8 +141,8 @@ _IMAGE_LABELS = {"num_labels": 1000, "problem_type": "single_label_classificatio
 _FEW_LABELS = {"num_labels": 10, "problem_type": "single_label_classification"}
 
 MODELS: dict[str, Model] = {
-    "mlp": Model(MLP, {"widths": [1024, 4096, 4096, 4096, 10]}, ""),
-    "mlp-tiny": Model(MLP, {"widths": [64, 256, 256, 10]}, ""),
+    "mlp": Model(PERCEPTRON, {"widths": [1024, 4096, 4096, 4096, 10]}, ""),
+    "mlp-tiny": Model(PERCEPTRON, {"widths": [64, 256, 256, 10]}, ""),
     # transformers' ResNetConfig defaults are ResNet-50 (He et al. 2015, table 1).
     "resnet50": Model(RESNET, dict(_IMAGE_LABELS), "pixels"),
     "resnet-tiny": Model(
@@ -291,7 +286,6 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
 
     Raises ProfilerError for a depth or a layout that the model cannot have.
     """
-    import torch
 
     model = find_model(workload.model)
     if workload.memory_format != "contiguous_format" and model.unit != "pixels":

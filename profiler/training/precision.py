@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from profiler.workload import Workload
+from profiler.workload import Workload
 
 # The default, 65536, overflows fp16 in the first steps, and a step that overflows is skipped. From here the
 # first step counts.
@@ -38,7 +37,6 @@ def dtype_of(name: str) -> str:
 @contextmanager
 def default_dtype(name: str) -> Iterator[None]:
     """New floating-point tensors have the dtype of that precision's weights."""
-    import torch
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype_of(name)))
@@ -50,7 +48,6 @@ def default_dtype(name: str) -> Iterator[None]:
 
 def autocast(workload: Workload, device_type: str) -> AbstractContextManager[Any]:
     """The context of the forward pass."""
-    import torch
 
     if workload.precision not in ("amp_bf16", "amp_fp16"):
         return nullcontext()
@@ -59,56 +56,51 @@ def autocast(workload: Workload, device_type: str) -> AbstractContextManager[Any
 
 def make_scaler(workload: Workload, device_type: str) -> torch.amp.GradScaler:
     """The loss scaler of the fp16 precisions; for the others one that does nothing."""
-    import torch
 
     enabled = workload.precision in ("amp_fp16", "fp16_master")
     return torch.amp.GradScaler(device_type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 
 
-def master_weights(
-    parameters: Iterable[torch.nn.Parameter],
-    make_inner: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
-) -> torch.optim.Optimizer:
+class MasterWeights(torch.optim.Optimizer):
     """An optimizer of 16-bit parameters that updates its own fp32 copy and rounds it into them.
 
     The step makes an fp32 copy of all gradients, unscales it, lets `make_inner`'s optimizer step on the
     master copy, and writes the result back (Micikevicius et al. 2017, figure 1).
+    States: `master`, the fp32 copy, and those of the inner optimizer under its own names.
     """
-    import torch
 
-    class MasterWeights(torch.optim.Optimizer):
-        """States: `master`, the fp32 copy, and those of the inner optimizer under its own names."""
+    # GradScaler then hands over `grad_scale` and `found_inf` instead of unscaling the 16-bit gradients
+    # in place, which it refuses (torch/amp/grad_scaler.py).
+    _step_supports_amp_scaling = True
 
-        # GradScaler then hands over `grad_scale` and `found_inf` instead of unscaling the 16-bit gradients
-        # in place, which it refuses (torch/amp/grad_scaler.py).
-        _step_supports_amp_scaling = True
+    def __init__(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        make_inner: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
+    ) -> None:
+        super().__init__(list(parameters), {})
+        self.masters = [p.detach().float() for p in self._parameters()]
+        self.inner = make_inner(self.masters)
+        for parameter, master in zip(self._parameters(), self.masters, strict=True):
+            self.state[parameter]["master"] = master
 
-        def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-            super().__init__(list(parameters), {})
-            self.masters = [p.detach().float() for p in self._parameters()]
-            self.inner = make_inner(self.masters)
-            for parameter, master in zip(self._parameters(), self.masters, strict=True):
-                self.state[parameter]["master"] = master
+    def _parameters(self) -> list[torch.Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
-        def _parameters(self) -> list[torch.Tensor]:
-            return [p for group in self.param_groups for p in group["params"]]
-
-        @torch.no_grad()
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
-            """One update, unless a gradient overflowed."""
-            found_inf = getattr(self, "found_inf", None)
-            if found_inf is not None and found_inf.item():
-                return
-            scale = getattr(self, "grad_scale", None)
-            for parameter, master in zip(self._parameters(), self.masters, strict=True):
-                if parameter.grad is not None:
-                    master.grad = parameter.grad.float()
-                    if scale is not None:
-                        master.grad.div_(scale)
-            self.inner.step()
-            for parameter, master in zip(self._parameters(), self.masters, strict=True):
-                parameter.copy_(master)
-                master.grad = None
-                self.state[parameter].update(self.inner.state[master])
-
-    return MasterWeights(parameters)
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update, unless a gradient overflowed."""
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.item():
+            return
+        scale = getattr(self, "grad_scale", None)
+        for parameter, master in zip(self._parameters(), self.masters, strict=True):
+            if parameter.grad is not None:
+                master.grad = parameter.grad.float()
+                if scale is not None:
+                    master.grad.div_(scale)
+        self.inner.step()
+        for parameter, master in zip(self._parameters(), self.masters, strict=True):
+            parameter.copy_(master)
+            master.grad = None
+            self.state[parameter].update(self.inner.state[master])

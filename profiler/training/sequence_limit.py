@@ -6,10 +6,7 @@ Rotary, relative and computed positions (Llama, T5) have no table and no such li
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 def longest_sequence(model: torch.nn.Module) -> int | None:
@@ -19,7 +16,6 @@ def longest_sequence(model: torch.nn.Module) -> int | None:
     are never a token's: those up to the padding's, after which RoBERTa begins to count (transformers,
     create_position_ids_from_input_ids), and the `offset` of OPT's and BART's tables.
     """
-    import torch
 
     tables = [
         module.num_embeddings - getattr(module, "offset", 0) - _up_to_padding(module)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import torch
 
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
-from profiler.training.models import build_model, make_batch
+from profiler.training.models import Batch, build_model, make_batch
 from profiler.training.optimizers import make_optimizer
-
-if TYPE_CHECKING:
-    import torch
-
-    from profiler.training.models import Batch
-    from profiler.workload import Workload
+from profiler.workload import Workload
 
 
 @dataclass
@@ -46,7 +43,6 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
     next batch.
     Raises whatever the device raises, out of memory included.
     """
-    import torch
 
     torch.manual_seed(workload.seed)
     state = TrainingState()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from profiler.errors import ProfilerError
-
-if TYPE_CHECKING:
-    import torch
 
 # A configuration may serve several tasks: the first of these that it has (BERT also has a causal head).
 _TASKS = (
@@ -103,7 +102,6 @@ def task_batch(
 
     Raises ProfilerError for a model that has neither tokens nor images, or no loss of its own.
     """
-    import torch
 
     name = model_class.__name__
     if name.endswith("ForImageClassification"):

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 SMALLEST_SKIPPED_BYTES = 1 << 20
 
 _FILLS = frozenset(
@@ -47,33 +50,31 @@ def weights_left_unwritten() -> Iterator[None]:
 
     Values then mean nothing, so this is for programs whose memory is of interest and whose numbers are not.
     """
-    from torch.overrides import TorchFunctionMode
-
-    class SkipFills(TorchFunctionMode):
-        """Answers fills of large CPU tensors without touching them."""
-
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            kwargs = kwargs or {}
-            name = getattr(func, "__name__", "")
-            if name in _FILLS or getattr(func, "__module__", "") == "torch.nn.init":
-                target = args[0] if args else kwargs.get("tensor")
-                if _is_large(target):
-                    return target
-            elif name in _FACTORIES:
-                empty = _unwritten(name, args, kwargs)
-                if empty is not None:
-                    return empty
-            elif name in _FACTORIES_LIKE and args and _is_large(args[0]):
-                kwargs.pop("fill_value", None)
-                return _empty_like(args[0], kwargs)
-            return func(*args, **kwargs)
-
-    with SkipFills():
+    with _SkipFills():
         yield
 
 
+class _SkipFills(TorchFunctionMode):
+    """Answers fills of large CPU tensors without touching them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _FILLS or getattr(func, "__module__", "") == "torch.nn.init":
+            target = args[0] if args else kwargs.get("tensor")
+            if _is_large(target):
+                return target
+        elif name in _FACTORIES:
+            empty = _unwritten(name, args, kwargs)
+            if empty is not None:
+                return empty
+        elif name in _FACTORIES_LIKE and args and _is_large(args[0]):
+            kwargs.pop("fill_value", None)
+            return _empty_like(args[0], kwargs)
+        return func(*args, **kwargs)
+
+
 def _is_large(tensor: Any) -> bool:
-    import torch
 
     return (
         isinstance(tensor, torch.Tensor)
@@ -84,7 +85,6 @@ def _is_large(tensor: Any) -> bool:
 
 
 def _empty_like(tensor: Any, kwargs: dict[str, Any]) -> Any:
-    import torch
 
     return torch.empty_like(tensor, **{k: v for k, v in kwargs.items() if k != "generator"})
 
@@ -95,7 +95,6 @@ def _unwritten(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     The default device may be another than the CPU (a `with torch.device(...)` around the caller): then the
     call is left alone.
     """
-    import torch
 
     if name == "full":
         size = kwargs.get("size", args[0] if args else None)

@@ -71,7 +71,7 @@ def allocator_settings(text: str) -> AllocatorSettings:
 
 
 def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
-    from profiler.formula.gpu_facts import count_on_gpu
+    from profiler.formula.facts import count_on_gpu
     from profiler.runs.rows import formula_rows
 
     return list(formula_rows(workload, count_on_gpu(workload, gpu), "cuda"))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from profiler.advice.savings import Saving, savings
 from profiler.errors import ProfilerError
-from profiler.formula.per_phase import Prediction
+from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.isolated import SimulatedRun, simulate
 from profiler.runs.simulation_worker import prepared
@@ -97,7 +97,7 @@ def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | st
 def _table(
     title: str,
     with_cost: bool,
-    before: Prediction,
+    before: PhaseTerms,
     first: SimulatedRun | str,
     rows: Iterable[tuple[Saving, SimulatedRun | str]],
 ) -> Table:
@@ -125,12 +125,12 @@ def _percent(saved_bytes: int, of_bytes: int) -> str:
     return f"{share:+.1f} %" if share else "0 %"
 
 
-def _largest_change(before: Prediction, after: Prediction) -> str:
+def _largest_change(before: PhaseTerms, after: PhaseTerms) -> str:
     """The category that shrinks most between two peaks."""
     shrunk = {name: _category_bytes(before, name) - _category_bytes(after, name) for name in CATEGORIES}
     largest = max(shrunk, key=lambda name: shrunk[name])
     return largest.replace("_", " ") if shrunk[largest] > 0 else ""
 
 
-def _category_bytes(prediction: Prediction, category: str) -> int:
+def _category_bytes(prediction: PhaseTerms, category: str) -> int:
     return sum(term.size_bytes for term in prediction.peak if term.category == category)

@@ -13,15 +13,8 @@ import profiler
 from profiler.advice.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
 from profiler.advice.techniques import TECHNIQUES, applicable
 from profiler.errors import ProfilerError
-from profiler.gpu.cards import GPUS, MIB
-from profiler.runs.isolated import (
-    UNLIMITED_BYTES,
-    MeasuredRun,
-    SimulatedPhase,
-    SimulatedRun,
-    measure,
-    simulate,
-)
+from profiler.gpu.cards import GPUS, MIB, UNLIMITED_BYTES
+from profiler.runs.isolated import MeasuredRun, SimulatedPhase, SimulatedRun, measure, simulate
 from profiler.training.own_models import Target
 from profiler.workload import Workload
 

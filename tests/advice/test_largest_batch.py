@@ -7,7 +7,8 @@ import pytest
 from profiler.advice.largest_batch import LARGEST_BATCH, MOST_SIMULATIONS, largest_batch
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
-from profiler.runs.isolated import UNLIMITED_BYTES, SimulatedPhase, SimulatedRun
+from profiler.gpu.cards import UNLIMITED_BYTES
+from profiler.runs.isolated import SimulatedPhase, SimulatedRun
 from profiler.trace.events import Allocation, Free
 from profiler.trace.requests import at_batch, fit_in, requests_of, same_order
 from profiler.workload import Workload

@@ -2,14 +2,10 @@
 
 import pytest
 
-from profiler.formula.closed_form import (
-    bert_activation_bytes,
-    bert_checkpointed_activation_bytes,
-    mlp_activation_bytes,
-    transformer_layer_activation_bytes,
-)
+from profiler.formula.closed_form import bert_activation_bytes, transformer_layer_activation_bytes
 from profiler.formula.facts import count
 from profiler.workload import Workload
+from tests.support.closed_forms import bert_checkpointed_activation_bytes, mlp_activation_bytes
 
 
 def test_korthikanti_formula_in_16_bit():

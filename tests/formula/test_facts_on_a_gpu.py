@@ -1,7 +1,6 @@
 """What CUDA's kernels keep for backward, against hand counts."""
 
-from profiler.formula.facts import count
-from profiler.formula.gpu_facts import count_on_gpu
+from profiler.formula.facts import count, count_on_gpu
 from profiler.gpu.cards import GPUS
 from profiler.workload import Workload
 

@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.formula.parameters import Parameter
-from profiler.training.optimizers import make_optimizer, state_bytes, state_terms
+from profiler.formula.optimizer_states import state_bytes, state_terms
+from profiler.formula.terms import Parameter
+from profiler.training.optimizers import make_optimizer
 from profiler.workload import EIGHT_BIT_OPTIMIZERS, OPTIMIZERS, PLAIN_OPTIMIZERS, Workload
 
 SHAPES = st.lists(st.integers(1, 200), min_size=1, max_size=4).map(tuple)

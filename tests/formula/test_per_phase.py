@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from profiler.formula.facts import ModelFacts, Segment
-from profiler.formula.parameters import Parameter
-from profiler.formula.per_phase import peak, predict, predict_textbook
+from profiler.formula.per_phase import phase_terms
+from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment, highest_phase
+from profiler.formula.textbook import textbook_terms
 from profiler.trace.phase import phases
 from profiler.workload import Workload
 
@@ -23,11 +23,16 @@ def levels(predictions):
 
 
 def test_adam_on_the_cpu_phase_by_phase():
-    assert levels(predict(Workload("mlp", 1), FACTS, "cpu")) == [
+    assert levels(phase_terms(Workload("mlp", 1), FACTS, "cpu")) == [
         (0, "model_loaded", 1048, 1048),
         (1, "forward", 1452, 1452),  # + 100 + 300 + 4
         (1, "backward", 2192, 2192),  # 1048 + 1040 gradients + 100 inputs + 4 loss
-        (1, "optimizer_step", 4280, 6280),  # + 2 × 1040 + 2 × 4; at the peak 2 × 1000 (> 1000 + 2 × 40)
+        (
+            1,
+            "optimizer_step",
+            4280,
+            6280,
+        ),  # + 2 × 1040 + 2 × 4; at the peak 2 × 1000 (> 1000 + 2 × 40)
         (1, "zero_grad", 3136, 4280),  # 1048 + 2088
         (2, "forward", 3540, 3540),
         (2, "backward", 4280, 4280),
@@ -37,42 +42,42 @@ def test_adam_on_the_cpu_phase_by_phase():
 
 
 def test_on_cuda_adam_keeps_its_step_on_the_host_and_foreach_makes_one_more_copy():
-    last = predict(Workload("mlp", 1), FACTS, "cuda")[-2]
+    last = phase_terms(Workload("mlp", 1), FACTS, "cuda")[-2]
     assert last.end_bytes == 1048 + 1040 + 2080 + 104
     assert last.peak_bytes == last.end_bytes + 1040
 
 
 def test_sgd_keeps_nothing_and_momentum_one_copy():
     for optimizer, states in (("sgd", 0), ("momentum", 1040)):
-        resting = predict(Workload("mlp", 1, optimizer=optimizer), FACTS, "cpu")[-1]
+        resting = phase_terms(Workload("mlp", 1, optimizer=optimizer), FACTS, "cpu")[-1]
         assert resting.end_bytes == 1048 + states
 
 
 def test_gradients_stay_between_micro_batches():
-    by_phase = {p.phase: p for p in predict(Workload("mlp", 1, micro_batches=2), FACTS, "cpu")}
+    by_phase = {p.phase: p for p in phase_terms(Workload("mlp", 1, micro_batches=2), FACTS, "cpu")}
     first, second = (p for phase, p in by_phase.items() if phase.name == "forward" and phase.step == 1)
     assert second.end_bytes - first.end_bytes == 1040
 
 
 def test_the_textbook_is_four_times_the_parameters_and_the_activations():
-    last = predict_textbook(Workload("mlp", 1), FACTS)[-1]
+    last = textbook_terms(Workload("mlp", 1), FACTS)[-1]
     assert last.end_bytes == 4 * 1040 + 300 + 100
-    assert predict_textbook(Workload("mlp", 1, optimizer="sgd"), FACTS)[-1].end_bytes == 2 * 1040 + 400
+    assert textbook_terms(Workload("mlp", 1, optimizer="sgd"), FACTS)[-1].end_bytes == 2 * 1040 + 400
 
 
 def test_the_textbook_adds_one_term_a_phase():
-    first_step = [p.end_bytes for p in predict_textbook(Workload("mlp", 1), FACTS)[:4]]
+    first_step = [p.end_bytes for p in textbook_terms(Workload("mlp", 1), FACTS)[:4]]
     assert first_step == [1040, 1440, 2480, 4560]
 
 
 def test_both_formulas_speak_of_the_phases_of_the_run():
     workload = Workload("mlp", 1, micro_batches=3)
-    for predictions in (predict(workload, FACTS, "cpu"), predict_textbook(workload, FACTS)):
+    for predictions in (phase_terms(workload, FACTS, "cpu"), textbook_terms(workload, FACTS)):
         assert [p.phase for p in predictions] == phases(workload)
 
 
 def test_the_equation_shows_its_numbers():
-    step = predict(Workload("mlp", 1), FACTS, "cpu")[3]
+    step = phase_terms(Workload("mlp", 1), FACTS, "cpu")[3]
     assert step.equation() == (
         "step 1 optimizer_step: 4 B × 260 parameters [parameters] + 8 B buffers [inputs]"
         " + 2 × 4 B × 260 states [optimizer_states] + 4 B × 2 step counters [optimizer_states]"
@@ -84,30 +89,32 @@ def test_moments_of_the_backward_pass():
     # At the loss 900 more; or a segment with 120 kept below it, 700 recomputed, 90 of its output's gradient
     # and 40 of gradients that are there: 1048 + 40 + 100 + 4 + 120 + 700 + 90 = 2102.
     at_loss = replace(FACTS, loss_backward_bytes=900)
-    segment = replace(FACTS, segments=(Segment(120, 700, 90, 40),))
+    segment = replace(FACTS, segments=(RecomputedSegment(120, 700, 90, 40),))
     tied = replace(FACTS, parameters=(Parameter((250,), tied=True), Parameter((10,))))
     workload = Workload("mlp", 1, optimizer="sgd", steps=1)
 
     def backward(facts, workload=workload):
-        return next(p for p in predict(workload, facts, "cpu") if p.phase.name == "backward").peak_bytes
+        return next(p for p in phase_terms(workload, facts, "cpu") if p.phase.name == "backward").peak_bytes
 
     assert backward(at_loss) == 1048 + 404 + 900
     assert backward(segment) == max(2102, 2192)
-    assert backward(replace(segment, segments=(Segment(120, 900, 90, 40),))) == 2302
+    assert backward(replace(segment, segments=(RecomputedSegment(120, 900, 90, 40),))) == 2302
     assert backward(tied) == 2192 + 1000  # its two gradients meet
     summed = replace(FACTS, parameters=(Parameter((250,), tied=True, transposed=True), Parameter((10,))))
     assert backward(summed) == 2192 + 2 * 1000  # and their sum is a third tensor
 
 
 def test_a_later_micro_batch_adds_the_largest_incoming_gradient():
-    second = predict(Workload("mlp", 1, optimizer="sgd", micro_batches=2), FACTS, "cpu")[4]
+    second = phase_terms(Workload("mlp", 1, optimizer="sgd", micro_batches=2), FACTS, "cpu")[4]
     assert (second.phase.name, second.phase.micro_batch) == ("backward", 2)
     assert second.peak_bytes == 2192 + 1000
 
 
 def test_a_master_copy_is_there_before_the_first_step_and_the_loss_scale_from_the_first_backward_on():
     half = replace(FACTS, parameters=(Parameter((250,), 2), Parameter((10,), 2)))
-    loaded, forward, backward, step = predict(Workload("mlp", 1, precision="fp16_master"), half, "cuda")[:4]
+    loaded, forward, backward, step = phase_terms(Workload("mlp", 1, precision="fp16_master"), half, "cuda")[
+        :4
+    ]
     assert loaded.end_bytes == 2 * 260 + 8
     assert forward.end_bytes == 528 + 4 * 260 + 404
     assert backward.end_bytes == 528 + 4 * 260 + 8 + 2 * 260 + 104
@@ -118,16 +125,16 @@ def test_a_master_copy_is_there_before_the_first_step_and_the_loss_scale_from_th
 
 def test_autocast_casts_are_cached_until_the_forward_pass_ends():
     cast = replace(FACTS, weight_copy_bytes=100, cast_bytes=520)
-    forward = predict(Workload("mlp", 1, precision="amp_bf16"), cast, "cuda")[1]
+    forward = phase_terms(Workload("mlp", 1, precision="amp_bf16"), cast, "cuda")[1]
     assert forward.end_bytes == 1452 + 100
     assert forward.peak_bytes == 1452 + 520
 
 
 def test_random_states_of_checkpoints_are_on_the_host():
     checkpointed = replace(FACTS, random_state_bytes=5056)
-    on_cpu, on_cuda = (predict(Workload("mlp", 1), checkpointed, device)[1] for device in ("cpu", "cuda"))
+    on_cpu, on_cuda = (phase_terms(Workload("mlp", 1), checkpointed, device)[1] for device in ("cpu", "cuda"))
     assert on_cpu.end_bytes - on_cuda.end_bytes == 5056
 
 
 def test_the_peak_is_the_highest_phase():
-    assert str(peak(predict(Workload("mlp", 1), FACTS, "cpu")).phase) == "step 1 optimizer_step"
+    assert str(highest_phase(phase_terms(Workload("mlp", 1), FACTS, "cpu")).phase) == "step 1 optimizer_step"
