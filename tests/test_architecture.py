@@ -1,0 +1,185 @@
+"""The house: which room imports which, how large rooms and files are, where torch stands, equal names."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# From the ground up: a room imports from the floors below its own only. Experiments stand beside the house.
+FLOORS = (
+    ("errors",),
+    ("units", "files", "workload"),
+    ("gpu",),
+    ("trace",),
+    ("training", "records"),
+    ("recording", "formula", "views"),
+    ("runs", "distributed"),
+    ("advice", "reference"),
+    ("verbs", "integrations"),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+MOST_FILES, MOST_LINES = 12, 400
+
+# torch stands at the top of the files here; elsewhere it is late, in what a process of its own runs.
+TORCH_AT_TOP = ("gpu.simulated", "training", "recording", "formula.facts")
+TORCH_LATE = ("runs", "integrations", "gpu.virtual")
+
+# What every experiment has (experiments/catalog.py reads them by these names), and names meant to be alike.
+EXPERIMENT = {"workloads", "figures", "tables", "Size"}
+ALIKE = {
+    "simulated_gpu": "the public one takes a GPU's name and stays open for `record`; the other is the device",
+    "questions": "a verb prints what the catalog knows",
+}
+
+# --- what does not comply yet: no entry may come to these, each goes when its room is finished ----------
+
+UPWARD_FOR_NOW = {
+    ("profiler.training.own_models", "profiler.runs.prediction"),
+    ("profiler.views.figures.timeline", "profiler.runs.prediction"),
+    ("profiler.views.memory_viz", "profiler.runs.prediction"),
+    ("profiler.views.pages.run", "profiler.runs.prediction"),
+}
+LARGE_FOR_NOW = {
+    *("profiler/cli.py", "profiler/reference/probes.py", "profiler/gpu/allocator/caching_allocator.py"),
+    *("profiler/gpu/simulated/kernel_bindings.py", "experiments/numbers/loss_scaling.py"),
+    *("experiments/numbers/master_weights.py", "tests/support/architectures.py"),
+    *("profiler/gpu/simulated", "tests/support", "tests/gpu/simulated", "profiler/gpu/virtual/stand_ins"),
+}
+LATE_FOR_NOW = ("training.own_models", "reference.probes", "reference.target")
+REACHES_TORCH_FOR_NOW = ("advice", "verbs", "integrations", "reference", "runs")
+ALIKE_FOR_NOW = {
+    *("Request", "Target", "register", "call", "run", "predict", "simulate", "measure", "Recording"),
+    *("changes", "read", "measured_against_predicted", "timeline", "page", "round_up", "OutOfMemory"),
+    *("layer_norm_backward", "group_norm_backward", "sort", "topk", "cumsum", "convolution", "Machine"),
+    *("convolution_backward", "scaled_dot_product_attention", "explain", "replay", "compare", "record"),
+}
+
+
+# --- the rules -----------------------------------------------------------------------------------------
+
+
+def test_imports_go_down_the_floors():
+    upward = {
+        (module, other)
+        for module, tree in modules().items()
+        if module.startswith("profiler.") and module != "profiler.__main__"
+        for other in imports(tree)
+        if other.startswith("profiler.") and room(other) != room(module)
+        if FLOOR[room(other)] >= FLOOR[room(module)]
+    }
+    assert not upward - UPWARD_FOR_NOW, "these import from their own floor, or from above"
+
+
+def test_only_the_verbs_that_run_experiments_import_them():
+    inside = {
+        module
+        for module, tree in modules().items()
+        if module.startswith("profiler") and any(name.startswith("experiments") for name in imports(tree))
+    }
+    assert inside <= {"profiler.verbs.run", "profiler.verbs.list"}
+
+
+def test_no_two_folders_import_each_other():
+    graph: dict[str, set[str]] = defaultdict(set)
+    for module, tree in modules().items():
+        names = {name for name in imports(tree) if name in modules() and (module, name) not in UPWARD_FOR_NOW}
+        graph[folder(module)] |= {folder(name) for name in names} - {folder(module)}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_folders_and_files_are_small():
+    width: dict[str, int] = defaultdict(int)
+    long = set()
+    for top in ("profiler", "experiments", "tests"):
+        for path in (ROOT / top).rglob("*"):
+            if path.suffix in (".py", ".c", ".h") and path.name != "__init__.py":
+                width[str(path.parent.relative_to(ROOT))] += 1
+                if len(path.read_text().splitlines()) > MOST_LINES:
+                    long.add(str(path.relative_to(ROOT)))
+    assert not long - LARGE_FOR_NOW
+    assert not {name for name, files in width.items() if files > MOST_FILES} - LARGE_FOR_NOW
+
+
+def test_torch_stands_at_the_top_of_its_rooms_and_is_late_in_few_others():
+    for module, tree in modules().items():
+        if module.startswith("profiler"):
+            at_top, everywhere = has_torch(imports(tree, late=False)), has_torch(imports(tree, types=False))
+            assert not at_top or is_in(module, TORCH_AT_TOP), f"{module} imports torch at its top"
+            late_may_be = is_in(module, TORCH_AT_TOP + TORCH_LATE + LATE_FOR_NOW)
+            assert not everywhere or late_may_be, f"{module} imports torch late"
+
+
+def test_importing_another_room_imports_no_torch():
+    for module in modules():
+        if module.startswith("profiler") and not is_in(module, TORCH_AT_TOP + REACHES_TORCH_FOR_NOW):
+            pending, reached = [module], {module}
+            while pending:
+                by = pending.pop()
+                names = set(imports(modules()[by], late=False))
+                assert not has_torch(names), f"importing {module} imports torch, in {by}"
+                pending += (names & modules().keys()) - reached
+                reached |= names
+
+
+def test_no_two_public_names_are_alike():
+    places: dict[str, list[str]] = defaultdict(list)
+    for module, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    known = ALIKE.keys() | ALIKE_FOR_NOW | EXPERIMENT
+    assert not {name: where for name, where in places.items() if len(where) > 1 and name not in known}
+
+
+# --- reading the house -----------------------------------------------------------------------------------
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """The syntax of each module of the package and the experiments, by its dotted name."""
+    found = {}
+    for path in (*(ROOT / "profiler").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = ast.parse(path.read_text())
+    return found
+
+
+def imports(tree: ast.AST, late: bool = True, types: bool = True) -> Iterator[str]:
+    """What a module imports by dotted name; without `late` only what its own import does, at once."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules() else node.module for name in names)
+        elif (late or not isinstance(node, ast.FunctionDef)) and ((types and late) or not is_for_types(node)):
+            yield from imports(node, late, types)
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def has_torch(names: Iterable[str]) -> bool:
+    return any(name.split(".")[0] == "torch" for name in names)
+
+
+def room(module: str) -> str:
+    """The part of the package that a module belongs to."""
+    return [*module.split("."), ""][1]
+
+
+def folder(module: str) -> str:
+    """The folder of a module; one at the top of the package is by itself."""
+    is_folder = any(name.startswith(f"{module}.") for name in modules())
+    return module if is_folder or module.count(".") < 2 else module.rpartition(".")[0]
+
+
+def is_in(module: str, rooms: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"profiler.{name}.") for name in rooms)
