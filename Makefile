@@ -16,7 +16,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
-.PHONY: help run-experiments record-reference test lint benchmark clean
+.PHONY: help run-experiments record-reference test quick lint benchmark clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,7 +28,10 @@ record-reference: $(READY) ## record on a GPU what predictions are held against 
 	$(RUN) -m profiler record-reference --device $(DEVICE) --minutes $(MINUTES) --results $(RESULTS)
 
 test: $(READY) ## run the tests, those that hold measured against predicted memory included
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q --numprocesses 2 --dist worksteal
+
+quick: $(READY) ## the tests of a minute: what needs no training step
+	$(RUN) -m pytest -q -m quick --numprocesses 2
 
 lint: $(READY) ## check style and types
 	$(RUN) -m ruff format --check .
@@ -39,7 +42,7 @@ benchmark: $(READY) ## time the simulation and the replay, as ratios
 	@for script in tests/benchmarks/*.py; do echo "== $$script"; PYTHONPATH=. $(RUN) $$script || exit 1; done
 
 clean: ## remove the virtual environment and caches; results stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
