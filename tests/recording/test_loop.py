@@ -111,7 +111,7 @@ def test_a_model_without_parameters_or_on_another_device_is_refused():
 
 SIMULATED = """
 import profiler, torch
-from tests.test_recording import check_second_step, loop, make
+from tests.recording.test_loop import check_second_step, loop, make
 with profiler.simulated_gpu("T4") as device:
     model, optimizer = make(device)
     with profiler.record(model, optimizer) as recording:
