@@ -218,14 +218,17 @@ def find_gpu(name: str) -> GPU:
 
 
 def _matches(words: list[str]) -> list[GPU]:
-    """The cards of that name; if none, of that name but for the memory; if none, those with all the words."""
+    """The cards of that name; if none, of that name but for the memory; if none, those with all the words
+    and the fewest others."""
     plain = "".join(words)
     known = {gpu.name: _words(gpu.name) for gpu in GPUS.values()}
     whole = [
         gpu for gpu in GPUS.values() if plain in ("".join(known[gpu.name]), "".join(_words(gpu.device_name)))
     ]
     short = [gpu for gpu in GPUS.values() if "".join(_without_memory(known[gpu.name])) == plain]
-    return whole or short or [gpu for gpu in GPUS.values() if _has_all(known[gpu.name], words)]
+    found = whole or short or [gpu for gpu in GPUS.values() if _has_all(known[gpu.name], words)]
+    unsaid = {gpu.name: len(set(_without_memory(known[gpu.name])) - set(words)) for gpu in found}
+    return [gpu for gpu in found if unsaid[gpu.name] == min(unsaid.values())]
 
 
 def _has_all(known: list[str], words: list[str]) -> bool:
