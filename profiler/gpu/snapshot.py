@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from profiler.errors import first_line
+from profiler.errors import ProfilerError, first_line
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
@@ -21,7 +21,7 @@ _DEFAULT_POOL = (0, 0)
 _MAX_DEVICES = 1024
 
 
-class SnapshotError(ValueError):
+class SnapshotError(ProfilerError):
     """The file is no CUDA memory snapshot, or is damaged, or asks to run code. The message is one line."""
 
 

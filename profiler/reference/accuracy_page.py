@@ -99,7 +99,7 @@ def page(results: Sequence[Result]) -> str:
     parts = [
         "# Accuracy",
         "",
-        "Written by `profiler compare results --page docs/accuracy.md`; do not edit.",
+        "Written by `profiler compare-reference results --page docs/accuracy.md`; do not edit.",
         "",
         "An error is predicted minus measured, in percent of the measured value, of quantities that",
         "torch's allocator reports (`torch.cuda.memory_stats`): allocated and reserved, their peaks in a",

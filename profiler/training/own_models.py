@@ -17,7 +17,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -283,17 +282,3 @@ def _own_loss(model: torch.nn.Module, batch: Any) -> Any:
     if isinstance(output, dict) and "loss" in output:
         return output["loss"]
     return getattr(output, "loss", output)
-
-
-def settings_from(words: list[str]) -> tuple[tuple[str, Any], ...]:
-    """`--set NAME=VALUE` words as pairs, values read as JSON where they are, else as text."""
-    pairs = []
-    for word in words:
-        name, separator, text = word.partition("=")
-        if not separator or not name:
-            raise ProfilerError(f"--set takes NAME=VALUE, not {word!r}")
-        try:
-            pairs.append((name, json.loads(text)))
-        except json.JSONDecodeError:
-            pairs.append((name, text))
-    return tuple(pairs)

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from profiler.errors import ProfilerError
 from profiler.records.folder_difference import RecordsDifference, RunChange, is_records, records_difference
 from profiler.trace.difference import Change, Difference, difference
+from profiler.trace.ledger import CATEGORIES
 from profiler.trace.load import load
 from profiler.trace.moments import Moment
 from profiler.units import format_bytes
+from profiler.verbs.options import whole_number
+from profiler.views import screen
 
+SUMMARY = "what grew between two runs, or two folders of records: by category, module and line"
+DESCRIPTION = (
+    "Compare the allocated bytes at the peaks of two runs: the differences of the parts sum to that of the "
+    "peaks. The runs of two folders are paired by workload, and by device where there are several."
+)
+EXAMPLES = (
+    "example: profiler report gpt2 --length 512 --save before.parquet; "
+    "profiler report gpt2 --length 768 --save after.parquet; "
+    "profiler diff before.parquet after.parquet --output grew.png"
+)
 _PHASES_SHOWN, _NAMES_SHOWN = 3, 5
 
 
-@dataclass(frozen=True)
-class DiffOptions:
-    """The words of the command line: two files or folders, how many parts to show, a picture's path."""
+def add_options(parser: ArgumentParser) -> None:
+    """Two runs or folders, and how to show what grew."""
+    kinds = "file of `profiler report --save` or recording.save(), CUDA memory snapshot, or results folder"
+    parser.add_argument("before", type=Path, metavar="A", help=kinds)
+    parser.add_argument("after", type=Path, metavar="B", help="another of the kind")
+    parser.add_argument(
+        "--top", type=whole_number, default=10, metavar="N", help="parts or runs to show; default: 10"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="a picture of what grew, as .png or .svg")
+    parser.add_argument("--json", action="store_true", help="print every part as JSON")
 
-    before: Path
-    after: Path
-    top: int
-    output: Path | None
-    as_json: bool
 
-
-def diff(options: DiffOptions) -> None:
+def run(options: Namespace) -> None:
     """Compare and print. Raises ProfilerError for what cannot be read or compared."""
     before, after = options.before, options.after
     for path in (before, after):
@@ -47,38 +62,33 @@ def diff(options: DiffOptions) -> None:
         _diff_runs(options)
 
 
-def _diff_records(options: DiffOptions) -> None:
+def _diff_records(options: Namespace) -> None:
     if options.output:
         raise ProfilerError("--output draws the difference of two runs, not of two folders of records")
     found = records_difference(options.before, options.after)
-    if options.as_json:
+    if options.json:
         print(json.dumps(_records_as_dict(found), indent=2))
     else:
-        _print_records(found, options.top, _console())
+        _print_records(found, options.top, screen.console())
 
 
-def _diff_runs(options: DiffOptions) -> None:
+def _diff_runs(options: Namespace) -> None:
     paths = (options.before, options.after)
     first, second = (load(path) for path in paths)
-    found, console = difference(first, second), _console()
-    if options.as_json:
+    found, console = difference(first, second), screen.console()
+    if options.json:
         print(json.dumps(_as_dict(found), indent=2))
     else:
         _print_run(found, options.top, console)
         for path, run in zip(paths, (first, second), strict=True):
             if run.note:
-                console.print(f"{path}: {run.note}", markup=False, soft_wrap=True)
+                console.print(f"{path}: {run.note}", soft_wrap=True)
     if options.output:
         from profiler.views.figures.difference import draw
 
         draw(found, f"{options.before.name} → {options.after.name}", options.output)
-        if not options.as_json:
-            console.print(f"  {options.output}", markup=False)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(width=130, highlight=False)
+        if not options.json:
+            console.print(f"  {options.output}", soft_wrap=True)
 
 
 def signed(size_bytes: int) -> str:
@@ -93,11 +103,15 @@ def _print_run(run: Difference, top: int, console: Console) -> None:
     before, after = run.before.allocated_bytes, run.after.allocated_bytes
     share = f" ({100 * run.difference_bytes / before:+.1f} %)" if before else ""
     console.print(
-        f"[bold]Peak[/bold]  {format_bytes(before)} → {format_bytes(after)}: "
-        f"[bold]{_coloured(run.difference_bytes)}[/bold]{share}, {run.difference_bytes:+,} B allocated"
+        screen.styled(
+            ("Peak", "bold"),
+            f"  {format_bytes(before)} → {format_bytes(after)}: ",
+            (signed(run.difference_bytes), f"bold {_colour(run.difference_bytes)}".strip()),
+            f"{share}, {run.difference_bytes:+,} B allocated",
+        )
     )
     for name, moment in (("before", run.before), ("after", run.after)):
-        console.print(f"  {name}: {_moment(moment)}", markup=False, soft_wrap=True)
+        console.print(f"  {name}: {_moment(moment)}", soft_wrap=True)
     if not run.difference_bytes and not any(
         _changed(part) for part in (run.categories, run.modules, run.lines)
     ):
@@ -126,11 +140,8 @@ def _changed(parts: Sequence[Change]) -> list[Change]:
 
 def _table(name: str, parts: Sequence[Change], top: int) -> Table:
     """The parts that changed, at most `top` of them; what is left out and what is the same in a row each."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(f"by {name}", overflow="fold")
-    for column in ("before", "after", "difference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("")
+    numbers = (screen.number(column) for column in ("before", "after", "difference"))
+    table = screen.table(f"by {name}", *numbers, "", lines=False)
     changed = _changed(parts)
     for part in changed[:top]:
         note = "new" if not part.before_bytes else "gone" if not part.after_bytes else ""
@@ -150,21 +161,18 @@ def _table(name: str, parts: Sequence[Change], top: int) -> Table:
     return table
 
 
-def _cells(before_bytes: int, after_bytes: int) -> tuple[str, str, str]:
-    return format_bytes(before_bytes), format_bytes(after_bytes), _coloured(after_bytes - before_bytes)
+def _cells(before_bytes: int, after_bytes: int) -> tuple[str, str, Text]:
+    size_bytes = after_bytes - before_bytes
+    change = screen.styled((signed(size_bytes), _colour(size_bytes)))
+    return format_bytes(before_bytes), format_bytes(after_bytes), change
 
 
-def _coloured(size_bytes: int) -> str:
-    colour = "red" if size_bytes > 0 else "green"
-    return f"[{colour}]{signed(size_bytes)}[/{colour}]" if size_bytes else "0 B"
+def _colour(size_bytes: int) -> str:
+    return "red" if size_bytes > 0 else "green" if size_bytes else ""
 
 
 def _words(name: str) -> str:
-    from rich.markup import escape
-
-    from profiler.trace.ledger import CATEGORIES
-
-    return name.replace("_", " ") if name in CATEGORIES else escape(name)
+    return name.replace("_", " ") if name in CATEGORIES else name
 
 
 # --- two folders of records ----------------------------------------------------------------------------
@@ -173,7 +181,10 @@ def _words(name: str) -> str:
 def _print_records(found: RecordsDifference, top: int, console: Console) -> None:
     same = found.paired - len(found.runs)
     console.print(
-        f"[bold]{found.paired} runs in both[/bold]: {same} with the same peaks, {len(found.runs)} changed"
+        screen.styled(
+            (f"{found.paired} runs in both", "bold"),
+            f": {same} with the same peaks, {len(found.runs)} changed",
+        )
     )
     for words, names in (
         ("only before", found.only_before),
@@ -183,14 +194,12 @@ def _print_records(found: RecordsDifference, top: int, console: Console) -> None
     ):
         if names:
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-            console.print(f"  {words}: {'; '.join(names[:_NAMES_SHOWN])}{more}", markup=False)
+            console.print(f"  {words}: {'; '.join(names[:_NAMES_SHOWN])}{more}")
     if not found.runs:
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("workload", overflow="fold")
-    for column in ("peak before", "after", "difference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("what changed at the peak, and in which phases", overflow="fold")
+    numbers = (screen.number(column) for column in ("peak before", "after", "difference"))
+    reasons = "what changed at the peak, and in which phases"
+    table = screen.table("workload", *numbers, reasons, lines=False)
     for run in found.runs[:top]:
         table.add_row(run.workload, *_cells(run.peak.before_bytes, run.peak.after_bytes), _reason(run))
     console.print()

@@ -2,50 +2,64 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from profiler.errors import ProfilerError
-from profiler.gpu.cards import find_gpu
-from profiler.gpu.snapshot import SnapshotError, load_snapshot
+from profiler.gpu.snapshot import load_snapshot
 from profiler.gpu.stacks import origin
-from profiler.runs.prediction import Simulation, simulate, simulate_function
 from profiler.trace import alignment as align
 from profiler.trace.alignment import Explanation, Request, Unmatched
 from profiler.trace.events import Allocation, Mark
 from profiler.trace.moments import containers, layers_together
 from profiler.units import format_bytes
-from profiler.verbs.predict import allocator_settings
-from profiler.workload import Workload
+from profiler.verbs import options as words
+from profiler.views import screen
 
+if TYPE_CHECKING:
+    from profiler.runs.prediction import Simulation
+
+SUMMARY = "what a recorded run allocated that its simulation did not"
+DESCRIPTION = (
+    "Align the allocations of a recording with those of a simulation, and name what only one of them has. To "
+    "compare two recordings: `profiler diff`."
+)
+EXAMPLES = "example: profiler explain run.pickle --against gpt2 --batch 8 --length 512 --gpu A100-40GB"
 _GROUPS_SHOWN = 20
 # Stretches with the same sizes in another order are told apart by aligning them.
 _STRETCHES_ALIGNED = 5
 
 
-def explain(path: Path, against: Workload | str, gpu: str, settings: str) -> None:
-    """Align the snapshot's allocations with those of `against` and print what only one of them has.
+def add_options(parser: ArgumentParser) -> None:
+    """A recording, and what to simulate."""
+    parser.add_argument(
+        "snapshot", type=Path, metavar="SNAPSHOT", help="a file of torch.cuda.memory._dump_snapshot"
+    )
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument(
+        "--against",
+        dest="model",
+        metavar="TARGET",
+        help=words.MODEL,
+    )
+    words.add_loop(against)
+    words.add_simulation_options(parser)
+    words.add_settings(parser)
 
-    Args:
-        path: a recorded snapshot.
-        against: a workload or a script's function to simulate.
-        gpu: what to simulate it on, as `profiler predict` takes it.
-        settings: of the simulated allocator.
 
-    Raises:
-        ProfilerError: an unreadable snapshot, or what cannot be simulated.
+def run(options: Namespace) -> None:
+    """Align the snapshot's allocations with those of a simulation and print what only one of them has.
+
+    Raises ProfilerError for an unreadable snapshot, or what cannot be simulated.
     """
-    recorded = recorded_requests(path)
-    simulated_gpu, simulated_settings = find_gpu(gpu), allocator_settings(settings)
-    if isinstance(against, Workload):
-        simulation = simulate(against, simulated_gpu, simulated_settings)
-    else:
-        simulation = simulate_function(against, simulated_gpu, simulated_settings)
+    recorded = recorded_requests(options.snapshot)
+    against, simulation = words.simulated(options)
     simulated, phases = best_stretch(simulation, recorded)
-    _show(align.explain(recorded, simulated), path.name, f"the simulated {against}, {phases}")
+    _show(align.explain(recorded, simulated), options.snapshot.name, f"the simulated {against}, {phases}")
 
 
 def recorded_requests(path: Path) -> list[Request]:
@@ -53,10 +67,7 @@ def recorded_requests(path: Path) -> list[Request]:
 
     Raises ProfilerError for a file that is no snapshot, or that holds no allocations.
     """
-    try:
-        snapshot = load_snapshot(path)
-    except SnapshotError as error:
-        raise ProfilerError(str(error)) from error
+    snapshot = load_snapshot(path)
     events = max((device.events for device in snapshot.devices), key=len, default=())
     requests = [Request(e.size_bytes, origin(e.frames)) for e in events if e.action == "alloc"]
     if not requests:
@@ -106,9 +117,7 @@ def _request(allocation: Allocation, outer: set[str]) -> Request:
 
 
 def _show(explanation: Explanation, first: str, second: str) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=150, highlight=False)
+    console = screen.console()
     for name, groups in ((first, explanation.only_first), (second, explanation.only_second)):
         if groups:
             console.print(_table(name, groups))
@@ -116,16 +125,13 @@ def _show(explanation: Explanation, first: str, second: str) -> None:
     console.print(
         f"{aligned:,} of {first_total:,} allocations aligned (of {explanation.second_total:,} in {second});"
         f" unexplained {explanation.unexplained_bytes:,} bytes",
-        markup=False,
         soft_wrap=True,
     )
 
 
 def _table(name: str, groups: Sequence[Unmatched]) -> Table:
-    table = Table(title=f"only in {name}", title_justify="left")
-    table.add_column("what asked for it", overflow="fold")
-    for column in ("size in bytes", "times", "together"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = (screen.number(column) for column in ("size in bytes", "times", "together"))
+    table = screen.table("what asked for it", *numbers, title=f"only in {name}")
     for group in groups[:_GROUPS_SHOWN]:
         size = format_bytes(group.total_bytes)
         table.add_row(group.cause, f"{group.size_bytes:,}", f"{group.times:,}", size)

@@ -3,67 +3,78 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from profiler.advice.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
 from profiler.advice.largest_batch import LARGEST_BATCH
 from profiler.gpu.cards import find_gpu
-from profiler.runs.isolated import MeasuredRun, measure
-from profiler.runs.provenance import check_device
-from profiler.training.own_models import Target, settings_from
 from profiler.units import format_bytes, parse_bytes
-from profiler.verbs.predict import allocator_settings
-from profiler.workload import Workload
+from profiler.verbs import options as words
+from profiler.views import screen
 
-DOES_NOT_FIT_CODE = 3
+if TYPE_CHECKING:
+    from profiler.runs.isolated import MeasuredRun
+
+SUMMARY = "will it fit on a GPU, with which batch at most, and what would help (needs no GPU)"
+DESCRIPTION = "Simulate a training step of any model on a GPU that need not be there."
+EXAMPLES = (
+    "examples: profiler fit gpt2 --batch 8 --length 1024 --gpu A100-40GB; "
+    "profiler fit train.py:make_model --batch 32; "
+    "profiler fit LlamaConfig --batch 1 --length 2048 --gpu H100. "
+    "Exit codes: 0 fits, 3 does not fit, 1 error."
+)
 _MODULES_SHOWN = 5
 _STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red"}
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """The words of the command line, see profiler.cli."""
+def add_options(parser: ArgumentParser) -> None:
+    """A model, where to fit it, and how much to answer."""
+    parser.add_argument("model", metavar="TARGET", help=words.MODEL)
+    words.add_simulation_options(parser)
+    words.add_settings(parser)
+    parser.add_argument(
+        "--context", metavar="SIZE", help="memory to set aside for the CUDA context; default: 1GiB"
+    )
+    parser.add_argument("--no-largest", action="store_true", help="do not search for the largest batch")
+    parser.add_argument("--no-techniques", action="store_true", help="do not try what would help")
+    parser.add_argument(
+        "--verify", action="store_true", help="run the real step too, on the CUDA device that is here"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
-    target: str
-    gpu: str
-    workload: dict[str, Any]
-    settings: list[str]
-    context: str | None
-    allocator_settings: str
-    with_largest: bool
-    with_techniques: bool
-    as_json: bool
-    verify: bool
 
-
-def run(options: FitOptions) -> int:
+def run(options: Namespace) -> int:
     """Answer and print; returns the exit code: 0 fits, 3 does not fit."""
-    gpu = find_gpu(options.gpu)
-    allocator_settings(options.allocator_settings)  # wrong ones are said here
+    from profiler.runs.isolated import measure
+    from profiler.runs.provenance import check_device
+    from profiler.training.own_models import Target
+
+    gpu = find_gpu(words.gpu_name(options))
+    words.allocator_settings(options)  # wrong ones are said here
     question = Question(
-        allocator_settings=options.allocator_settings,
-        with_largest=options.with_largest,
-        with_techniques=options.with_techniques,
+        allocator_settings=options.allocator_settings or "",
+        with_largest=not options.no_largest,
+        with_techniques=not options.no_techniques,
     )
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
-    target = Target(options.target, settings_from(options.settings))
-    workload = Workload(model=options.target, **options.workload)
+    workload = words.workload_from(options)
+    target = Target(workload.model, words.settings_from(options))
     if options.verify:
         check_device("cuda")
     answer = fit(target, workload, gpu, question)
     measured = None
     if options.verify:
-        measured = measure(target, workload, allocator_settings=options.allocator_settings)
-    if options.as_json:
+        measured = measure(target, workload, allocator_settings=question.allocator_settings)
+    if options.json:
         print(json.dumps(as_dict(answer, measured), indent=2))
     else:
         _print(answer, measured)
-    return DOES_NOT_FIT_CODE if answer.verdict == DOES_NOT_FIT else 0
+    return words.DOES_NOT_FIT if answer.verdict == DOES_NOT_FIT else 0
 
 
 def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
@@ -123,15 +134,13 @@ def _stopped_in(answer: Fit) -> str:
 
 
 def _print(answer: Fit, measured: MeasuredRun | None) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=120, highlight=False)
+    console = screen.console()
     _print_verdict(answer, console)
     _print_peak(answer, console)
     if measured is not None:
         _print_measured(answer, measured, console)
     if answer.largest is not None:
-        console.print(f"\n[bold]Largest batch[/bold]  {_largest_in_words(answer)}")
+        console.print(screen.styled(("\nLargest batch", "bold"), f"  {_largest_in_words(answer)}"))
     if answer.techniques:
         _print_techniques(answer, console)
     console.print(
@@ -143,7 +152,8 @@ def _print(answer: Fit, measured: MeasuredRun | None) -> None:
 
 def _print_verdict(answer: Fit, console: Console) -> None:
     verdict, run = answer.verdict, answer.run
-    console.print(f"[{_STYLES[verdict]}]{verdict.upper()}[/]  {run.workload} on {answer.gpu.name}")
+    verdict_words = (verdict.upper(), _STYLES[verdict])
+    console.print(screen.styled(verdict_words, f"  {run.workload} on {answer.gpu.name}"))
     left = answer.headroom_bytes
     room = f"{format_bytes(left)} left" if left >= 0 else f"{format_bytes(-left)} too much"
     share = 100 * (answer.taken_bytes + answer.context_bytes) / answer.gpu.memory_bytes
@@ -164,25 +174,28 @@ def _print_peak(answer: Fit, console: Console) -> None:
     run, peak = answer.run, answer.run.peak
     where = ", ".join(word for word in (peak.peak_op, peak.peak_module, peak.peak_line) if word)
     console.print(
-        f"\n[bold]Peak[/bold]  {format_bytes(peak.peak_allocated_bytes)} allocated, "
-        f"{format_bytes(run.peak_reserved_bytes)} reserved; {peak.name}" + (f", {where}" if where else "")
+        screen.styled(
+            ("\nPeak", "bold"),
+            f"  {format_bytes(peak.peak_allocated_bytes)} allocated, "
+            f"{format_bytes(run.peak_reserved_bytes)} reserved; {peak.name}",
+            f", {where}" if where else "",
+        )
     )
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_column(justify="right")
+    table = screen.table("", screen.number(), screen.number(), lines=False)
+    table.show_header = False
     for category, size_bytes in sorted(peak.peak.items(), key=lambda item: -item[1]):
         share = 100 * size_bytes / peak.peak_allocated_bytes
-        table.add_row(category.replace("_", " "), format_bytes(size_bytes), f"{share:.1f} %")
+        table.add_row("  " + category.replace("_", " "), format_bytes(size_bytes), f"{share:.1f} %")
     kept = run.peak_reserved_bytes - peak.peak_allocated_bytes
-    table.add_row("reserved above that (cache, fragments)", format_bytes(kept), "")
+    table.add_row("  reserved above that (cache, fragments)", format_bytes(kept), "")
     console.print(table)
     top = ", ".join(f"{name} {format_bytes(size_bytes)}" for name, size_bytes in run.modules[:_MODULES_SHOWN])
     console.print(f"  of it by module: {top}")
 
 
 def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> None:
-    console.print(f"\n[bold]Measured[/bold]  on {measured.device_name}, the peak in {measured.phase}")
+    where = f"  on {measured.device_name}, the peak in {measured.phase}"
+    console.print(screen.styled(("\nMeasured", "bold"), where))
     for name, real, predicted in (
         ("allocated", measured.peak_allocated_bytes, answer.run.peak.peak_allocated_bytes),
         ("reserved", measured.peak_reserved_bytes, answer.taken_bytes),
@@ -193,7 +206,7 @@ def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> Non
                 f"({100 * (predicted - real) / real:+.2f} %)"
             )
     if measured.out_of_memory:
-        console.print(f"  {measured.out_of_memory}", markup=False, soft_wrap=True)
+        console.print(f"  {measured.out_of_memory}", soft_wrap=True)
 
 
 def _largest_in_words(answer: Fit) -> str:
@@ -214,13 +227,10 @@ def _largest_in_words(answer: Fit) -> str:
 
 
 def _print_techniques(answer: Fit, console: Console) -> None:
-    console.print("\n[bold]What would help[/bold]  (each alone, by simulation)")
-    table = Table(box=None, padding=(0, 2))
-    for column in ("saves", "needs then"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("fits")
-    table.add_column("technique and its cost")
-    table.add_column("peak then in", no_wrap=True)
+    how = "  (each alone; reserved bytes, by simulation)"
+    console.print(screen.styled(("\nWhat would help", "bold"), how))
+    numbers = (screen.number("  saves reserved"), screen.number("needs then"))
+    table = screen.table(*numbers, "fits", "technique and its cost", "peak then in", lines=False)
     simulated = [result for result in answer.techniques if result.run is not None]
     for result in simulated:
         assert result.run is not None
@@ -228,7 +238,7 @@ def _print_techniques(answer: Fit, console: Console) -> None:
             format_bytes(result.saved_bytes) if result.saved_bytes > 0 else "nothing",
             format_bytes(result.run.peak_reserved_bytes),
             "yes" if result.run.peak_reserved_bytes <= answer.usable_bytes else "no",
-            f"{result.technique.name} [dim]({result.technique.cost})[/dim]",
+            screen.styled(result.technique.name, (f" ({result.technique.cost})", "dim")),
             result.run.peak.name,
         )
     console.print(table)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from profiler.errors import ProfilerError
 
+SUMMARY = "the experiments and the questions they answer"
+DESCRIPTION = "Name the experiments and their questions. They come with a checkout of the project."
+EXAMPLES = ""
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
-def print_questions() -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """None."""
+
+
+def run(options: Namespace) -> None:
     """A line an experiment. Raises ProfilerError where there are none."""
     for name, question in questions().items():
         print(f"{name:26}{question}")

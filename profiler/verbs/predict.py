@@ -5,69 +5,62 @@ from __future__ import annotations
 import json
 import re
 import sys
+from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from profiler.errors import ProfilerError
-from profiler.gpu.allocator import AllocatorSettings
-from profiler.gpu.cards import GPU, find_gpu
+from profiler.gpu.cards import GPU
 from profiler.records.table import Row, append
-from profiler.runs.prediction import Simulation, simulate, simulate_function
-from profiler.runs.simulation_worker import prepared
 from profiler.trace.moments import Share, by_category, by_module
-from profiler.training.own_models import Target
 from profiler.units import format_bytes
+from profiler.verbs import options as words
+from profiler.views import screen
 from profiler.workload import Workload
 
-DOES_NOT_FIT = 3  # exit code
+if TYPE_CHECKING:
+    from profiler.runs.prediction import Simulation
+
+SUMMARY = "what a training step takes of a GPU, without the GPU"
+DESCRIPTION = "Simulate a training step, allocation by allocation. Exit code 3: it does not fit."
+EXAMPLES = (
+    "examples: profiler predict gpt2 --batch 8 --length 512 --gpu A100-40GB; "
+    "profiler predict train.py:make_model --batch 32; profiler predict --loop train.py:main"
+)
 _MODULES_SHOWN = 12
 
 
-@dataclass(frozen=True)
-class PredictOptions:
-    """What the command line may say; `target` is a workload, or a script.py:function."""
+def add_options(parser: ArgumentParser) -> None:
+    """A model or a loop, where to simulate it, and what to keep."""
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("model", nargs="?", metavar="TARGET", help=words.MODEL)
+    words.add_loop(either)
+    words.add_simulation_options(parser)
+    words.add_settings(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write a timeline figure and records there"
+    )
 
-    target: Workload | str
-    gpu: str
-    allocator_settings: str = ""
-    as_json: bool = False
-    output: Path | None = None
 
-
-def predict(options: PredictOptions) -> int:
+def run(options: Namespace) -> int:
     """Simulate, print what was found, keep it under `output`; returns the exit code, DOES_NOT_FIT or 0.
 
     Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be simulated.
     """
-    gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
-    target = options.target
-    with redirect_stdout(sys.stderr) if options.as_json else nullcontext():  # what a user's program prints
-        if isinstance(target, Workload):
-            prepared(Target(target.model), target)  # a sequence longer than the model reads is said here
-            simulation = simulate(target, gpu, settings)
-        else:
-            simulation = simulate_function(target, gpu, settings)
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what a user's program prints
+        target, simulation = words.simulated(options)
     formula = _formula_rows(target, simulation.gpu) if isinstance(target, Workload) else []
-    report = _report(simulation, options, formula)
-    written = _write(simulation, options, formula) if options.output else []
-    if options.as_json:
+    report = _report(simulation, target, options.allocator_settings or "", formula)
+    written = _write(simulation, target, options, formula) if options.output else []
+    if options.json:
         print(json.dumps(report, indent=2))
     else:
         _show(report, written)
-    return DOES_NOT_FIT if simulation.out_of_memory else 0
-
-
-def allocator_settings(text: str) -> AllocatorSettings:
-    """The settings as PYTORCH_ALLOC_CONF has them; raises ProfilerError for what PyTorch would refuse."""
-    try:
-        return AllocatorSettings.parse(text)
-    except ValueError as error:
-        raise ProfilerError(f"--allocator-settings: {error}") from error
+    return words.DOES_NOT_FIT if simulation.out_of_memory else 0
 
 
 def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
@@ -80,8 +73,9 @@ def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
 # --- what was found, as plain data ---------------------------------------------------------------------
 
 
-def _report(simulation: Simulation, options: PredictOptions, formula: list[Row]) -> dict[str, Any]:
-    target = options.target
+def _report(
+    simulation: Simulation, target: Workload | str, allocator_settings: str, formula: list[Row]
+) -> dict[str, Any]:
     peak = simulation.peak()
     allocation = peak.allocation
     failed = simulation.out_of_memory
@@ -90,7 +84,7 @@ def _report(simulation: Simulation, options: PredictOptions, formula: list[Row])
         "target_in_words": str(target),
         "gpu": simulation.gpu.name,
         "gpu_bytes": simulation.gpu.memory_bytes,
-        "allocator_settings": options.allocator_settings,
+        "allocator_settings": allocator_settings,
         "outcome": "out_of_memory" if failed else "ok",
         "out_of_memory": failed
         and {
@@ -146,23 +140,25 @@ def _phase_reports(simulation: Simulation, formula: list[Row]) -> list[dict[str,
 
 
 def _show(report: dict[str, Any], written: list[Path]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=150, highlight=False)  # a file or a pipe has no width to keep to
+    console = screen.console()
     capacity = format_bytes(report["gpu_bytes"])
-    console.print(f"[bold]{report['target_in_words']}[/bold] on a simulated {report['gpu']} ({capacity})")
+    where = f" on a simulated {report['gpu']} ({capacity})"
+    console.print(screen.styled((report["target_in_words"], "bold"), where))
     console.print(_phase_table(report))
     peak = report["peak"]
     console.print(
-        f"[bold]Peak[/bold]: {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B)"
-        f" allocated in {peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved"
+        screen.styled(
+            ("Peak", "bold"),
+            f": {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B)"
+            f" allocated in {peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved",
+        )
     )
     if peak["op"]:
         console.print(
             f"  made by {peak['op']} ({format_bytes(peak['op_bytes'])})"
             + (f" in {peak['module']}" if peak["module"] else "")
             + (f", {peak['line']}" if peak["line"] else ""),
-            markup=False,
+            soft_wrap=True,
         )
     console.print(_share_table("category", peak["categories"].items(), peak["allocated_bytes"]))
     modules = [
@@ -174,19 +170,22 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
         shown.append((f"{len(rest)} more", sum(size_bytes for _, size_bytes in rest)))
     console.print(_share_table("module", shown, peak["allocated_bytes"]))
     for path in written:
-        console.print(f"  {path}", markup=False)
+        console.print(f"  {path}", soft_wrap=True)
     failed = report["out_of_memory"]
     if failed:
         requested, allocated, reserved = (
             format_bytes(failed[f"{name}_bytes"]) for name in ("requested", "allocated", "reserved")
         )
         console.print(
-            f"[bold yellow]out of memory[/bold yellow] in {failed['phase']}: {failed['op']} asked for"
-            f" {requested}; allocated {allocated}, reserved {reserved} of {capacity}"
+            screen.styled(
+                ("out of memory", "bold yellow"),
+                f" in {failed['phase']}: {failed['op']} asked for {requested}; allocated {allocated},"
+                f" reserved {reserved} of {capacity}",
+            )
         )
         place = ", ".join(word for word in (failed["module"], failed["line"]) if word)
         if place:
-            console.print(f"  in {place}", markup=False)
+            console.print(f"  in {place}", soft_wrap=True)
 
 
 def _phase_table(report: dict[str, Any]) -> Table:
@@ -200,10 +199,7 @@ def _phase_table(report: dict[str, Any]) -> Table:
         "peak reserved": "peak_reserved_bytes",
         "fragmentation at peak": "fragmentation_at_peak_bytes",
     }
-    table = Table()
-    table.add_column("phase", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right")
+    table = screen.table("phase", *(screen.number(name) for name in columns))
     for phase in report["phases"]:
         cells = [phase[key] for key in columns.values()]
         table.add_row(phase["phase"], *["" if cell is None else format_bytes(cell) for cell in cells])
@@ -211,10 +207,8 @@ def _phase_table(report: dict[str, Any]) -> Table:
 
 
 def _share_table(name: str, shares: Any, total_bytes: int) -> Table:
-    table = Table()
-    table.add_column(f"{name} at the peak", no_wrap=True)
-    for column in ("bytes", "", "%"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = (screen.number(column) for column in ("bytes", "", "%"))
+    table = screen.table(f"{name} at the peak", *numbers)
     for label, size_bytes in shares:
         share = f"{100 * size_bytes / total_bytes:.1f}" if total_bytes else ""
         table.add_row(
@@ -229,13 +223,14 @@ def _share_table(name: str, shares: Any, total_bytes: int) -> Table:
 # --- on disk -------------------------------------------------------------------------------------------
 
 
-def _write(simulation: Simulation, options: PredictOptions, formula: list[Row]) -> list[Path]:
+def _write(
+    simulation: Simulation, target: Workload | str, options: Namespace, formula: list[Row]
+) -> list[Path]:
     """The figure as PNG and SVG and, for a workload, its records; returns the paths."""
     from profiler.views.figures import style
     from profiler.views.figures.timeline import timeline
 
-    assert options.output is not None
-    folder, target = options.output, options.target
+    folder: Path = options.output
     name = _file_name(f"{target} {simulation.gpu.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +242,7 @@ def _write(simulation: Simulation, options: PredictOptions, formula: list[Row]) 
     paths = style.save(timeline(simulation, str(target)), folder, f"timeline-{name}")
     if isinstance(target, Workload):
         records = folder / "records.parquet"
-        append(records, _rows(simulation, target, options.allocator_settings, formula))
+        append(records, _rows(simulation, target, options.allocator_settings or "", formula))
         paths.append(records)
     return paths
 

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from profiler.reference.campaign import Campaign, Progress, record
 from profiler.units import format_bytes
+from profiler.views import screen
+
+if TYPE_CHECKING:
+    from profiler.reference.campaign import Progress
+
+SUMMARY = "record the reference suite on a GPU, as far as the time goes"
+DESCRIPTION = (
+    "Record the runs and kernel probes that predictions are held against, most informative first. What has "
+    "been recorded is not run again, so the same command goes on where it stopped."
+)
+EXAMPLES = "example: profiler record-reference --minutes 9"
 
 
-def record_reference(campaign: Campaign) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """Where to record, how much, and for how long."""
+    parser.add_argument(
+        "--device", default="cuda", metavar="DEVICE", help="cuda (default), cpu, or a GPU's name to rehearse"
+    )
+    parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no run after this; default: 9")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
+    )
+
+
+def run(options: Namespace) -> None:
     """Record what is missing and say how each run went: a line a run, and on a terminal a bar below.
 
     Raises ProfilerError as profiler.reference.campaign.record does.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    from profiler.reference.campaign import Campaign, record
+    from profiler.reference.target import Target
+
+    campaign = Campaign(Target.parse(options.device), options.results, options.size, options.minutes)
+    console = screen.console()
+    console.soft_wrap = True
+    text = TextColumn("{task.description}", markup=False)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), text)
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("looking at the device", total=None)
 
@@ -28,11 +59,10 @@ def record_reference(campaign: Campaign) -> None:
                 return
             console.print(
                 f"[{progress.number:3}/{progress.total}] {progress.seconds:5.1f} s  {progress.name}",
-                markup=False,
             )
             if progress.outcome != "ok":
                 words = progress.outcome.replace("_", " ")
-                console.print(f"{'':20}{words}: {progress.detail}", markup=False, style="yellow")
+                console.print(f"{'':20}{words}: {progress.detail}", style="yellow")
 
         summary = record(campaign, tell)
     size_bytes = sum(path.stat().st_size for path in summary.folder.rglob("*") if path.is_file())

@@ -4,57 +4,77 @@ from __future__ import annotations
 
 import json
 import pickle
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically
-from profiler.gpu.cards import find_gpu
-from profiler.runs.prediction import Simulation, simulate
-from profiler.runs.simulation_worker import prepared
 from profiler.trace.file import write_trace
-from profiler.training.own_models import Target, settings_from, with_own_paths
+from profiler.verbs import options as words
 from profiler.verbs.list import questions
-from profiler.verbs.predict import allocator_settings
-from profiler.workload import Workload
+from profiler.views import screen
+
+if TYPE_CHECKING:
+    from profiler.runs.prediction import Simulation
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """The words of the command line; a file is written where its path is given.
-
-    The workload's model is a target to simulate, or the path of a results folder or of a file of a run.
-    """
-
-    workload: Workload
-    settings: list[str]
-    gpu: str
-    allocator_settings: str
-    html: Path
-    memory_viz: Path | None
-    trace: Path | None
-    save: Path | None
+SUMMARY = "a run, a snapshot or a folder of results as one HTML page; files for memory_viz and Perfetto"
+DESCRIPTION = (
+    "Write one HTML file that needs no network: of a training step that is simulated now, of a CUDA memory "
+    "snapshot or a saved run, or of a folder of results."
+)
+EXAMPLES = (
+    "examples: profiler report gpt2 --batch 8 --length 512 --memory-viz gpt2.pickle; "
+    "profiler report snapshot.pickle -o snapshot.html; profiler report results/cpu -o results.html"
+)
 
 
-def report(options: ReportOptions) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """What to show, and the files to write."""
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "model", nargs="?", metavar="TARGET", help=f"{words.MODEL}; a snapshot, a saved run, a results folder"
+    )
+    words.add_loop(either)
+    words.add_simulation_options(parser)
+    words.add_settings(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="default: report.html",
+    )
+    parser.add_argument(
+        "--memory-viz", type=Path, metavar="FILE", help="a snapshot for pytorch.org/memory_viz"
+    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="counters for ui.perfetto.dev")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="the run itself, for a later `profiler diff`"
+    )
+
+
+def run(options: Namespace) -> None:
     """Write the page, and print the paths. Raises ProfilerError as `profiler fit` does."""
-    path = Path(options.workload.model)
-    if path.is_dir() or (path.is_file() and path.suffix not in (".json", ".py")):
+    path = Path(options.model or "")
+    if options.model and (path.is_dir() or (path.is_file() and path.suffix not in (".json", ".py"))):
         _from_file(path, options)
     else:
         _from_simulation(options)
 
 
-def _from_file(path: Path, options: ReportOptions) -> None:
+def _from_file(path: Path, options: Namespace) -> None:
     from profiler.trace.load import load
     from profiler.views.pages.results import results_page
     from profiler.views.pages.run import run_page
 
-    if options.memory_viz or options.trace or options.save:
-        raise ProfilerError("--memory-viz, --trace and --save are for a run that is simulated now")
+    kept = (*words.SIMULATION_OPTIONS, "memory_viz", "trace", "save")
+    words.refuse(options, kept, f"is for a run that is simulated now, not for {path}")
     page = results_page(path, _questions()) if path.is_dir() else run_page(load(path), path.name)
-    _write(options.html, page.encode())
+    _write(options.output, page.encode())
 
 
 def _questions() -> dict[str, str]:
@@ -65,22 +85,16 @@ def _questions() -> dict[str, str]:
         return {}
 
 
-def _from_simulation(options: ReportOptions) -> None:
+def _from_simulation(options: Namespace) -> None:
     from profiler.views.memory_viz import memory_viz, perfetto
     from profiler.views.pages.run import simulation_page
 
-    gpu, settings = find_gpu(options.gpu), allocator_settings(options.allocator_settings)
-    target = Target(options.workload.model, settings_from(options.settings))
-    prepared(target, options.workload)
-    simulation = with_own_paths(simulate(options.workload, gpu, settings), target)
-    title = f"{options.workload} on {gpu.name}"
+    target, simulation = words.simulated(options)
+    title, settings = f"{target} on {simulation.gpu.name}", options.allocator_settings or ""
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
-        (options.html, lambda run: simulation_page(run, title).encode()),
+        (options.output, lambda run: simulation_page(run, title).encode()),
         # memory_viz reads no later protocol.
-        (
-            options.memory_viz,
-            lambda run: pickle.dumps(memory_viz(run, options.allocator_settings), protocol=4),
-        ),
+        (options.memory_viz, lambda run: pickle.dumps(memory_viz(run, settings), protocol=4)),
         (options.trace, lambda run: json.dumps(perfetto(run)).encode()),
     ]
     for path, contents in writers:
@@ -88,9 +102,13 @@ def _from_simulation(options: ReportOptions) -> None:
             _write(path, contents(simulation))
     if options.save is not None:
         write_trace(options.save, simulation.entries)
-        print(options.save)
+        _say(options.save)
 
 
 def _write(path: Path, data: bytes) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
-    print(path)
+    _say(path)
+
+
+def _say(path: Path) -> None:
+    screen.console().print(str(path), soft_wrap=True)

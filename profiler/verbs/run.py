@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from profiler.errors import ProfilerError
 from profiler.files import check_writable, write_atomically, write_csv, write_table
-from profiler.gpu.cards import GPU
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, without_end
@@ -21,7 +22,10 @@ from profiler.runs import runner
 from profiler.runs.provenance import check_device, default_device, device_class, provenance
 from profiler.runs.runner import RunSettings, run_key
 from profiler.trace.phase import phases
+from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
+from profiler.verbs.options import DEFAULT_GPU, gpu_name, refuse
+from profiler.views import screen
 from profiler.views.figures import style
 from profiler.workload import Workload
 
@@ -32,17 +36,27 @@ if TYPE_CHECKING:
     from experiments.catalog import MakesTables, RunsWorkloads
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line may say: see `profiler run --help`."""
+SUMMARY = "run experiments, keep their records and draw their figures"
+DESCRIPTION = "Run experiments. What has been recorded is not run again, so a stopped run continues."
+EXAMPLES = "example: profiler run naive_step --size small"
 
-    device_type: str | None
-    size: str
-    results: Path
-    gpu: GPU
-    limit_bytes: int | None = None
-    fresh: bool = False
-    repredict: bool = False
+
+def add_options(parser: ArgumentParser) -> None:
+    """Which experiments, where, and what of them to do again."""
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="names from `profiler list`")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
+    )
+    parser.add_argument("--gpu", help=f"simulated beside the CPU; default: {DEFAULT_GPU}")
+    parser.add_argument("--limit", metavar="SIZE", help="memory that a run may take, as in 2GiB")
+    parser.add_argument("--fresh", action="store_true", help="run again what has been recorded")
+    parser.add_argument(
+        "--repredict",
+        action="store_true",
+        help="predict again what has been recorded, measure only what is new",
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class _Experiment:
     repredict: bool
 
 
-def run(names: Sequence[str], options: RunOptions) -> None:
+def run(options: Namespace) -> None:
     """Run the named experiments, all of them if none is named.
 
     Results go to a folder of the device's name, those in small size to one beside it.
@@ -73,20 +87,22 @@ def run(names: Sequence[str], options: RunOptions) -> None:
     from experiments import catalog
 
     asked = catalog.questions()
-    for name in names:
+    for name in options.experiments:
         catalog.check_name(name)
-    device_type = options.device_type or default_device()
+    device_type = options.device or default_device()
     check_device(device_type)
-    settings = RunSettings(device_type, options.limit_bytes)
-    gpu = options.gpu if device_type == "cpu" else None
+    if device_type != "cpu":
+        refuse(options, ["gpu"], "is simulated beside the CPU; on cuda it is the GPU that is here")
+    gpu = find_gpu(gpu_name(options)) if device_type == "cpu" else None
+    settings = RunSettings(device_type, parse_bytes(options.limit) if options.limit else None)
     small = "-small" if options.size == "small" else ""
     results = options.results / f"{device_class(device_type)}{small}"
     check_writable(results)
     style.use_style()
-    console = Console()
+    console = screen.console()
     undrawn = []
-    for name in dict.fromkeys(names or asked):
-        console.print(f"[bold]{name}[/bold]  {asked[name]}")
+    for name in dict.fromkeys(options.experiments or asked):
+        console.print(screen.styled((name, "bold"), f"  {asked[name]}"))
         how = (options.size, options.fresh, options.repredict)
         experiment = _Experiment(name, results / name, settings, gpu, *how)
         if name in catalog.WORKLOADS:
@@ -127,7 +143,7 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
     recorded = records.read(path)
     recorded = last_of_each_run(recorded[recorded["run_key"].isin(runs)])
     for words in without_end(recorded):
-        console.print(f"  {words}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"  {words}", style="yellow", soft_wrap=True)
     write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
 
@@ -186,7 +202,7 @@ def _progress(console: Console) -> Progress:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}", style="dim"),
+        TextColumn("{task.description}", style="dim", markup=False),
     )
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
@@ -206,7 +222,7 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
     with console.status("running") as status:
 
         def progress(step: str) -> None:
-            status.update(step)
+            status.update(screen.styled(step))
             if not console.is_terminal:
                 console.print(f"  {step}")
 

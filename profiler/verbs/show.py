@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,36 @@ from profiler.records.comparison import compare, peak_residuals, silent_categori
 from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
+from profiler.views import screen
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SUMMARY = "tables of what was measured, or simulated, against what was predicted"
+DESCRIPTION = (
+    "Hold a prediction against what was measured, phase by phase, and the formulas against the simulation "
+    "too."
+)
+EXAMPLES = "example: profiler show results/cpu/naive_step"
 _SAID = {"measured": "measured", "simulation": "simulated"}
 _NAMED_RESIDUALS = 2  # of a peak, in a table; comparison.csv has all
 
 
-def show(results: Path, source: str, workload: str | None) -> None:
+def add_options(parser: ArgumentParser) -> None:
+    """Which records, and which prediction."""
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS", help="a records.parquet, or a folder of them"
+    )
+    parser.add_argument(
+        "--source",
+        choices=["formula", "textbook", "simulation"],
+        default="formula",
+        help="what predicted; default: formula",
+    )
+    parser.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
+
+
+def run(options: Namespace) -> None:
     """Print a table a workload and device, and a line that sums each kind of comparison up.
 
     A formula is held against what was measured, and against the simulation. The simulation is held against
@@ -30,6 +52,7 @@ def show(results: Path, source: str, workload: str | None) -> None:
 
     Raises ProfilerError if there are no records, or none that match.
     """
+    results, source, workload = options.results, options.source, options.workload
     found = last_of_each_workload(last_of_each_run(_read_all(results)))
     chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
     comparisons = [("measured", compare(chosen, source))]
@@ -41,9 +64,7 @@ def show(results: Path, source: str, workload: str | None) -> None:
     if not comparisons:
         words = f" of a workload with {workload!r}" if workload else ""
         raise ProfilerError(f"no phase in {results}{words} is both measured and predicted by {source!r}")
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)  # a file or a pipe has no width to keep to
+    console = screen.console()
     for truth, compared in comparisons:
         for keys, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
             one = phases[phases["seed"] == phases["seed"].min()]
@@ -51,7 +72,7 @@ def show(results: Path, source: str, workload: str | None) -> None:
     for truth, compared in comparisons:
         _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
     for words in without_end(chosen):
-        console.print(words, style="yellow", markup=False, soft_wrap=True)
+        console.print(words, style="yellow", soft_wrap=True)
 
 
 def _read_all(path: Path) -> pd.DataFrame:
@@ -71,17 +92,15 @@ def _title(truth: str, source: str, workload: str, device: str, predicted_device
 
 
 def _table(title: str, truth: str, source: str, phases: pd.DataFrame) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("phase", no_wrap=True)
-    for column in (f"allocated, {truth}", source, "difference", f"peak, {truth}", source):
-        table.add_column(column, justify="right")
-    table.add_column("the peak's difference lies in")
+    names = (f"allocated, {truth}", source, "difference", f"peak, {truth}", source)
+    numbers = (screen.number(name) for name in names)
+    table = screen.table("phase", *numbers, "the peak's difference lies in", title=title)
     for row, residual in zip(phases.itertuples(), peak_residuals(phases), strict=True):
         table.add_row(
             str(Phase(row.step, row.phase, row.micro_batch)),
             format_bytes(row.measured_bytes),
             format_bytes(row.predicted_bytes),
-            f"{row.difference_bytes:+,} B" if row.difference_bytes else "[green]0[/green]",
+            f"{row.difference_bytes:+,} B" if row.difference_bytes else screen.styled(("0", "green")),
             format_bytes(row.measured_peak_bytes),
             format_bytes(row.predicted_peak_bytes),
             ", ".join(_signed(*part) for part in residual[:_NAMED_RESIDUALS]),

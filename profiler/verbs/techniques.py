@@ -3,91 +3,112 @@
 from __future__ import annotations
 
 import os
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from profiler.advice.savings import Saving, savings
 from profiler.errors import ProfilerError
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU, find_gpu
-from profiler.runs.isolated import SimulatedRun, simulate
-from profiler.runs.simulation_worker import prepared
 from profiler.trace.ledger import CATEGORIES
-from profiler.training.own_models import Target
 from profiler.units import format_bytes
-from profiler.verbs.predict import allocator_settings
+from profiler.verbs import options as words
+from profiler.views import screen
 from profiler.workload import Workload
 
-
-@dataclass(frozen=True)
-class TechniquesOptions:
-    """What the command line may say; `pairs` is how many of the best pairs are simulated and shown."""
-
-    workload: Workload
-    gpu: str
-    allocator_settings: str
-    pairs: int
+if TYPE_CHECKING:
+    from profiler.advice.savings import Saving
+    from profiler.runs.isolated import SimulatedRun
 
 
-def techniques(options: TechniquesOptions) -> None:
-    """Print the predicted peak, and tables of what techniques and pairs of them save.
+SUMMARY = "what each memory technique would save, predicted and ranked"
+DESCRIPTION = "Rank the techniques and their pairs by formula, then simulate the best (needs no GPU)."
+EXAMPLES = "example: profiler techniques gpt2 --batch 8 --length 512 --gpu A100-40GB"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """A model, where to simulate it, and how many pairs to show."""
+    parser.add_argument("model", metavar="TARGET", help=words.MODEL)
+    words.add_simulation_options(parser)
+    parser.add_argument(
+        "--pairs",
+        type=words.whole_number,
+        default=10,
+        metavar="N",
+        help="how many of the best pairs; default: 10",
+    )
+
+
+def run(options: Namespace) -> None:
+    """Print the predicted peak, and tables of what techniques and pairs of them save of allocated bytes.
 
     The formula ranks all of them; the simulation then gives exact peaks.
 
     Raises ProfilerError for a model that there is not, a length that it needs, or an unknown GPU.
     """
-    gpu = find_gpu(options.gpu)
-    allocator_settings(options.allocator_settings)  # wrong ones are said here, and a sequence too long
-    prepared(Target(options.workload.model), options.workload)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    from profiler.advice.savings import savings
+    from profiler.runs.simulation_worker import prepared
+    from profiler.training.own_models import Target
+
+    workload, gpu = words.workload_from(options), find_gpu(words.gpu_name(options))
+    settings = options.allocator_settings or ""
+    words.allocator_settings(options)  # wrong ones are said here, and a sequence too long
+    prepared(Target(workload.model), workload)
+    console = screen.console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         counting = progress.add_task("counting", total=None)
         before, found = savings(
-            options.workload,
+            workload,
             gpu,
             lambda counted, total: progress.update(counting, completed=counted, total=total),
         )
         singles = [saving for saving in found if len(saving.techniques) == 1]
         pairs = [saving for saving in found if len(saving.techniques) == 2][: options.pairs]
-        workloads = [options.workload, *(saving.workload for saving in singles + pairs)]
+        workloads = [workload, *(saving.workload for saving in singles + pairs)]
         simulating = progress.add_task("simulating", total=len(workloads))
 
-        def simulated(workload: Workload) -> SimulatedRun | str:
-            run = _simulated(workload, gpu, options.allocator_settings)
+        def simulated(changed: Workload) -> SimulatedRun | str:
+            run = _simulated(changed, gpu, settings)
             progress.advance(simulating)
             return run
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             first, *runs = threads.map(simulated, workloads)
-    console.print(f"[bold]{options.workload}[/bold] on {gpu.name}")
+    console.print(screen.styled((str(workload), "bold"), f" on {gpu.name}"))
     console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")
-    if isinstance(first, SimulatedRun):
+    if not isinstance(first, str):
         console.print(
             f"  simulated {format_bytes(first.peak.peak_allocated_bytes)} allocated at the peak, in "
             f"{first.peak.name}; {format_bytes(first.peak_reserved_bytes)} reserved"
         )
     console.print()
     console.print(
-        _table("One technique", True, before, first, zip(singles, runs[: len(singles)], strict=True))
+        _table(
+            "One technique: what it saves of the allocated peak",
+            True,
+            before,
+            first,
+            zip(singles, runs[: len(singles)], strict=True),
+        )
     )
     if pairs:
         console.print()
-        title = f"Two at once, the best {len(pairs)}"
+        title = f"Two at once, the best {len(pairs)}: what they save of the allocated peak"
         console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
-    for workload, run in zip(workloads, [first, *runs], strict=True):
+    for changed, run in zip(workloads, [first, *runs], strict=True):
         if isinstance(run, str):
-            console.print(f"not simulated: {workload}: {run}", style="dim")
+            console.print(f"not simulated: {changed}: {run}", style="dim", soft_wrap=True)
 
 
 def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | str:
     """The run, or the reason why it cannot be simulated."""
+    from profiler.runs.isolated import simulate
+    from profiler.training.own_models import Target
+
     try:
         return simulate(Target(workload.model), workload, gpu, allocator_settings=settings)
     except ProfilerError as error:
@@ -101,15 +122,13 @@ def _table(
     first: SimulatedRun | str,
     rows: Iterable[tuple[Saving, SimulatedRun | str]],
 ) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column in ("by formula", "simulated", "peak then"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("in", "mostly", "technique", *(["cost"] if with_cost else [])):
-        table.add_column(column)
+    numbers = (screen.number(column) for column in ("by formula", "simulated", "peak then"))
+    words_of = ("in", "mostly", "technique", *(["cost"] if with_cost else []))
+    table = screen.table(*numbers, *words_of, title=title, lines=False)
     for saving, run in rows:
         cells = [_percent(saving.saved_bytes, before.peak_bytes), "", format_bytes(saving.peak.peak_bytes)]
         phase = str(saving.peak.phase)
-        if isinstance(first, SimulatedRun) and isinstance(run, SimulatedRun):
+        if not isinstance(first, str) and not isinstance(run, str):
             then, now = run.peak.peak_allocated_bytes, first.peak.peak_allocated_bytes
             cells[1:] = [_percent(now - then, now), format_bytes(then)]
             phase = run.peak.name

@@ -1,7 +1,7 @@
 """Predictions against recordings on GPUs, for ever: no error beyond its quantity's bound.
 
-`bounds.json` holds the bounds, which `profiler compare FOLDER --tighten tests/reference/bounds.json` sets and
-never loosens. Without a recording on a GPU there is nothing to hold predictions against, and the tests that
+`bounds.json` holds the bounds: `profiler compare-reference FOLDER --tighten tests/reference/bounds.json` sets
+and never loosens them. Without a recording on a GPU there is nothing to hold predictions against, and the tests that
 need one say so. The machinery is tested all the same, with runs on a simulated GPU in the recording's place.
 """
 
@@ -33,7 +33,9 @@ EXACT = dict.fromkeys([*QUANTITIES, *RUN_QUANTITIES], Bound(0.0, 0.0))
 def check(errors: pd.DataFrame, bounds: dict[str, Bound]) -> None:
     simulated = errors[errors["source"] == "simulation"]
     unbounded = set(simulated["quantity"]) - bounds.keys()
-    assert not unbounded, f"no bound for {unbounded}: run `profiler compare ... --tighten {BOUNDS.name}`"
+    assert not unbounded, (
+        f"no bound for {unbounded}: run `profiler compare-reference ... --tighten {BOUNDS.name}`"
+    )
     broken = accuracy.broken(simulated, bounds)
     assert broken.empty, broken[["workload", "step", "phase", "quantity", "error_percent"]].to_string()
 

@@ -2,14 +2,16 @@
 
 import json
 import resource
+from argparse import Namespace
 
 import pytest
 import torch
 
 from profiler.errors import ProfilerError
 from profiler.training import models
-from profiler.training.own_models import Target, register, settings_from
+from profiler.training.own_models import Target, register
 from profiler.training.unwritten_weights import weights_left_unwritten
+from profiler.verbs.options import settings_from
 from profiler.workload import Workload
 
 CPU = torch.device("cpu")
@@ -154,14 +156,14 @@ def test_tokens_need_a_length():
 
 
 def test_settings_are_read_as_json_where_they_are():
-    assert settings_from(["a=3", "b=true", "c=gelu", "d=[1, 2]"]) == (
+    assert settings_from(Namespace(set=["a=3", "b=true", "c=gelu", "d=[1, 2]"])) == (
         ("a", 3),
         ("b", True),
         ("c", "gelu"),
         ("d", [1, 2]),
     )
     with pytest.raises(ProfilerError, match="NAME=VALUE"):
-        settings_from(["a"])
+        settings_from(Namespace(set=["a"]))
 
 
 def test_a_model_larger_than_the_machine_is_built_in_no_memory():

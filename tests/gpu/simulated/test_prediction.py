@@ -86,7 +86,7 @@ def test_an_mlp_whose_bytes_are_counted_by_hand(capsys):
 
 
 def test_a_users_script_finds_its_phases_and_lines(capsys, script):
-    code, report = predict(capsys, f"{script}:main", "--gpu", "A100-40GB")
+    code, report = predict(capsys, "--loop", f"{script}:main", "--gpu", "A100-40GB")
     assert code == 0
     assert [phase["phase"] for phase in report["phases"]][:5] == [
         "model_loaded",
@@ -111,7 +111,7 @@ def test_a_function_may_take_the_device(script):
 
 
 def test_what_does_not_fit_is_an_outcome_with_its_own_exit_code(capsys, script):
-    code, report = predict(capsys, f"{script}:too_much", "--gpu", "2 GiB")
+    code, report = predict(capsys, "--loop", f"{script}:too_much", "--gpu", "2 GiB")
     assert code == 3
     failed = report["out_of_memory"]
     assert (report["outcome"], failed["phase"], failed["op"]) == (
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_an_outcome_with_its_own_exit_code(capsys, script):
         1 << 30,
     )
     assert failed["line"].endswith("too_much")
-    code = main(["predict", f"{script}:too_much", "--gpu", "2 GiB"])
+    code = main(["predict", "--loop", f"{script}:too_much", "--gpu", "2 GiB"])
     assert code == 3
     assert "out of memory in model_loaded: aten::empty asked for 2.00 GiB" in capsys.readouterr().out
 
@@ -149,10 +149,13 @@ def test_running_out_in_a_workload_names_the_phase_and_the_module(capsys):
             ["gpt2-tiny", "--length", "8", "--allocator-settings", "expandable:True"],
             "--allocator-settings: unknown",
         ),
-        (["{script}:nothing"], "has no function 'nothing'"),
-        (["{script}:fails"], f"NameError: name 'undefined_name' is not defined (train_something.py:{FAULT})"),
-        (["missing.py:main"], "missing.py does not exist"),
-        (["train.py"], "names no function"),
+        (["--loop", "{script}:nothing"], "has no function 'nothing'"),
+        (
+            ["--loop", "{script}:fails"],
+            f"NameError: name 'undefined_name' is not defined (train_something.py:{FAULT})",
+        ),
+        (["--loop", "missing.py:main"], "missing.py does not exist"),
+        (["--loop", "train.py"], "names no function"),
     ],
 )
 def test_mistakes_get_one_line(capsys, script, arguments, words):

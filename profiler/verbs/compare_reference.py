@@ -1,54 +1,65 @@
-"""`profiler compare`: formula and simulation, computed now, against a recording of the reference suite."""
+"""`profiler compare-reference`: formula and simulation, computed now, against a recording of the suite."""
 
 from __future__ import annotations
 
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
 from profiler.reference import accuracy
 from profiler.reference.accuracy_page import Result, page
 from profiler.reference.archive import Recording, gpu_recordings, read_recording
-from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.runs.provenance import provenance
 from profiler.trace.file import read_trace
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
+from profiler.verbs.options import refuse
+from profiler.views import screen
 
 if TYPE_CHECKING:
     import pandas as pd
 
+SUMMARY = "formula and simulation, computed now, against a recorded reference"
+DESCRIPTION = "Predict every run of a recording of the reference suite and show the errors."
+EXAMPLES = "example: profiler compare-reference results/nvidia-h100-80gb-hbm3"
 _SOURCES = ("textbook", "formula", "simulation")
 _CAUSES_SHOWN = 12
 
 
-@dataclass(frozen=True)
-class CompareOptions:
-    """What the command line may say: see `profiler compare --help`."""
+def add_options(parser: ArgumentParser) -> None:
+    """Which recording, and what to make of the errors."""
+    parser.add_argument(
+        "results", type=Path, metavar="RESULTS_FOLDER", help="of one device; with --page, of all"
+    )
+    parser.add_argument("--workload", metavar="TEXT", help="only runs whose words contain this, by phase")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write the errors and their figures there"
+    )
+    parser.add_argument(
+        "--tighten", type=Path, metavar="FILE", help="lower the tests' bounds to what is observed"
+    )
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="write the page on accuracy, over all recordings"
+    )
 
-    results: Path
-    workload: str | None = None
-    output: Path | None = None
-    tighten: Path | None = None
-    page: Path | None = None
 
-
-def compare(options: CompareOptions) -> None:
+def run(options: Namespace) -> None:
     """Compare one recording, or write the page on all recordings below a results folder.
 
     Raises ProfilerError if there is no recording, or none of the workload.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=160, highlight=False)
+    if options.page is not None:
+        refuse(options, ("workload", "output", "tighten"), "is for one recording; --page is over all")
+    if options.workload is not None:
+        refuse(options, ("output", "tighten"), "is for all runs of a recording; leave --workload out")
+    console = screen.console()
     if options.page is not None:
         results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
         text = page(results)
@@ -60,7 +71,7 @@ def compare(options: CompareOptions) -> None:
     if not keys:
         raise ProfilerError(f"no run in {recording.folder} has {options.workload!r} in its words")
     if recording.about["device"].startswith("simulated"):
-        console.print("[yellow]a rehearsal: what is called measured here was simulated too[/yellow]")
+        console.print("a rehearsal: what is called measured here was simulated too", style="yellow")
     _print_versions(recording, console)
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, keys, Path(traces), console)
@@ -80,12 +91,15 @@ def compare(options: CompareOptions) -> None:
 
 
 def _predicted(recording: Recording, keys: list[str], traces: Path, console: Console) -> pd.DataFrame:
+    from profiler.reference.predictions import predict
+
     with console.status("simulating") as status:
         done: list[str] = []
 
         def tell(key: str) -> None:
             done.append(key)
-            status.update(f"simulated {len(done)} of {len(keys)}: {recording.cases[key]}")
+            words = f"simulated {len(done)} of {len(keys)}: {recording.cases[key]}"
+            status.update(screen.styled(words))
 
         return predict(recording, keys, traces, tell)
 
@@ -98,6 +112,8 @@ def _result(recording: Recording, console: Console) -> Result:
 
 def _print_versions(recording: Recording, console: Console) -> None:
     """Other versions may run other operations; the kernels' rules are those of the installed torch."""
+    from profiler.runs.provenance import provenance
+
     here = provenance("cpu")
     for library in ("torch", "transformers"):
         recorded, installed = (
@@ -105,7 +121,7 @@ def _print_versions(recording: Recording, console: Console) -> None:
         )
         if recorded != installed:
             words = f"recorded with {library} {recorded}, predicted with {installed}"
-            console.print(f"[yellow]{words}[/yellow]")
+            console.print(words, style="yellow")
 
 
 def _sources(errors: pd.DataFrame) -> list[str]:
@@ -130,15 +146,14 @@ def _print_phases(errors: pd.DataFrame, console: Console) -> None:
 
 def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series, console: Console) -> None:
     sources = _sources(chosen)
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first)
-    table.add_column("measured", justify="right", no_wrap=True)
-    for source in sources:
-        table.add_column(source, justify="right", no_wrap=True)
-        table.add_column("error", justify="right", no_wrap=True)
+    numbers = ["measured", *(name for source in sources for name in (source, "error"))]
+    table = screen.table(first, *(screen.number(name) for name in numbers), title=title)
     for _, rows in chosen.assign(name=names).groupby(["run_key", "phase_index"], sort=False):
         by_source = rows.set_index("source")
-        cells = [str(rows["name"].iloc[0]), format_bytes(int(rows["measured_bytes"].iloc[0]))]
+        cells: list[str | Text] = [
+            str(rows["name"].iloc[0]),
+            format_bytes(int(rows["measured_bytes"].iloc[0])),
+        ]
         for source in sources:
             if source in by_source.index:
                 row: Any = by_source.loc[source]
@@ -149,8 +164,9 @@ def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series
     console.print(table)
 
 
-def _percent(row: Any) -> str:
-    return "[green]0[/green]" if row["error_bytes"] == 0 else f"{row['error_percent']:+.3f} %"
+def _percent(row: Any) -> str | Text:
+    exact = row["error_bytes"] == 0
+    return screen.styled(("0", "green")) if exact else f"{row['error_percent']:+.3f} %"
 
 
 def _print_spreads(errors: pd.DataFrame, console: Console) -> None:
@@ -165,11 +181,8 @@ def _print_spreads(errors: pd.DataFrame, console: Console) -> None:
 
 
 def _print_spread(title: str, table: pd.DataFrame, console: Console) -> None:
-    shown = Table(title=title, title_justify="left", title_style="bold")
     keys = [column for column in table.columns if column in ("source", "quantity", *accuracy.AXES)]
-    for key in keys:
-        shown.add_column(key)
-    for name in (
+    names = (
         "runs or phases",
         "exact",
         "min %",
@@ -179,8 +192,8 @@ def _print_spread(title: str, table: pd.DataFrame, console: Console) -> None:
         "worst %",
         "under",
         "worst %",
-    ):
-        shown.add_column(name, justify="right", no_wrap=True)
+    )
+    shown = screen.table(*keys, *(screen.number(name) for name in names), title=title)
     for row in table.to_dict("records"):
         shown.add_row(
             *(str(row[key]) for key in keys),
@@ -206,7 +219,8 @@ def _print_failures(recording: Recording, predicted: pd.DataFrame, keys: list[st
             for name, rows in (("measured", found), ("simulation", simulated))
             if key in set(rows["run_key"])
         ]
-        console.print(f"[yellow]{recording.cases[key]}[/yellow]  {'; '.join(words)}")
+        ended = f"  {'; '.join(words)}"
+        console.print(screen.styled((str(recording.cases[key]), "yellow"), ended), soft_wrap=True)
 
 
 def _failed(*tables: pd.DataFrame) -> pd.DataFrame:
@@ -250,10 +264,12 @@ def _print_residuals(recording: Recording, keys: list[str], traces: Path, consol
         f"{unnamed:,} without one have no name ({format_bytes(unnamed_bytes)} in all)"
     )
     for (side, cause), size_bytes in causes.most_common(_CAUSES_SHOWN):
-        console.print(f"  {side:15} {format_bytes(size_bytes):>12}  {cause}", markup=False)
+        console.print(f"  {side:15} {format_bytes(size_bytes):>12}  {cause}")
 
 
 def _print_probes(recording: Recording, console: Console) -> None:
+    from profiler.reference.predictions import predict_probes
+
     measured = recording.probes()
     if measured.empty or recording.gpu is None:
         return
@@ -263,10 +279,10 @@ def _print_probes(recording: Recording, console: Console) -> None:
     )
     for row in compared[~compared["exact"]].itertuples():
         words = f"{row.operation} {row.shape} {row.dtype} {row.option}".strip()
-        console.print(f"  {words}: measured {list(row.measured)}, rules {list(row.predicted)}", markup=False)
+        console.print(f"  {words}: measured {list(row.measured)}, rules {list(row.predicted)}")
 
 
-def _keep(recording: Recording, errors: pd.DataFrame, options: CompareOptions, console: Console) -> None:
+def _keep(recording: Recording, errors: pd.DataFrame, options: Namespace, console: Console) -> None:
     from profiler.views.figures import accuracy as plots
     from profiler.views.figures import style
 

@@ -1,0 +1,159 @@
+"""Options that verbs share: a workload, the GPU it is simulated on, and that GPU's allocator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any
+
+from profiler.errors import ProfilerError
+from profiler.gpu.allocator.settings import AllocatorSettings
+from profiler.gpu.cards import find_gpu
+from profiler.workload import (
+    ATTENTION,
+    CHECKPOINTING,
+    IMPLEMENTATIONS,
+    MEMORY_FORMATS,
+    OPTIMIZERS,
+    PRECISIONS,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    from profiler.runs.prediction import Simulation
+
+DOES_NOT_FIT = 3  # exit code of a run that the GPU has no room for
+DEFAULT_GPU = "A100-40GB"
+
+_WORDS = {
+    "batch": "samples in a micro-batch",
+    "length": "tokens of a sequence, or pixels of an image's side; 0 where the model knows",
+    "optimizer": f"one of {', '.join(OPTIMIZERS)}",
+    "attention": " or ".join(ATTENTION),
+    "micro_batches": "forward and backward passes before an optimizer step",
+    "steps": "optimizer steps; the second is the steady state",
+    "seed": "of weights and data",
+    "optimizer_implementation": f"one of {', '.join(IMPLEMENTATIONS)}",
+    "precision": f"one of {', '.join(PRECISIONS)}",
+    "checkpointing": f"what is computed again: one of {', '.join(CHECKPOINTING)}",
+    "layers": "depth of a built-in model; 0 for its own",
+    "memory_format": f"of images and convolutions: one of {', '.join(MEMORY_FORMATS)}",
+}
+
+SIMULATION_OPTIONS = (*_WORDS, "gpu", "allocator_settings", "set")
+
+
+def add_simulation_options(parser: argparse.ArgumentParser) -> None:
+    """The GPU, its allocator, and every field of a workload but its model; none has a value unless given."""
+    parser.add_argument("--gpu", help=f"a GPU's name or a size such as 24GiB; default: {DEFAULT_GPU}")
+    parser.add_argument(
+        "--allocator-settings", metavar="SETTINGS", help="as PYTORCH_ALLOC_CONF has them; default: none"
+    )
+    for field in fields(Workload):
+        if field.name in _WORDS:
+            default = 1 if field.default is MISSING else field.default
+            parser.add_argument(
+                _option(field.name),
+                type=type(default),
+                metavar="N" if isinstance(default, int) else "NAME",
+                help=f"{_WORDS[field.name]}; default: {default}",
+            )
+
+
+def workload_from(options: argparse.Namespace) -> Workload:
+    """The workload that the options say. Raises ProfilerError for values that can never run."""
+    said = {name: getattr(options, name) for name in _WORDS if getattr(options, name) is not None}
+    return Workload(**{"model": options.model, "batch": 1, **said})
+
+
+MODEL = (
+    "a model's name, FILE.py:FUNCTION or MODULE:FUNCTION returning a module, or a transformers configuration "
+    "(class or config.json)"
+)
+
+
+def add_loop(either: argparse._MutuallyExclusiveGroup) -> None:
+    """A training function of the user's, in place of a model."""
+    either.add_argument(
+        "--loop",
+        metavar="FILE.py:FUNCTION",
+        help="your own training loop, in place of a model: a function that trains on cuda, called as it is",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Settings of a transformers configuration."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of a transformers configuration",
+    )
+
+
+def settings_from(options: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
+    """`--set NAME=VALUE` words as pairs, values read as JSON where they are, else as text."""
+    pairs = []
+    for word in options.set:
+        name, separator, text = word.partition("=")
+        if not separator or not name:
+            raise ProfilerError(f"--set takes NAME=VALUE, not {word!r}")
+        try:
+            pairs.append((name, json.loads(text)))
+        except json.JSONDecodeError:
+            pairs.append((name, text))
+    return tuple(pairs)
+
+
+def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
+    """The workload, or the user's loop, that the options name, and its simulation on their GPU.
+
+    Raises ProfilerError for what does not exist or cannot be simulated, and for an option of a workload
+    beside a loop, which decides all of that itself.
+    """
+    from profiler.runs.prediction import simulate, simulate_function
+    from profiler.runs.simulation_worker import prepared
+    from profiler.training.own_models import Target, with_own_paths
+
+    gpu, settings = find_gpu(gpu_name(options)), allocator_settings(options)
+    if options.loop:
+        refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
+        return options.loop, simulate_function(options.loop, gpu, settings)
+    workload = workload_from(options)
+    target = Target(workload.model, settings_from(options))
+    prepared(target, workload)
+    return workload, with_own_paths(simulate(workload, gpu, settings), target)
+
+
+def gpu_name(options: argparse.Namespace) -> str:
+    """The GPU's name as given, or the default."""
+    return options.gpu or DEFAULT_GPU
+
+
+def allocator_settings(options: argparse.Namespace) -> AllocatorSettings:
+    """The settings; raises ProfilerError for what PyTorch would refuse."""
+    try:
+        return AllocatorSettings.parse(options.allocator_settings or "")
+    except ValueError as error:
+        raise ProfilerError(f"--allocator-settings: {error}") from error
+
+
+def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise ProfilerError, "OPTION: why", if one of the options was given: none is ever ignored."""
+    for name in names:
+        if getattr(options, name) not in (None, False, []):
+            raise ProfilerError(f"{_option(name)} {why}")
+
+
+def whole_number(text: str) -> int:
+    """How many; argparse makes one line of the error."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
