@@ -1,8 +1,9 @@
 """Predictions against recordings on GPUs, for ever: no error beyond its quantity's bound.
 
-`bounds.json` holds the bounds: `profiler compare-reference FOLDER --tighten tests/reference/bounds.json` sets
-and never loosens them. Without a recording on a GPU there is nothing to hold predictions against, and the tests
-that need one say so. The machinery is tested all the same, with runs on a simulated GPU in the recording's place.
+`bounds.json` holds the bounds: `profiler compare-reference FOLDER --tighten tests/reference/bounds.json`
+sets and never loosens them. Without a recording on a GPU there is nothing to hold predictions against, and
+the tests that need one say so. The machinery is tested all the same, with runs on a simulated GPU in the
+recording's place.
 """
 
 from pathlib import Path
