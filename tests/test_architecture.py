@@ -25,6 +25,7 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MOST_FILES, MOST_LINES = 12, 400
+A_FILE_A_COMMAND = "profiler/verbs"  # as many files as there are commands
 
 # torch stands at the top of the files here; elsewhere it is late, in what a process of its own runs.
 TORCH_AT_TOP = ("gpu.simulated", "training", "recording", "formula.facts")
@@ -32,8 +33,10 @@ TORCH_LATE = ("runs", "integrations", "gpu.virtual")
 
 # What every experiment has (experiments/catalog.py reads them by these names), and names meant to be alike.
 EXPERIMENT = {"workloads", "figures", "tables", "Size"}
+VERB = {"add_options", "run"}  # what every verb has
 ALIKE = {
     "simulated_gpu": "the public one takes a GPU's name and stays open for `record`; the other is the device",
+    "table": "of the screen, and of a page",
     "questions": "a verb prints what the catalog knows",
 }
 
@@ -46,7 +49,7 @@ UPWARD_FOR_NOW = {
     ("profiler.views.pages.run", "profiler.runs.prediction"),
 }
 LARGE_FOR_NOW = {
-    *("profiler/cli.py", "profiler/reference/probes.py", "profiler/gpu/allocator/caching_allocator.py"),
+    *("profiler/reference/probes.py", "profiler/gpu/allocator/caching_allocator.py"),
     *("profiler/gpu/simulated/kernel_bindings.py", "experiments/numbers/loss_scaling.py"),
     *("experiments/numbers/master_weights.py", "tests/support/architectures.py"),
     *("profiler/gpu/simulated", "tests/support", "tests/gpu/simulated", "profiler/gpu/virtual/stand_ins"),
@@ -54,7 +57,7 @@ LARGE_FOR_NOW = {
 LATE_FOR_NOW = ("training.own_models", "reference.probes", "reference.target")
 REACHES_TORCH_FOR_NOW = ("advice", "verbs", "integrations", "reference", "runs")
 ALIKE_FOR_NOW = {
-    *("Request", "Target", "register", "call", "run", "predict", "simulate", "measure", "Recording"),
+    *("Request", "Target", "register", "call", "predict", "simulate", "measure", "Recording"),
     *("changes", "read", "measured_against_predicted", "timeline", "page", "round_up", "OutOfMemory"),
     *("layer_norm_backward", "group_norm_backward", "sort", "topk", "cumsum", "convolution", "Machine"),
     *("convolution_backward", "scaled_dot_product_attention", "explain", "replay", "compare", "record"),
@@ -103,7 +106,9 @@ def test_folders_and_files_are_small():
                 if len(path.read_text().splitlines()) > MOST_LINES:
                     long.add(str(path.relative_to(ROOT)))
     assert not long - LARGE_FOR_NOW
-    assert not {name for name, files in width.items() if files > MOST_FILES} - LARGE_FOR_NOW
+    assert (
+        not {name for name, files in width.items() if files > MOST_FILES} - LARGE_FOR_NOW - {A_FILE_A_COMMAND}
+    )
 
 
 def test_torch_stands_at_the_top_of_its_rooms_and_is_late_in_few_others():
@@ -133,7 +138,7 @@ def test_no_two_public_names_are_alike():
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module)
-    known = ALIKE.keys() | ALIKE_FOR_NOW | EXPERIMENT
+    known = ALIKE.keys() | ALIKE_FOR_NOW | EXPERIMENT | VERB
     assert not {name: where for name, where in places.items() if len(where) > 1 and name not in known}
 
 

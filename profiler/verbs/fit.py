@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from profiler.advice.fit import DOES_NOT_FIT, FITS, NOT_INCLUDED, TIGHT, Fit, Question, fit
-from profiler.advice.largest_batch import LARGEST_BATCH
 from profiler.gpu.cards import find_gpu
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs import options as words
 from profiler.views import screen
 
 if TYPE_CHECKING:
+    from profiler.advice.fit import Fit
     from profiler.runs.isolated import MeasuredRun
 
 SUMMARY = "will it fit on a GPU, with which batch at most, and what would help (needs no GPU)"
@@ -28,7 +27,7 @@ EXAMPLES = (
     "Exit codes: 0 fits, 3 does not fit, 1 error."
 )
 _MODULES_SHOWN = 5
-_STYLES = {FITS: "bold green", TIGHT: "bold yellow", DOES_NOT_FIT: "bold red"}
+_STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold red"}
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -49,6 +48,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Answer and print; returns the exit code: 0 fits, 3 does not fit."""
+    from profiler.advice.fit import DOES_NOT_FIT, Question, fit
     from profiler.runs.isolated import measure
     from profiler.runs.provenance import check_device
     from profiler.training.own_models import Target
@@ -79,6 +79,8 @@ def run(options: Namespace) -> int:
 
 def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
     """The answer as plain values, bytes as integers: what --json prints."""
+    from profiler.advice.fit import NOT_INCLUDED
+
     run, largest = answer.run, answer.largest
     return {
         "verdict": answer.verdict,
@@ -134,6 +136,8 @@ def _stopped_in(answer: Fit) -> str:
 
 
 def _print(answer: Fit, measured: MeasuredRun | None) -> None:
+    from profiler.advice.fit import NOT_INCLUDED
+
     console = screen.console()
     _print_verdict(answer, console)
     _print_peak(answer, console)
@@ -210,6 +214,8 @@ def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> Non
 
 
 def _largest_in_words(answer: Fit) -> str:
+    from profiler.advice.largest_batch import LARGEST_BATCH
+
     largest = answer.largest
     assert largest is not None
     if largest.fits == 0 and largest.exact:

@@ -18,9 +18,7 @@ from profiler.gpu.cards import GPU, find_gpu
 from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, without_end
-from profiler.runs import runner
-from profiler.runs.provenance import check_device, default_device, device_class, provenance
-from profiler.runs.runner import RunSettings, run_key
+from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
@@ -83,6 +81,8 @@ def run(options: Namespace) -> None:
     Raises ProfilerError for an unknown experiment or device, a folder that cannot be written, records that
     cannot be read; what had finished by then is kept. At the end also if figures lack runs without an end.
     """
+    from profiler.runs.provenance import check_device, default_device, device_class
+
     make_importable()
     from experiments import catalog
 
@@ -168,6 +168,8 @@ class _Run:
 
     def rows(self, on_doing: Callable[[str], None]) -> list[records.Row]:
         """Run it; calls `on_doing` with what is being done."""
+        from profiler.runs import runner
+
         if self.gpu is not None:
             on_doing(self.name)
             return runner.simulate(self.experiment.name, self.workload, self.gpu)
@@ -185,6 +187,9 @@ class _Run:
 
 def _runs(experiment: _Experiment, asks: RunsWorkloads) -> dict[str, _Run]:
     """By run key: on a GPU each workload; on the CPU each, and each simulated on a GPU."""
+    from profiler.runs import runner
+    from profiler.runs.runner import run_key
+
     device_type = experiment.settings.device_type
     device, about = runner.real_device(device_type)
     workloads = asks.workloads(experiment.size, device_type)
@@ -210,6 +215,8 @@ def _progress(console: Console) -> Progress:
 def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> dict[str, pd.DataFrame]:
     """The tables of an experiment that measures something else than memory, made or read back."""
     import pandas as pd
+
+    from profiler.runs.provenance import provenance
 
     folder, device_type = experiment.folder, experiment.settings.device_type
     about = provenance(device_type) | {"size": experiment.size}
