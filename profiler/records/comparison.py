@@ -1,4 +1,4 @@
-"""Predicted against measured or simulated: one row a phase, with the difference and where it lies."""
+"""Predicted against the truth: one row a phase, with predicted minus truth, and where the difference lies."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ def compare(
         One row for each phase that both have in full, with the columns run_key, phase_index, workload, model,
         optimizer, seed, device (the truth's), step, phase, micro_batch and
 
-        - measured_bytes (of the truth), predicted_bytes, difference_bytes: allocated at the phase's end
-        - measured_peak_bytes, predicted_peak_bytes, peak_difference_bytes: at its peak
-        - run_peak_bytes: the most that the whole run had allocated
-        - difference_percent, peak_difference_percent: of run_peak_bytes
-        - <category>_difference_bytes, peak_<category>_difference_bytes: measured minus predicted; their
-          sums are difference_bytes and peak_difference_bytes
+        - truth_bytes, predicted_bytes, difference_bytes: allocated at the phase's end
+        - truth_peak_bytes, predicted_peak_bytes, peak_difference_bytes: at its peak
+        - run_peak_bytes: the most that the whole run had allocated, in truth
+        - difference_percent, peak_difference_percent: of truth_bytes, of truth_peak_bytes
+        - <category>_difference_bytes, peak_<category>_difference_bytes: their sums are difference_bytes and
+          peak_difference_bytes
+
+        Every difference is predicted minus truth: positive where more was predicted than there was.
         - predicted_device: that of the prediction
     """
     ok = records[records["outcome"] == "ok"]
     ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0])
-    measured, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
+    true, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
     if across_devices:
-        joined = measured.merge(
+        joined = true.merge(
             predicted,
             on=["workload_key", "phase_index"],
             suffixes=("", "_predicted"),
@@ -49,21 +51,21 @@ def compare(
         )
         joined = joined[joined["device"] != joined["device_predicted"]]
     else:
-        joined = measured.merge(
+        joined = true.merge(
             predicted, on=["run_key", "phase_index"], suffixes=("", "_predicted"), validate="one_to_one"
         )
     out = joined[["run_key", "phase_index", *_SHARED]].copy()
     for prefix, column in _QUANTITIES.items():
-        out[f"measured_{prefix}bytes"] = joined[column]
+        out[f"truth_{prefix}bytes"] = joined[column]
         out[f"predicted_{prefix}bytes"] = joined[f"{column}_predicted"]
-        out[f"{prefix}difference_bytes"] = joined[column] - joined[f"{column}_predicted"]
-    out["run_peak_bytes"] = out.groupby("run_key")["measured_peak_bytes"].transform("max")
+        out[f"{prefix}difference_bytes"] = joined[f"{column}_predicted"] - joined[column]
+    out["run_peak_bytes"] = out.groupby("run_key")["truth_peak_bytes"].transform("max")
     for prefix in _QUANTITIES:
-        share = out[f"{prefix}difference_bytes"].astype(float) / out["run_peak_bytes"].astype(float)
+        share = out[f"{prefix}difference_bytes"].astype(float) / out[f"truth_{prefix}bytes"].astype(float)
         out[f"{prefix}difference_percent"] = 100 * share
         for category in CATEGORIES:
             column = f"{prefix}{category}_bytes"
-            difference = joined[column].fillna(0) - joined[f"{column}_predicted"].fillna(0)
+            difference = joined[f"{column}_predicted"].fillna(0) - joined[column].fillna(0)
             out[f"{prefix}{category}_difference_bytes"] = difference
     return out.assign(predicted_device=joined["device_predicted"])
 
@@ -82,8 +84,8 @@ def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
         One row a (workload, device, phase) with the columns workload, seed, device, step, phase, micro_batch,
         then allocated_bytes and peak_allocated_bytes of each source as <source>_bytes and
         <source>_peak_bytes, peak_reserved_bytes of the simulation as simulation_peak_reserved_bytes, and
-        peak_residual: where the measured peak (the simulated one, where nothing was measured) differs from
-        the formula's, and by how many bytes, in words.
+        peak_difference: where the formula's peak differs from the measured one (the simulated one, where
+        nothing was measured), and by how many bytes, in words.
     """
     import pandas as pd
 
@@ -98,17 +100,17 @@ def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
         if source == "simulation":
             columns["simulation_peak_reserved_bytes"] = rows["peak_reserved_bytes"]
         out = out.merge(pd.DataFrame(columns), how="left", left_on=key, right_index=True)
-    residuals = pd.concat([compare(known, truth=truth) for truth in ("measured", "simulation")])
-    residuals["peak_residual"] = [
+    compared = pd.concat([compare(known, truth=truth) for truth in ("measured", "simulation")])
+    compared["peak_difference"] = [
         ", ".join(f"{category} {size_bytes:+,}" for category, size_bytes in parts)
-        for parts in peak_residuals(residuals)
+        for parts in peak_differences(compared)
     ]
-    residuals = residuals.drop_duplicates(key)
-    out = out.merge(residuals[[*key, "peak_residual"]], how="left", on=key)
+    compared = compared.drop_duplicates(key)
+    out = out.merge(compared[[*key, "peak_difference"]], how="left", on=key)
     return out.drop(columns=key)
 
 
-def peak_residuals(compared: pd.DataFrame) -> list[list[tuple[str, int]]]:
+def peak_differences(compared: pd.DataFrame) -> list[list[tuple[str, int]]]:
     """For each row of `compare`, where the peaks differ: categories and bytes, the largest first."""
     found = []
     for row in compared.to_dict("records"):

@@ -1,19 +1,13 @@
-"""Errors of predictions against recordings, their spread along each axis, and the bounds that they keep.
+"""Predictions minus recordings: their spread along each axis.
 
-An error is predicted minus measured: positive is over-prediction, which wastes memory; negative is
-under-prediction, which runs out of it. Percentages are of the measured value.
+A difference is predicted minus truth: positive is over-prediction, which wastes memory; negative is
+under-prediction, which runs out of it. Percentages are of the truth, what was
+recorded.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from profiler.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +24,7 @@ RUN_QUANTITIES = {"run peak allocated": "peak_allocated_bytes", "run peak reserv
 AXES = ("model", "optimizer", "precision", "technique", "batch", "length")
 
 
-def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+def differences(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     """Each quantity of each phase, and of each whole run, that was both measured in full and predicted.
 
     Args:
@@ -39,7 +33,8 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns run_key, workload, the AXES, phase_index, step, phase, micro_batch (phase "run" and index -1
-        for a whole run), source, quantity, measured_bytes, predicted_bytes, error_bytes, error_percent.
+        for a whole run), source, quantity, truth_bytes, predicted_bytes, difference_bytes and
+        difference_percent.
     """
     import pandas as pd
 
@@ -62,9 +57,9 @@ def errors(measured: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     found = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if found.empty:
         return found
-    found["error_bytes"] = found["predicted_bytes"] - found["measured_bytes"]
-    share = found["error_bytes"].astype(float) / found["measured_bytes"].astype(float)
-    found["error_percent"] = (100 * share).where(found["error_bytes"] != 0, 0.0)
+    found["difference_bytes"] = found["predicted_bytes"] - found["truth_bytes"]
+    share = found["difference_bytes"].astype(float) / found["truth_bytes"].astype(float)
+    found["difference_percent"] = (100 * share).where(found["difference_bytes"] != 0, 0.0)
     return found
 
 
@@ -76,10 +71,10 @@ def _ended(good: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 def _joined(
     measured: pd.DataFrame, other: pd.Series, keep: list[str], source: object, quantity: str, column: str
 ) -> pd.DataFrame:
-    table = measured[["run_key", "workload", *keep, column]].rename(columns={column: "measured_bytes"})
+    table = measured[["run_key", "workload", *keep, column]].rename(columns={column: "truth_bytes"})
     matched = other.rename("predicted_bytes")
     joined = table.join(matched, on=["run_key", "phase_index"]).dropna(
-        subset=["measured_bytes", "predicted_bytes"]
+        subset=["truth_bytes", "predicted_bytes"]
     )
     return joined.assign(source=source, quantity=quantity)
 
@@ -108,17 +103,17 @@ def _technique(rows: pd.DataFrame) -> pd.Series:
 
 
 def spread(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Errors in percent over groups: count, exact, min, median, max; over- and under-predictions apart.
+    """Differences in percent over groups: count, exact, min, median, max; over- and under-predictions apart.
 
-    Columns beside `by`: count, exact (to the byte), min, median, max (signed), median_size (of the absolute
-    error), over and under (how many), worst_over, worst_under (0 where there is none).
+    Columns beside `by`: count, exact (to the byte), min, median, max (signed), median_size (without
+    its sign), over and under (how many), worst_over, worst_under (0 where there is none).
     """
-    groups = found.groupby(by, sort=False, dropna=False)["error_percent"]
-    percent = found["error_percent"]
+    groups = found.groupby(by, sort=False, dropna=False)["difference_percent"]
+    percent = found["difference_percent"]
     signs = found.assign(
-        exact=found["error_bytes"] == 0,
-        over=found["error_bytes"] > 0,
-        under=found["error_bytes"] < 0,
+        exact=found["difference_bytes"] == 0,
+        over=found["difference_bytes"] > 0,
+        under=found["difference_bytes"] < 0,
         size=percent.abs(),
         worst_over=percent.clip(lower=0),
         worst_under=percent.clip(upper=0),
@@ -129,65 +124,3 @@ def spread(found: pd.DataFrame, by: list[str]) -> pd.DataFrame:
         table[name] = signs[name].sum()
     table["worst_over"], table["worst_under"] = signs["worst_over"].max(), signs["worst_under"].min()
     return table.reset_index()
-
-
-# --- bounds ------------------------------------------------------------------------------------------
-
-_STEPS = 1000  # bounds are rounded up to a thousandth of a percent
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The largest error allowed, in percent of the measured value, to each side."""
-
-    over_percent: float
-    under_percent: float
-
-
-def read_bounds(path: Path) -> dict[str, Bound]:
-    """Bounds by quantity; none if there is no such file."""
-    if not path.exists():
-        return {}
-    return {quantity: Bound(**bound) for quantity, bound in json.loads(path.read_text()).items()}
-
-
-def observed_bounds(found: pd.DataFrame) -> dict[str, Bound]:
-    """The tightest bounds that the errors of one source keep."""
-    table = spread(found, ["quantity"])
-    return {
-        row.quantity: Bound(_rounded_up(row.worst_over), _rounded_up(-row.worst_under))
-        for row in table.itertuples()
-    }
-
-
-def _rounded_up(percent: float) -> float:
-    return ceil(percent * _STEPS) / _STEPS
-
-
-def broken(found: pd.DataFrame, bounds: Mapping[str, Bound]) -> pd.DataFrame:
-    """The errors beyond their quantity's bound; an error of a quantity without one is not among them."""
-    over = found["quantity"].map({quantity: bound.over_percent for quantity, bound in bounds.items()})
-    under = found["quantity"].map({quantity: bound.under_percent for quantity, bound in bounds.items()})
-    percent = found["error_percent"]
-    return found[(percent > over) | (percent < -under)]
-
-
-def tightened(old: Mapping[str, Bound], observed: Mapping[str, Bound]) -> dict[str, Bound]:
-    """The smaller of both, side by side: a bound never loosens. A new quantity enters as observed."""
-    return {
-        quantity: Bound(
-            min(bound.over_percent, observed.get(quantity, bound).over_percent),
-            min(bound.under_percent, observed.get(quantity, bound).under_percent),
-        )
-        for quantity, bound in {**observed, **old}.items()
-    }
-
-
-def write_bounds(path: Path, bounds: Mapping[str, Bound]) -> None:
-    """Write bounds as JSON, sorted."""
-    plain = {
-        quantity: {"over_percent": bound.over_percent, "under_percent": bound.under_percent}
-        for quantity, bound in sorted(bounds.items())
-    }
-    text = json.dumps(plain, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A recording's `about`, and the table of its errors (profiler.reference.accuracy.errors)."""
+    """A recording's `about`, and the table of profiler.reference.accuracy.differences."""
 
     about: dict[str, Any]
-    errors: pd.DataFrame
+    differences: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def page(results: Sequence[Result]) -> str:
 
 
 def _recorded(result: Result) -> list[str]:
-    about, errors = result.about, result.errors
+    about, differences = result.about, result.differences
     versions = [
         f"{name} {about[key]}"
         for name, key in (("torch", "torch_version"), ("CUDA", "cuda_version"), ("driver", "driver_version"))
@@ -144,12 +144,12 @@ def _recorded(result: Result) -> list[str]:
     lines = [
         f"### {about['device_name']}",
         "",
-        f"{', '.join(versions)}, {errors['run_key'].nunique()} runs, recorded {about['recorded_at']}.",
+        f"{', '.join(versions)}, {differences['run_key'].nunique()} runs, recorded {about['recorded_at']}.",
         "",
         f"| {' | '.join(_HEADINGS)} |",
         "|---" * len(_HEADINGS) + "|",
     ]
-    for row in accuracy.spread(errors, ["quantity", "source"]).to_dict("records"):
+    for row in accuracy.spread(differences, ["quantity", "source"]).to_dict("records"):
         signed = [f"{row[name]:+.3f}" for name in ("min", "max")]
         cells = [
             row["quantity"],

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
-from profiler.reference import accuracy
+from profiler.reference import accuracy, bounds
 from profiler.reference.accuracy_page import Result, page
 from profiler.reference.archive import Recording, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
@@ -75,19 +75,19 @@ def run(options: Namespace) -> None:
     _print_versions(recording, console)
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, keys, Path(traces), console)
-        errors = accuracy.errors(recording.records, predicted)
-        if errors.empty:
+        differences = accuracy.differences(recording.records, predicted)
+        if differences.empty:
             raise ProfilerError(f"nothing in {recording.folder} was both measured and predicted")
         if options.workload:
-            _print_phases(errors, console)
+            _print_phases(differences, console)
         else:
-            _print_runs(errors, console)
-        _print_spreads(errors, console)
+            _print_runs(differences, console)
+        _print_spreads(differences, console)
         _print_failures(recording, predicted, keys, console)
         _print_residuals(recording, keys, Path(traces), console)
     if not options.workload:
         _print_probes(recording, console)
-        _keep(recording, errors, options, console)
+        _keep(recording, differences, options, console)
 
 
 def _predicted(recording: Recording, keys: list[str], traces: Path, console: Console) -> pd.DataFrame:
@@ -107,7 +107,7 @@ def _predicted(recording: Recording, keys: list[str], traces: Path, console: Con
 def _result(recording: Recording, console: Console) -> Result:
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, list(recording.cases), Path(traces), console)
-    return Result(recording.about, accuracy.errors(recording.records, predicted))
+    return Result(recording.about, accuracy.differences(recording.records, predicted))
 
 
 def _print_versions(recording: Recording, console: Console) -> None:
@@ -124,27 +124,27 @@ def _print_versions(recording: Recording, console: Console) -> None:
             console.print(words, style="yellow")
 
 
-def _sources(errors: pd.DataFrame) -> list[str]:
-    return [source for source in _SOURCES if source in set(errors["source"])]
+def _sources(differences: pd.DataFrame) -> list[str]:
+    return [source for source in _SOURCES if source in set(differences["source"])]
 
 
-def _print_runs(errors: pd.DataFrame, console: Console) -> None:
+def _print_runs(differences: pd.DataFrame, console: Console) -> None:
     """One line a run: the peaks of the whole run."""
     for quantity in accuracy.RUN_QUANTITIES:
-        chosen = errors[errors["quantity"] == quantity]
+        chosen = differences[differences["quantity"] == quantity]
         if not chosen.empty:
-            _print_errors(quantity, chosen, "workload", chosen["workload"], console)
+            _print_table(quantity, chosen, "workload", chosen["workload"], console)
 
 
-def _print_phases(errors: pd.DataFrame, console: Console) -> None:
+def _print_phases(differences: pd.DataFrame, console: Console) -> None:
     """One line a phase, a table a run and quantity."""
-    phases = errors[errors["phase"] != "run"]
+    phases = differences[differences["phase"] != "run"]
     for (workload, quantity), chosen in phases.groupby(["workload", "quantity"], sort=False):
         names = chosen.apply(lambda r: str(Phase(r["step"], r["phase"], r["micro_batch"])), axis=1)
-        _print_errors(f"{workload}: {quantity}", chosen, "phase", names, console)
+        _print_table(f"{workload}: {quantity}", chosen, "phase", names, console)
 
 
-def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series, console: Console) -> None:
+def _print_table(title: str, chosen: pd.DataFrame, first: str, names: pd.Series, console: Console) -> None:
     sources = _sources(chosen)
     numbers = ["measured", *(name for source in sources for name in (source, "error"))]
     table = screen.table(first, *(screen.number(name) for name in numbers), title=title)
@@ -152,7 +152,7 @@ def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series
         by_source = rows.set_index("source")
         cells: list[str | Text] = [
             str(rows["name"].iloc[0]),
-            format_bytes(int(rows["measured_bytes"].iloc[0])),
+            format_bytes(int(rows["truth_bytes"].iloc[0])),
         ]
         for source in sources:
             if source in by_source.index:
@@ -165,15 +165,17 @@ def _print_errors(title: str, chosen: pd.DataFrame, first: str, names: pd.Series
 
 
 def _percent(row: Any) -> str | Text:
-    exact = row["error_bytes"] == 0
-    return screen.styled(("0", "green")) if exact else f"{row['error_percent']:+.3f} %"
+    exact = row["difference_bytes"] == 0
+    return screen.styled(("0", "green")) if exact else f"{row['difference_percent']:+.3f} %"
 
 
-def _print_spreads(errors: pd.DataFrame, console: Console) -> None:
+def _print_spreads(differences: pd.DataFrame, console: Console) -> None:
     """Min, median and max, over everything and along each axis; both directions apart."""
-    _print_spread("all phases and runs", accuracy.spread(errors, ["source", "quantity"]), console)
+    _print_spread("all phases and runs", accuracy.spread(differences, ["source", "quantity"]), console)
     for axis in accuracy.AXES:
-        runs = errors[errors["quantity"].isin(accuracy.RUN_QUANTITIES) & (errors["source"] != "textbook")]
+        runs = differences[
+            differences["quantity"].isin(accuracy.RUN_QUANTITIES) & (differences["source"] != "textbook")
+        ]
         if runs[axis].nunique() > 1:
             by = ["quantity", "source", axis]
             table = accuracy.spread(runs, by).sort_values(by)
@@ -282,21 +284,27 @@ def _print_probes(recording: Recording, console: Console) -> None:
         console.print(f"  {words}: measured {list(row.measured)}, rules {list(row.predicted)}")
 
 
-def _keep(recording: Recording, errors: pd.DataFrame, options: Namespace, console: Console) -> None:
+def _keep(recording: Recording, differences: pd.DataFrame, options: Namespace, console: Console) -> None:
     from profiler.views.figures import accuracy as plots
     from profiler.views.figures import style
 
     if options.output is not None:
         style.use_style()
-        write_table(options.output / "errors.parquet", errors)
+        write_table(options.output / "differences.parquet", differences)
         figures = {
-            "measured_vs_predicted": plots.measured_against_predicted(errors, recording.about["device_name"]),
-            **{f"errors_{s}": plots.errors_by_axis(errors, s) for s in _sources(errors) if s != "textbook"},
+            "measured_vs_predicted": plots.measured_against_predicted(
+                differences, recording.about["device_name"]
+            ),
+            **{
+                f"errors_{s}": plots.differences_by_axis(differences, s)
+                for s in _sources(differences)
+                if s != "textbook"
+            },
         }
         for name, figure in figures.items():
             console.print(str(style.save(figure, options.output, name)[0]))
     if options.tighten is not None:
-        observed = accuracy.observed_bounds(errors[errors["source"] == "simulation"])
-        old = accuracy.read_bounds(options.tighten)
-        accuracy.write_bounds(options.tighten, accuracy.tightened(old, observed))
+        observed = bounds.observed_bounds(differences[differences["source"] == "simulation"])
+        old = bounds.read_bounds(options.tighten)
+        bounds.write_bounds(options.tighten, bounds.tightened(old, observed))
         console.print(f"{options.tighten}: bounds never looser than before")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.records import table as records
-from profiler.records.comparison import compare, peak_residuals, silent_categories
+from profiler.records.comparison import compare, peak_differences, silent_categories
 from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
@@ -27,7 +27,7 @@ DESCRIPTION = (
 )
 EXAMPLES = "example: profiler show results/cpu/naive_step"
 _SAID = {"measured": "measured", "simulation": "simulated"}
-_NAMED_RESIDUALS = 2  # of a peak, in a table; comparison.csv has all
+_PARTS_NAMED = 2  # of a peak, in a table; comparison.csv has all
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -95,15 +95,15 @@ def _table(title: str, truth: str, source: str, phases: pd.DataFrame) -> Table:
     names = (f"allocated, {truth}", source, "difference", f"peak, {truth}", source)
     numbers = (screen.number(name) for name in names)
     table = screen.table("phase", *numbers, "the peak's difference lies in", title=title)
-    for row, residual in zip(phases.itertuples(), peak_residuals(phases), strict=True):
+    for row, parts in zip(phases.itertuples(), peak_differences(phases), strict=True):
         table.add_row(
             str(Phase(row.step, row.phase, row.micro_batch)),
-            format_bytes(row.measured_bytes),
+            format_bytes(row.truth_bytes),
             format_bytes(row.predicted_bytes),
             f"{row.difference_bytes:+,} B" if row.difference_bytes else screen.styled(("0", "green")),
-            format_bytes(row.measured_peak_bytes),
+            format_bytes(row.truth_peak_bytes),
             format_bytes(row.predicted_peak_bytes),
-            ", ".join(_signed(*part) for part in residual[:_NAMED_RESIDUALS]),
+            ", ".join(_signed(*part) for part in parts[:_PARTS_NAMED]),
         )
     return table
 
@@ -125,4 +125,4 @@ def _sum_up(compared: pd.DataFrame, truth: str, source: str, silent: list[str], 
         named = " and ".join(c for c in silent if compared[f"{c}_difference_bytes"].any())
         words += f"; setting aside {named}, of which it says nothing, {aside} of {len(compared)}"
     worst = compared["difference_percent"].abs().max()
-    console.print(f"{words}. The largest difference is {worst:.3f} % of its run's peak.")
+    console.print(f"{words}. The largest difference is {worst:.3f} %.")

@@ -132,26 +132,26 @@ def test_every_level_and_category_is_exact(compared):
 
 def test_the_step_peak_is_exact_up_to_scalars(compared):
     steps = compared.query("phase == 'optimizer_step'")["peak_difference_bytes"]
-    assert steps.between(0, _SCALARS_BYTES).all()
+    assert steps.between(-_SCALARS_BYTES, 0).all()
 
 
 def test_peaks_are_bounded_on_both_sides(compared):
     """The formula leaves out what lives inside a layer: at most 40 % of these tiny models' peaks."""
     peaks = compared[compared["phase"] != "model_loaded"]
-    assert (peaks["peak_difference_bytes"] >= -_ADDED_BYTES).all()
-    assert (peaks["peak_difference_percent"] <= 40).all()
+    assert (peaks["peak_difference_bytes"] <= _ADDED_BYTES).all()
+    assert (peaks["peak_difference_bytes"] >= -0.4 * peaks["run_peak_bytes"]).all()
 
 
 def test_a_transformers_backward_peak_at_the_loss_is_exact():
     table = measure(Workload("gpt2-tiny", 4, 64), "cpu").query("phase == 'backward'")
-    assert table["peak_difference_bytes"].between(0, _SCALARS_BYTES).all()
+    assert table["peak_difference_bytes"].between(-_SCALARS_BYTES, 0).all()
 
 
 def test_accumulation_never_changes_the_states():
     tables = [measure(Workload("bert-tiny", 4 // k, 16, micro_batches=k, steps=1), "cpu") for k in (1, 4)]
     last = [table.query("phase == 'zero_grad'")["predicted_bytes"].iloc[-1] for table in tables]
     assert last[0] == last[1]
-    measured = [table.query("phase == 'zero_grad'")["measured_bytes"].iloc[-1] for table in tables]
+    measured = [table.query("phase == 'zero_grad'")["truth_bytes"].iloc[-1] for table in tables]
     assert measured == last
 
 

@@ -53,11 +53,11 @@ def recording(tmp_path_factory):
 
 def test_what_the_cuda_recorder_wrote_is_what_the_simulation_says(recording, tmp_path):
     predicted = predict(recording, list(recording.cases), tmp_path)
-    errors = accuracy.errors(recording.records, predicted)
+    errors = accuracy.differences(recording.records, predicted)
     simulated = errors[errors["source"] == "simulation"]
     # Nine phases, 13 with two micro-batches, nine, and the two that ended before memory ran out.
     assert simulated["quantity"].value_counts()["reserved"] == 9 + 13 + 9 + 2
-    assert simulated.loc[simulated["error_bytes"] != 0, ["workload", "phase", "quantity"]].empty
+    assert simulated.loc[simulated["difference_bytes"] != 0, ["workload", "phase", "quantity"]].empty
     for key in recording.cases:
         found = residual(recording.trace(key), read_trace(tmp_path / f"{key}.parquet"))
         assert found.explanation.aligned == found.explanation.first_total == found.explanation.second_total

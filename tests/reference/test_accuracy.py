@@ -1,4 +1,4 @@
-"""Errors, their spread and their bounds, against numbers worked out by hand."""
+"""Differences, their spread and their bounds, against numbers worked out by hand."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ import pytest
 
 from profiler.recording.cuda import _ledger_entries
 from profiler.records.table import frame
-from profiler.reference import accuracy
-from profiler.reference.accuracy import Bound
+from profiler.reference import accuracy, bounds
 from profiler.reference.accuracy_page import CLAIMS, Result, page
+from profiler.reference.bounds import Bound
 from profiler.reference.unmatched import residual
 from profiler.trace.events import Allocation, Free
 from profiler.trace.file import read_trace, write_trace
@@ -37,37 +37,37 @@ def rows(key, source, levels, reserved, **workload):
 
 
 @pytest.fixture
-def errors():
+def differences():
     measured = rows("a", "measured", [100, 200], [1000, 1000])
     measured += rows("b", "measured", [100, 100], [1000, 1000], optimizer="sgd")
     predicted = rows("a", "simulation", [100, 210], [1000, 1000])
     predicted += rows("b", "simulation", [98, 100], [1000, 1100], optimizer="sgd")
-    return accuracy.errors(frame(measured), frame(predicted))
+    return accuracy.differences(frame(measured), frame(predicted))
 
 
-def test_errors_are_predicted_minus_measured_in_percent_of_measured(errors):
-    levels = errors[errors["quantity"] == "allocated"]
-    assert levels["error_bytes"].tolist() == [0, 10, -2, 0]
-    assert levels["error_percent"].tolist() == pytest.approx([0, 5, -2, 0])
+def test_differences_are_predicted_minus_truth_in_percent_of_the_truth(differences):
+    levels = differences[differences["quantity"] == "allocated"]
+    assert levels["difference_bytes"].tolist() == [0, 10, -2, 0]
+    assert levels["difference_percent"].tolist() == pytest.approx([0, 5, -2, 0])
 
 
-def test_a_run_has_the_most_of_its_phases(errors):
-    runs = errors[errors["phase"] == "run"].set_index(["quantity", "run_key"])
-    assert runs.loc[("run peak allocated", "a"), ["measured_bytes", "predicted_bytes"]].tolist() == [400, 420]
-    assert runs.loc[("run peak reserved", "b"), "error_percent"] == pytest.approx(10)
+def test_a_run_has_the_most_of_its_phases(differences):
+    runs = differences[differences["phase"] == "run"].set_index(["quantity", "run_key"])
+    assert runs.loc[("run peak allocated", "a"), ["truth_bytes", "predicted_bytes"]].tolist() == [400, 420]
+    assert runs.loc[("run peak reserved", "b"), "difference_percent"] == pytest.approx(10)
 
 
 @pytest.mark.parametrize("stopped", ["measured", "simulation"])
 def test_a_run_that_did_not_end_has_phases_but_no_peak_of_its_own(stopped):
     both = {source: rows("a", source, [100, 200], [1000, 1000]) for source in ("measured", "simulation")}
     both[stopped][-1]["outcome"] = "out_of_memory"
-    found = accuracy.errors(frame(both["measured"]), frame(both["simulation"]))
+    found = accuracy.differences(frame(both["measured"]), frame(both["simulation"]))
     assert set(found["phase"]) == {"forward"}
     assert len(found) == 4
 
 
-def test_the_spread_keeps_both_directions_apart(errors):
-    table = accuracy.spread(errors[errors["quantity"] == "allocated"], ["optimizer"]).set_index("optimizer")
+def test_the_spread_keeps_both_directions_apart(differences):
+    table = accuracy.spread(differences[differences["quantity"] == "allocated"], ["optimizer"]).set_index("optimizer")
     adam, sgd = table.loc["adam"], table.loc["sgd"]
     assert (adam["count"], adam["exact"], adam["over"], adam["under"]) == (2, 1, 1, 0)
     assert (adam["min"], adam["median"], adam["max"]) == pytest.approx((0, 2.5, 5))
@@ -75,19 +75,21 @@ def test_the_spread_keeps_both_directions_apart(errors):
     assert (sgd["worst_over"], sgd["worst_under"]) == pytest.approx((0, -2))
 
 
-def test_bounds_are_what_was_observed_and_only_tighten(errors, tmp_path):
-    observed = accuracy.observed_bounds(errors)
+def test_bounds_are_what_was_observed_and_only_tighten(differences, tmp_path):
+    observed = bounds.observed_bounds(differences)
     assert observed["allocated"] == Bound(5.0, 2.0)
-    assert accuracy.broken(errors, observed).empty
+    assert bounds.broken(differences, observed).empty
     old = {"allocated": Bound(7.0, 1.0), "gone": Bound(3.0, 3.0)}
-    tightened = accuracy.tightened(old, observed)
+    tightened = bounds.tightened(old, observed)
     assert tightened["allocated"] == Bound(5.0, 1.0)
     assert tightened["gone"] == Bound(3.0, 3.0)
     assert tightened["run peak reserved"] == observed["run peak reserved"]
-    broken = accuracy.broken(errors, tightened)
-    assert broken[["quantity", "error_percent"]].to_numpy().tolist() == [["allocated", pytest.approx(-2)]]
-    accuracy.write_bounds(tmp_path / "bounds.json", tightened)
-    assert accuracy.read_bounds(tmp_path / "bounds.json") == tightened
+    broken = bounds.broken(differences, tightened)
+    assert broken[["quantity", "difference_percent"]].to_numpy().tolist() == [
+        ["allocated", pytest.approx(-2)]
+    ]
+    bounds.write_bounds(tmp_path / "bounds.json", tightened)
+    assert bounds.read_bounds(tmp_path / "bounds.json") == tightened
 
 
 def test_a_residual_is_named_by_its_line_and_counted_without_one():
@@ -121,14 +123,14 @@ def test_every_residual_of_a_trace_recorded_on_a_gpu_has_a_name(tmp_path):
     assert (found.unnamed, found.unnamed_bytes) == (0, 0)
 
 
-def test_the_page_says_that_nothing_was_recorded_or_what_was(errors):
+def test_the_page_says_that_nothing_was_recorded_or_what_was(differences):
     empty = page([])
     assert "No recording of the reference suite on a GPU has been made yet" in empty
     assert all(claim.words in empty and claim.source in empty for claim in CLAIMS)
     about = dict.fromkeys(
         ("device_name", "torch_version", "cuda_version", "driver_version", "recorded_at"), "x"
     )
-    full = page([Result(about, errors)])
+    full = page([Result(about, differences)])
     assert "No recording" not in full
     assert "| allocated | simulation | 4 | 2 | 1.000 | -2.000 | +5.000 | 1 | +5.000 | 1 | -2.000 |" in full
 
@@ -143,5 +145,5 @@ def test_the_committed_page_is_what_the_command_writes_without_recordings():
 
 
 def test_an_empty_comparison_has_no_rows():
-    assert isinstance(accuracy.errors(frame([]), frame([])), pd.DataFrame)
-    assert accuracy.errors(frame([]), frame([])).empty
+    assert isinstance(accuracy.differences(frame([]), frame([])), pd.DataFrame)
+    assert accuracy.differences(frame([]), frame([])).empty

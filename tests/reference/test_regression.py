@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from profiler.reference import accuracy, campaign
-from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES, Bound
+from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES
 from profiler.reference.archive import Recording, gpu_recordings, read_recording
+from profiler.reference.bounds import Bound, broken, read_bounds
 from profiler.reference.campaign import Campaign, record
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
@@ -37,12 +38,12 @@ def check(errors: pd.DataFrame, bounds: dict[str, Bound]) -> None:
     assert not unbounded, (
         f"no bound for {unbounded}: run `profiler compare-reference ... --tighten {BOUNDS.name}`"
     )
-    broken = accuracy.broken(simulated, bounds)
-    assert broken.empty, broken[["workload", "step", "phase", "quantity", "error_percent"]].to_string()
+    outside = broken(simulated, bounds)
+    assert outside.empty, outside[["workload", "step", "phase", "quantity", "difference_percent"]].to_string()
 
 
 def errors_of(recording: Recording, keys: list[str], traces: Path) -> pd.DataFrame:
-    return accuracy.errors(recording.records, predict(recording, keys, traces))
+    return accuracy.differences(recording.records, predict(recording, keys, traces))
 
 
 @pytest.mark.skipif(not RECORDINGS, reason="no recording on a GPU in results/*/reference yet")
@@ -51,16 +52,16 @@ def test_the_simulation_keeps_its_bounds_on_recorded_runs(folder, tmp_path):
     recording = read_recording(folder)
     tiny = [key for key, case in recording.cases.items() if case.workload.model.endswith("-tiny")]
     assert tiny
-    check(errors_of(recording, tiny[::EVERY], tmp_path), accuracy.read_bounds(BOUNDS))
+    check(errors_of(recording, tiny[::EVERY], tmp_path), read_bounds(BOUNDS))
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.skipif(not accuracy.read_bounds(BOUNDS), reason="no bounds until a recording has set them")
+@pytest.mark.skipif(not read_bounds(BOUNDS), reason="no bounds until a recording has set them")
 def test_the_simulation_keeps_its_bounds_on_runs_recorded_now(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
     recording = read_recording(record(Campaign(Target("cuda"), tmp_path, "small")).folder)
-    check(errors_of(recording, list(recording.cases), tmp_path), accuracy.read_bounds(BOUNDS))
+    check(errors_of(recording, list(recording.cases), tmp_path), read_bounds(BOUNDS))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def predicted(rehearsal, tmp_path_factory) -> tuple[pd.DataFrame, Path]:
 
 
 def test_a_simulation_is_the_same_twice(rehearsal, predicted):
-    errors = accuracy.errors(rehearsal[0].records, predicted[0])
+    errors = accuracy.differences(rehearsal[0].records, predicted[0])
     simulated = errors[errors["source"] == "simulation"]
     # Two whole runs of nine phases and, of the one out of memory, the two that ended; four quantities each.
     assert simulated["quantity"].value_counts().to_dict() == {
@@ -89,7 +90,7 @@ def test_on_the_cpu_the_formula_has_each_level_to_the_byte(tmp_path, monkeypatch
     recording = read_recording(record(Campaign(Target("cpu"), tmp_path, "small")).folder)
     errors = errors_of(recording, list(recording.cases), tmp_path)
     levels = errors[(errors["source"] == "formula") & (errors["quantity"] == "allocated")]
-    assert levels["error_bytes"].tolist() == [0] * 18
+    assert levels["difference_bytes"].tolist() == [0] * 18
 
 
 @pytest.mark.parametrize("factor", [1.01, 0.99])
@@ -99,7 +100,7 @@ def test_an_error_of_one_percent_is_caught(rehearsal, predicted, quantity, facto
     planted = rehearsal[0].records.copy()
     row = planted.index[planted["phase"] == "optimizer_step"][0]
     planted.loc[row, column] = round(planted.loc[row, column] * factor)
-    errors = accuracy.errors(planted, predicted[0])
+    errors = accuracy.differences(planted, predicted[0])
     half_a_percent = dict.fromkeys(EXACT, Bound(0.5, 0.5))
     with pytest.raises(AssertionError, match="optimizer_step"):
         check(errors, half_a_percent)
@@ -107,7 +108,7 @@ def test_an_error_of_one_percent_is_caught(rehearsal, predicted, quantity, facto
 
 
 def test_a_quantity_without_a_bound_is_an_error(rehearsal, predicted):
-    errors = accuracy.errors(rehearsal[0].records, predicted[0])
+    errors = accuracy.differences(rehearsal[0].records, predicted[0])
     with pytest.raises(AssertionError, match="no bound"):
         check(errors, {})
 

@@ -1,4 +1,4 @@
-"""How far predictions lie from recordings: runs around the identity line, and errors along each axis."""
+"""How far predictions lie from recordings: runs around the identity line, and differences along each axis."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ _COLUMNS = (("model", "optimizer", "precision", "batch"), ("technique", "length"
 _ROW_INCHES = 0.27
 
 
-def measured_against_predicted(errors: pd.DataFrame, device_name: str) -> Figure:
+def measured_against_predicted(differences: pd.DataFrame, device_name: str) -> Figure:
     """The peak of every run, allocated and reserved, measured across and predicted upwards.
 
     Args:
-        errors: table of profiler.reference.accuracy.errors.
+        differences: table of profiler.reference.accuracy.differences.
         device_name: for the title.
     """
     import matplotlib.pyplot as plt
 
-    quantities = [q for q in (_RUN_PEAK, "run peak reserved") if q in set(errors["quantity"])]
+    quantities = [q for q in (_RUN_PEAK, "run peak reserved") if q in set(differences["quantity"])]
     figure, panels = plt.subplots(1, len(quantities), figsize=(7 * len(quantities), 8.4), squeeze=False)
     for axes, quantity in zip(panels[0], quantities, strict=True):
-        chosen = errors[errors["quantity"] == quantity]
+        chosen = differences[differences["quantity"] == quantity]
         for source, colour, marker in _LOOKS:
             points = chosen[chosen["source"] == source]
             if points.empty:
                 continue
-            exact = (points["error_bytes"] == 0).sum()
+            exact = (points["difference_bytes"] == 0).sum()
             axes.scatter(
-                points["measured_bytes"].astype(float),
+                points["truth_bytes"].astype(float),
                 points["predicted_bytes"].astype(float),
                 color=colour,
                 marker=marker,
                 alpha=0.75,
-                label=f"{source}: median error {points['error_percent'].abs().median():.2f} %, "
+                label=f"{source}: median error {points['difference_percent'].abs().median():.2f} %, "
                 f"exact in {exact} of {len(points)}",
             )
         axes.set_title(quantity.removeprefix("run ") + " of each run", fontsize=13)
         axes.set_xlabel("measured")
         axes.set_ylabel("predicted")
-        _logarithmic(axes, chosen[["measured_bytes", "predicted_bytes"]].astype(float))
+        _logarithmic(axes, chosen[["truth_bytes", "predicted_bytes"]].astype(float))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), fontsize=11)
-    _headline(figure, f"{errors['run_key'].nunique()} runs on {device_name}, measured and predicted")
+    _headline(figure, f"{differences['run_key'].nunique()} runs on {device_name}, measured and predicted")
     return figure
 
 
@@ -70,20 +70,20 @@ def _logarithmic(axes: Axes, bytes_: pd.DataFrame) -> None:
     axes.plot([low, high], [low, high], color=style.MUTED, linewidth=1, zorder=0)
 
 
-def errors_by_axis(errors: pd.DataFrame, source: str) -> Figure:
+def differences_by_axis(differences: pd.DataFrame, source: str) -> Figure:
     """The error of every run's peak by one source, along each axis; right of zero is over-prediction.
 
     Args:
-        errors: table of profiler.reference.accuracy.errors.
-        source: whose errors.
+        differences: table of profiler.reference.accuracy.differences.
+        source: whose differences.
     """
     import matplotlib.pyplot as plt
 
-    chosen = errors[(errors["source"] == source) & (errors["quantity"] == _RUN_PEAK)]
+    chosen = differences[(differences["source"] == source) & (differences["quantity"] == _RUN_PEAK)]
     values = {axis: sorted(chosen[axis].unique(), reverse=True) for column in _COLUMNS for axis in column}
     rows = max(sum(len(values[axis]) + 3 for axis in column) for column in _COLUMNS)
     figure = plt.figure(figsize=(15, 1.6 + _ROW_INCHES * rows))
-    reach = 1.1 * max(1.0, chosen["error_percent"].abs().max()) if len(chosen) else 1.0
+    reach = 1.1 * max(1.0, chosen["difference_percent"].abs().max()) if len(chosen) else 1.0
     parts: Any = figure.subfigures(1, 2)
     for part, column in zip(parts, _COLUMNS, strict=True):
         heights = [len(values[axis]) + 1 for axis in column]
@@ -104,9 +104,9 @@ def errors_by_axis(errors: pd.DataFrame, source: str) -> Figure:
 
 
 def _finding(chosen: pd.DataFrame, source: str) -> str:
-    """How many peaks are exact, and between which errors the others lie."""
+    """How many peaks are exact, and between which differences the others lie."""
     words = f"The {source}'s peaks of {len(chosen)} runs"
-    missed = chosen.loc[chosen["error_bytes"] != 0, "error_percent"]
+    missed = chosen.loc[chosen["difference_bytes"] != 0, "difference_percent"]
     if missed.empty:
         return f"{words}: all exact"
     return (
@@ -119,10 +119,10 @@ def _strip(axes: Axes, chosen: pd.DataFrame, axis: str, values: list[object]) ->
     for row, value in enumerate(values):
         runs = chosen[chosen[axis] == value]
         for tiny, colour in ((True, style.MUTED), (False, style.BLUE)):
-            percent = runs.loc[runs["model"].str.endswith("-tiny") == tiny, "error_percent"]
+            percent = runs.loc[runs["model"].str.endswith("-tiny") == tiny, "difference_percent"]
             axes.scatter(percent, [row] * len(percent), color=colour, alpha=0.6, s=22)
         larger = runs[~runs["model"].str.endswith("-tiny")]
-        median = (runs if larger.empty else larger)["error_percent"].median()
+        median = (runs if larger.empty else larger)["difference_percent"].median()
         axes.vlines(median, row - 0.35, row + 0.35, color=style.INK, linewidth=2)
     axes.axvline(0, color=style.MUTED, linewidth=1)
     axes.set_yticks(range(len(values)), [str(value) for value in values])

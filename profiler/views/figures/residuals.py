@@ -1,4 +1,4 @@
-"""What a predictor leaves unexplained, as a share of the run's peak."""
+"""What a predictor leaves unexplained, in percent of the truth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ORDER = ["model_loaded", "forward", "backward", "optimizer_step", "zero_grad"]
 
 
 def residuals(records: pd.DataFrame, source: str = "formula") -> Figure:
-    """Measured minus predicted for each phase, levels and peaks, one row a model.
+    """Predicted minus measured for each phase, levels and peaks, one row a model.
 
     Args:
         records: rows of several runs, with the sources measured and `source`.
@@ -39,7 +39,7 @@ def residuals(records: pd.DataFrame, source: str = "formula") -> Figure:
         axes.set_title(
             f"{name}: at most {worst:.2f} %" if worst else f"{name}: 0 bytes everywhere", fontsize=13
         )
-        axes.set_xlabel(f"measured − {source} (% of the run's peak)")
+        axes.set_xlabel(f"{source} − measured (% of the measured)")
         if worst < 1:
             axes.set_xlim(-1, 1)
             axes.set_xticks([-1, 0, 1])

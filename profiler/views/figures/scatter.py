@@ -69,7 +69,7 @@ def _with_spread(compared: pd.DataFrame, prefix: str) -> pd.DataFrame:
     import pandas as pd
 
     groups = compared.groupby(["workload", "device", "phase_index"], sort=False)
-    measured, predicted = groups[f"measured_{prefix}bytes"], groups[f"predicted_{prefix}bytes"]
+    measured, predicted = groups[f"truth_{prefix}bytes"], groups[f"predicted_{prefix}bytes"]
     points = {"predicted": predicted.first(), "measured": measured.mean()}
     points |= {"low": measured.min(), "high": measured.max()}
     return pd.DataFrame(points).astype(float) / style.MIB

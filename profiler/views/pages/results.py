@@ -114,7 +114,7 @@ def _runs(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             if source == truth:
                 continue
             for key, phases in compare(of_these, source, truth).groupby("run_key", sort=False):
-                peak = int(phases["measured_peak_bytes"].max())
+                peak = int(phases["truth_peak_bytes"].max())
                 difference_bytes = int(phases["predicted_peak_bytes"].max()) - peak
                 runs[str(key)][column] = _percent(difference_bytes, peak)
     used = [i for i in range(len(head)) if i <= _WORDS_OF_A_RUN or any(cells[i] for cells in runs.values())]

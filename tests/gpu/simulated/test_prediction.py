@@ -182,7 +182,7 @@ def test_records_stand_beside_measured_ones(capsys, tmp_path):
     simulated = table[table["source"] == "simulation"].head(9)
     measured = simulated.assign(source="measured", allocated_bytes=simulated["allocated_bytes"] + 512)
     compared = compare(pd.concat([simulated, measured]), "simulation")
-    assert list(compared["difference_bytes"]) == 9 * [512]
+    assert list(compared["difference_bytes"]) == 9 * [-512]
 
 
 def test_expandable_segments_reserve_less():
