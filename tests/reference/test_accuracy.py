@@ -67,7 +67,9 @@ def test_a_run_that_did_not_end_has_phases_but_no_peak_of_its_own(stopped):
 
 
 def test_the_spread_keeps_both_directions_apart(differences):
-    table = accuracy.spread(differences[differences["quantity"] == "allocated"], ["optimizer"]).set_index("optimizer")
+    table = accuracy.spread(differences[differences["quantity"] == "allocated"], ["optimizer"]).set_index(
+        "optimizer"
+    )
     adam, sgd = table.loc["adam"], table.loc["sgd"]
     assert (adam["count"], adam["exact"], adam["over"], adam["under"]) == (2, 1, 1, 0)
     assert (adam["min"], adam["median"], adam["max"]) == pytest.approx((0, 2.5, 5))
