@@ -47,7 +47,11 @@ SIMULATION_OPTIONS = (*_WORDS, "gpu", "allocator_settings", "set")
 
 def add_simulation_options(parser: argparse.ArgumentParser) -> None:
     """The GPU, its allocator, and every field of a workload but its model; none has a value unless given."""
-    parser.add_argument("--gpu", help=f"a GPU's name or a size such as 24GiB; default: {DEFAULT_GPU}")
+    parser.add_argument(
+        "--gpu",
+        help=f"a GPU's name, a size such as 24GiB, or a file that describes one (card.toml);"
+        f" default: {DEFAULT_GPU}",
+    )
     parser.add_argument(
         "--allocator-settings", metavar="SETTINGS", help="as PYTORCH_ALLOC_CONF has them; default: none"
     )

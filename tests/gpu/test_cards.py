@@ -1,9 +1,12 @@
 """The table of GPUs and its lookup."""
 
+from pathlib import Path
+
 import pytest
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU, GPUS, find_gpu
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.units import GIB, MIB
 
 # What NVIDIA's data sheets say of each card: GB on the box, multiprocessors, bandwidth in GB/s.
@@ -157,3 +160,13 @@ def test_nonsense_is_refused(name: str) -> None:
 def test_zero_bytes_are_refused() -> None:
     with pytest.raises(ProfilerError, match="0 bytes"):
         find_gpu("0 GiB")
+
+
+def test_the_page_of_the_gpus_has_every_card_as_it_is() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gpus.md").read_text()
+    for gpu in GPUS.values():
+        outside = in_total(process_terms(gpu))
+        row = next(line for line in page.splitlines() if line.startswith(f"| {gpu.name} |"))
+        assert f"| {gpu.sms} | {'' if gpu.memory_is_exact else '~ '}{gpu.memory_bytes:,} |" in row
+        assert f"| {outside.typical_bytes / MIB:.0f} (" in row
+    assert page.count("\n| ") == len(GPUS) + 1

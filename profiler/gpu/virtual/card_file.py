@@ -8,7 +8,7 @@ from pathlib import Path
 from profiler.errors import ProfilerError
 from profiler.gpu.capability import limits_of
 from profiler.gpu.cards import GPU
-from profiler.units import MIB
+from profiler.gpu.device_used import in_total, process_terms
 
 ENVIRONMENT_VARIABLE = "PROFILER_VIRTUAL_GPU"
 MOST_DEVICES = 16
@@ -18,21 +18,29 @@ MOST_DEVICES = 16
 class Machine:
     """GPUs of one kind.
 
-    context_bytes: what the CUDA context and the driver take of each GPU before the first allocation.
+    context_bytes: what the program gets of no GPU: the CUDA context, kernels and handles of libraries. None:
+        what processes on this card typically took (profiler.gpu.device_used.process_terms).
     rising_addresses: new segments stand above the old ones. The driver for Linux puts them below; above was
         seen in recordings from Windows. The order decides between free blocks of the same size.
     """
 
     gpu: GPU
     devices: int = 1
-    context_bytes: int = 500 * MIB
+    context_bytes: int | None = None
     rising_addresses: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= MOST_DEVICES:
             raise ProfilerError(f"{self.devices} GPUs; a virtual machine has 1 to {MOST_DEVICES}")
-        if not 0 <= self.context_bytes < self.gpu.memory_bytes:
+        if not 0 <= self.taken_bytes < self.gpu.memory_bytes:
             raise ProfilerError("the CUDA context takes at least nothing and less than the card's memory")
+
+    @property
+    def taken_bytes(self) -> int:
+        """The context's bytes, as stated or as is typical of the card."""
+        if self.context_bytes is not None:
+            return self.context_bytes
+        return in_total(process_terms(self.gpu)).typical_bytes
 
 
 def write_card(machine: Machine, path: Path, journal_folder: Path) -> None:
@@ -47,7 +55,7 @@ def write_card(machine: Machine, path: Path, journal_folder: Path) -> None:
         "journal_folder": str(journal_folder),
         "devices": machine.devices,
         "memory_bytes": gpu.memory_bytes,
-        "context_bytes": machine.context_bytes,
+        "context_bytes": machine.taken_bytes,
         "major": gpu.capability[0],
         "minor": gpu.capability[1],
         "multiprocessors": gpu.sms,
