@@ -34,10 +34,13 @@ struct card {
     int blocks_per_multiprocessor;
     size_t shared_memory_per_multiprocessor_bytes;
     size_t shared_memory_per_block_optin_bytes;
+    size_t reserved_shared_memory_per_block_bytes; /* by the system */
+    size_t shared_memory_unit_bytes;               /* a block gets multiples of it */
     size_t l2_cache_bytes;
+    size_t nvml_total_bytes;
     int memory_bus_bits;
     int clock_khz, memory_clock_khz;
-    int ecc;
+    int ecc, clusters, copy_engines, pci_device_id;
     int rising_addresses;  /* new segments above the old ones; the driver for Linux puts them below */
 };
 const struct card *vgpu_card(void);

@@ -71,8 +71,8 @@ static unsigned long long used(void *handle) {
 }
 
 API int nvmlDeviceGetMemoryInfo(void *handle, struct memory *memory) {
-    memory->total = vgpu_card()->memory_bytes;
-    memory->used = used(handle);
+    memory->total = vgpu_card()->nvml_total_bytes;
+    memory->used = memory->total - vgpu_card()->memory_bytes + used(handle); /* what the driver keeps, too */
     memory->free = memory->total - memory->used;
     return SUCCESS;
 }
@@ -83,10 +83,10 @@ struct memory_v2 {
 };
 
 API int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory) {
-    memory->total = vgpu_card()->memory_bytes;
-    memory->reserved = 0;
+    memory->total = vgpu_card()->nvml_total_bytes;
+    memory->reserved = memory->total - vgpu_card()->memory_bytes;
     memory->used = used(handle);
-    memory->free = memory->total - memory->used;
+    memory->free = vgpu_card()->memory_bytes - memory->used;
     return SUCCESS;
 }
 

@@ -20,7 +20,9 @@ static const struct number NUMBERS[] = {
     INT(devices), SIZE(memory_bytes), SIZE(context_bytes), INT(major), INT(minor), INT(multiprocessors),
     INT(threads_per_multiprocessor), INT(blocks_per_multiprocessor),
     SIZE(shared_memory_per_multiprocessor_bytes), SIZE(shared_memory_per_block_optin_bytes),
-    SIZE(l2_cache_bytes), INT(memory_bus_bits), INT(clock_khz), INT(memory_clock_khz), INT(ecc),
+    SIZE(reserved_shared_memory_per_block_bytes), SIZE(shared_memory_unit_bytes),
+    SIZE(l2_cache_bytes), SIZE(nvml_total_bytes), INT(memory_bus_bits), INT(clock_khz), INT(memory_clock_khz), INT(ecc), INT(clusters),
+    INT(copy_engines), INT(pci_device_id),
     INT(rising_addresses),
 };
 
@@ -93,7 +95,7 @@ API int vgpu_card_attribute(int attribute, int device, int *value) {
     case 37: *value = card->memory_bus_bits; break;
     case 38: *value = (int)card->l2_cache_bytes; break;
     case 39: *value = card->threads_per_multiprocessor; break;
-    case 40: *value = 3; break;                     /* copy engines */
+    case 40: *value = card->copy_engines; break;
     case 41: *value = 1; break;                     /* one address space */
     case 51: *value = 32; break;
     case 75: *value = card->major; break;
@@ -104,10 +106,11 @@ API int vgpu_card_attribute(int attribute, int device, int *value) {
     case 97: *value = (int)card->shared_memory_per_block_optin_bytes; break;
     case 99: case 102: case 103: *value = 1; break; /* host registration; virtual memory management */
     case 106: *value = card->blocks_per_multiprocessor; break;
-    case 111: *value = card->major >= 8 ? 1024 : 0; break; /* shared memory that the system keeps */
+    case 111: *value = (int)card->reserved_shared_memory_per_block_bytes; break;
     case 115: *value = 1; break;                    /* memory pools */
     case 119: *value = 1; break;                    /* pools by file descriptor */
-    case 120: case 127: *value = card->major >= 9; break; /* clusters; tensor maps */
+    case 120: case 127: *value = card->clusters; break; /* clusters; tensor maps */
+    case 139: *value = card->pci_device_id << 16 | 0x10de; break;
     case 122: case 123: *value = 1; break;          /* stream memory operations */
     case 125: *value = 1; break;
     case 126: *value = card->major >= 9 ? 4 : 1; break;

@@ -1,5 +1,5 @@
 /* The kernels that a program registers, and what host code asks of them. */
-#include "../common.h"
+#include "fatbin.h"
 
 #include <stdlib.h>
 
@@ -56,32 +56,46 @@ API const char *vgpu_kernel_name(const void *host_function) {
     return name;
 }
 
-/* Registers and shared memory are assumed: none of the first limits the occupancy of a block of 1024. */
-API void vgpu_kernel_attributes(const void *host_function, struct kernel_attributes *attributes) {
-    (void)host_function;
-    const struct card *card = vgpu_card();
-    JOURNAL(ASSUMED, "registers and shared memory of a kernel: 32, none");
-    attributes->shared_bytes = 0;
-    attributes->registers = 32;
-    attributes->max_threads_per_block = 1024;
-    attributes->binary_version = card->major * 10 + card->minor;
+#define WARP 32
+#define PARTITIONS 4 /* of a multiprocessor: each has a quarter of its registers */
+
+/* Registers are given to a warp in multiples of 256 (cuda_occupancy.h). */
+static int warps_by_registers(int registers) {
+    int of_a_warp = (registers * WARP + 255) / 256 * 256;
+    return of_a_warp ? PARTITIONS * (65536 / PARTITIONS / of_a_warp) : 1 << 16;
 }
 
-/* CUDA C++ Programming Guide, "Occupancy": the tightest of threads, blocks, registers and shared memory. */
+API void vgpu_kernel_attributes(const void *host_function, struct kernel_attributes *attributes) {
+    const struct card *card = vgpu_card();
+    *attributes = (struct kernel_attributes){.binary_version = card->major * 10 + card->minor};
+    vgpu_lock();
+    const struct kernel *kernel = find(host_function);
+    bool known = kernel && fat_binary_attributes(kernel->fat_binary, kernel->name, attributes);
+    vgpu_unlock();
+    if (!known) {
+        JOURNAL(ASSUMED, "a kernel whose metadata cannot be read has 32 registers and no shared memory");
+        attributes->registers = 32;
+    }
+    int most = warps_by_registers(attributes->registers) * WARP;
+    if (most > 1024) most = 1024;
+    int bound = attributes->max_threads_per_block;
+    attributes->max_threads_per_block = bound && bound < most ? bound : most;
+}
+
+/* The tightest of threads, blocks, registers and shared memory, as cuda_occupancy.h computes it. */
 API int vgpu_kernel_blocks_per_multiprocessor(const void *host_function, int threads, size_t dynamic_shared_bytes) {
     const struct card *card = vgpu_card();
     struct kernel_attributes attributes;
     vgpu_kernel_attributes(host_function, &attributes);
     if (threads < 1 || threads > attributes.max_threads_per_block) return 0;
-    int warps = (threads + 31) / 32;
-    int blocks = card->threads_per_multiprocessor / (warps * 32);
+    int warps = (threads + WARP - 1) / WARP;
+    int blocks = card->threads_per_multiprocessor / WARP / warps;
     if (blocks > card->blocks_per_multiprocessor) blocks = card->blocks_per_multiprocessor;
-    /* a warp's registers are given out by 256 */
-    int registers_of_a_warp = (attributes.registers * 32 + 255) / 256 * 256;
-    int by_registers = registers_of_a_warp ? 65536 / (registers_of_a_warp * warps) : blocks;
+    int by_registers = warps_by_registers(attributes.registers) / warps;
     if (by_registers < blocks) blocks = by_registers;
-    size_t kept = card->major >= 8 ? 1024 : 0;
-    size_t shared = (attributes.shared_bytes + dynamic_shared_bytes + kept + 127) / 128 * 128;
+    size_t unit = card->shared_memory_unit_bytes ? card->shared_memory_unit_bytes : 128;
+    size_t shared = attributes.shared_bytes + dynamic_shared_bytes + card->reserved_shared_memory_per_block_bytes;
+    shared = (shared + unit - 1) / unit * unit;
     if (shared) {
         int by_shared = (int)(card->shared_memory_per_multiprocessor_bytes / shared);
         if (by_shared < blocks) blocks = by_shared;

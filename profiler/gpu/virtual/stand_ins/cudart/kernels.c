@@ -9,10 +9,8 @@ struct dim3 {
     unsigned x, y, z;
 };
 
-API void **__cudaRegisterFatBinary(void *binary) {
-    (void)binary;
-    return vgpu_new_handle();
-}
+/* The handle is the binary itself, in which the kernels' metadata is found. */
+API void **__cudaRegisterFatBinary(void *binary) { return binary; }
 
 API void __cudaRegisterFatBinaryEnd(void **handle) { (void)handle; }
 
