@@ -15,7 +15,7 @@ import pytest
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import find_gpu
-from profiler.gpu.virtual.card_file import Machine
+from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.installation import Installation, find_torch
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.launch import environment
@@ -60,19 +60,19 @@ def needed(installation: Installation | str) -> Installation:
 
 def run_python(
     arguments: Sequence[str],
-    machine: Machine,
+    gpus: VirtualGPUs,
     installation: Installation,
     timeout_seconds: float = 300,
     **variables: str,
 ) -> tuple[subprocess.CompletedProcess[str], Journal]:
-    """This Python with that torch on the virtual machine; its output is captured."""
+    """This Python with that torch on the virtual gpus; its output is captured."""
     paths = [str(installation.folder.parent), str(REPOSITORY)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inherited = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
         done = subprocess.run(
             [sys.executable, *arguments],
-            env=environment(machine, folder, installation, inherited=inherited),
+            env=environment(gpus, folder, installation, inherited=inherited),
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
@@ -82,13 +82,13 @@ def run_python(
         return done, read_journal(folder)
 
 
-def answer(code: str, machine: Machine, installation: Installation, **variables: str) -> object:
+def answer(code: str, gpus: VirtualGPUs, installation: Installation, **variables: str) -> object:
     """What the last line of the code's output says, as JSON. Raises AssertionError if the code fails."""
-    done, _ = run_python(["-c", code], machine, installation, **variables)
+    done, _ = run_python(["-c", code], gpus, installation, **variables)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one(gpu: str) -> Machine:
-    """A machine with one GPU of that name."""
-    return Machine(find_gpu(gpu))
+def one(gpu: str) -> VirtualGPUs:
+    """A gpus with one GPU of that name."""
+    return VirtualGPUs(find_gpu(gpu))

@@ -1,4 +1,4 @@
-"""The machine that is not there, as the stand-ins read it: a small text file named by one variable."""
+"""The GPUs that are not there, as the stand-ins read them: a small text file named by one variable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_DEVICES = 16
 
 
 @dataclass(frozen=True)
-class Machine:
+class VirtualGPUs:
     """GPUs of one kind.
 
     context_bytes: what the program gets of no GPU: the CUDA context, kernels and handles of libraries. None:
@@ -31,7 +31,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= MOST_DEVICES:
-            raise ProfilerError(f"{self.devices} GPUs; a virtual machine has 1 to {MOST_DEVICES}")
+            raise ProfilerError(f"{self.devices} GPUs; there can be 1 to {MOST_DEVICES}")
         if not 0 <= self.taken_bytes < self.gpu.memory_bytes:
             raise ProfilerError("the CUDA context takes at least nothing and less than the card's memory")
 
@@ -43,19 +43,19 @@ class Machine:
         return in_total(process_terms(self.gpu)).typical_bytes
 
 
-def write_card(machine: Machine, path: Path, journal_folder: Path) -> None:
-    """The machine as lines of "key value" (struct card in stand_ins/common.h).
+def write_card(gpus: VirtualGPUs, path: Path, journal_folder: Path) -> None:
+    """The GPUs as lines of "key value" (struct card in stand_ins/common.h).
 
     journal_folder: where each process writes what it met.
     """
-    gpu = machine.gpu
+    gpu = gpus.gpu
     limits = limits_of(gpu.capability)
     values: dict[str, str | int] = {
         "name": gpu.device_name,
         "journal_folder": str(journal_folder),
-        "devices": machine.devices,
+        "devices": gpus.devices,
         "memory_bytes": gpu.memory_bytes,
-        "context_bytes": machine.taken_bytes,
+        "context_bytes": gpus.taken_bytes,
         "major": gpu.capability[0],
         "minor": gpu.capability[1],
         "multiprocessors": gpu.sms,
@@ -74,7 +74,7 @@ def write_card(machine: Machine, path: Path, journal_folder: Path) -> None:
         "ecc": int(gpu.ecc),
         "nvml_total_bytes": gpu.nvml_total_bytes,
         "pci_device_id": gpu.pci_device_id,
-        "rising_addresses": int(machine.rising_addresses),
+        "rising_addresses": int(gpus.rising_addresses),
     }
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     if text.count("\n") != len(values):

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
+from elftools.elf.sections import SymbolTableSection
 
 from profiler.errors import ProfilerError
 
@@ -39,19 +42,20 @@ def read_needs(path: Path) -> Needs:
 
 def _needs(elf: ELFFile) -> Needs:
     dynamic = elf.get_section_by_name(".dynamic")
-    if dynamic is None:
+    table = elf.get_section_by_name(".dynsym")
+    if not isinstance(dynamic, DynamicSection) or not isinstance(table, SymbolTableSection):
         return Needs((), ())
-    libraries = tuple(tag.needed for tag in dynamic.iter_tags("DT_NEEDED"))
+    libraries = tuple(getattr(tag, "needed") for tag in dynamic.iter_tags("DT_NEEDED"))  # noqa: B009 (untyped)
     versions: dict[int, tuple[str, str]] = {}
     required = elf.get_section_by_name(".gnu.version_r")
-    for library, auxiliaries in required.iter_versions() if required else ():
-        for auxiliary in auxiliaries:
-            versions[auxiliary["vna_other"]] = (auxiliary.name, library.name)
+    if isinstance(required, GNUVerNeedSection):
+        for library, auxiliaries in required.iter_versions():
+            for auxiliary in auxiliaries:
+                versions[auxiliary["vna_other"]] = (str(auxiliary.name), str(library.name))
     indices = elf.get_section_by_name(".gnu.version")
     symbols = []
-    for number, symbol in enumerate(elf.get_section_by_name(".dynsym").iter_symbols()):
-        if symbol["st_shndx"] != "SHN_UNDEF" or not symbol.name:
-            continue
-        index = indices.get_symbol(number)["ndx"] if indices else None
-        symbols.append(Symbol(symbol.name, *versions.get(index, ("", ""))))
+    for number, symbol in enumerate(table.iter_symbols()):
+        if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name:
+            index = indices.get_symbol(number)["ndx"] if isinstance(indices, GNUVerSymSection) else 0
+            symbols.append(Symbol(symbol.name, *versions.get(index, ("", ""))))
     return Needs(libraries, tuple(symbols))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
-from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE, Machine, write_card
+from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE, VirtualGPUs, write_card
 from profiler.gpu.virtual.compile import stand_ins
 from profiler.gpu.virtual.installation import Installation, find_torch
 from profiler.gpu.virtual.journal import Journal, read_journal
@@ -27,7 +27,7 @@ class Finished:
 
 
 def environment(
-    machine: Machine,
+    gpus: VirtualGPUs,
     folder: Path,
     installation: Installation | None = None,
     *,
@@ -49,18 +49,18 @@ def environment(
     installation = installation or find_torch()
     compiled = stand_ins(installation)
     card = folder / "card.txt"
-    write_card(machine, card, folder)
+    write_card(gpus, card, folder)
     variables = dict(os.environ if inherited is None else inherited)
-    preloaded = [*map(str, compiled.libraries), *variables.get("LD_PRELOAD", "").split(":")]
+    preloaded = [*map(str, compiled), *variables.get("LD_PRELOAD", "").split(":")]
     variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
-    variables["TRITON_LIBCUDA_PATH"] = str(compiled.folder)
+    variables["TRITON_LIBCUDA_PATH"] = str(compiled[0].parent)
     variables[ENVIRONMENT_VARIABLE] = str(card)
     return variables
 
 
 def run(
     command: Sequence[str],
-    machine: Machine,
+    gpus: VirtualGPUs,
     installation: Installation | None = None,
     *,
     hide_real_gpu: bool = False,
@@ -72,9 +72,7 @@ def run(
     """
     with tempfile.TemporaryDirectory(prefix="virtual_gpu.") as name:
         folder = Path(name)
-        variables = environment(
-            machine, folder, installation, hide_real_gpu=hide_real_gpu, inherited=inherited
-        )
+        variables = environment(gpus, folder, installation, hide_real_gpu=hide_real_gpu, inherited=inherited)
         try:
             done = subprocess.run(list(command), env=variables, check=False)
         except OSError as error:

@@ -1,5 +1,5 @@
 /* The card: read once from the file that PROFILER_VIRTUAL_GPU names. */
-#include "../common.h"
+#include "common.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * A page that was never written reads as zero, so copying it, or filling it with zero, needs no memory.
  * Large copies from the host's own memory are left away: they read as zero.
  */
-#include "../common.h"
+#include "common.h"
 
 #include <string.h>
 #include <sys/mman.h>

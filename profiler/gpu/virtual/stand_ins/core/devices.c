@@ -1,5 +1,5 @@
 /* What CUDA keeps for each host thread: its device and its last error. */
-#include "../common.h"
+#include "common.h"
 
 static __thread int device;
 static __thread int error;

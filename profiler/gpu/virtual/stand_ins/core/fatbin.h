@@ -2,7 +2,7 @@
 #ifndef VIRTUAL_GPU_FATBIN_H
 #define VIRTUAL_GPU_FATBIN_H
 
-#include "../common.h"
+#include "common.h"
 
 /* The registers, the shared memory and the launch bounds (0: none) of a kernel in the fat binary that
  * __cudaRegisterFatBinary was given; whether they were found. binary_version is set where the binary has one

@@ -3,7 +3,7 @@
  * Layout: a header of one record, then records of 128 bytes; journal.py reads it. A forked child starts a
  * file of its own.
  */
-#include "../common.h"
+#include "common.h"
 
 #include <fcntl.h>
 #include <stdatomic.h>

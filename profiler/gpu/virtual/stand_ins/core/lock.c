@@ -1,5 +1,5 @@
 /* One lock for all that the stand-ins keep, held over a fork so that the child finds it whole. */
-#include "../common.h"
+#include "common.h"
 
 #include <pthread.h>
 

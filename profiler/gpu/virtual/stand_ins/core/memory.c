@@ -3,7 +3,7 @@
  * Each device has a span of the range, so that an address says its device. Addresses are not used twice: a
  * program that reads freed memory faults, as on a GPU.
  */
-#include "../common.h"
+#include "common.h"
 
 #include <stdio.h>
 #include <stdlib.h>

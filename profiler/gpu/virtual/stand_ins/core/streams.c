@@ -1,5 +1,5 @@
 /* Streams, events and captures. Work on a stream is done when it is asked for: there is nothing to wait for. */
-#include "../common.h"
+#include "common.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* CUDA runtime: devices, their properties, errors. */
-#include "../common.h"
+#include "common.h"
 
 #include <stdio.h>
 #include <string.h>

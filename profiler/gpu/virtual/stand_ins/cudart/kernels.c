@@ -1,5 +1,5 @@
 /* CUDA runtime: the registration of kernels, their launch (they do not run), what they need. */
-#include "../common.h"
+#include "common.h"
 
 #include <dlfcn.h>
 #include <stdlib.h>

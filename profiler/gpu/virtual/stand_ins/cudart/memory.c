@@ -1,5 +1,5 @@
 /* CUDA runtime: memory. */
-#include "../common.h"
+#include "common.h"
 
 API int cudaMalloc(void **address, size_t bytes) { return vgpu_failed(vgpu_memory_allocate(address, bytes, vgpu_current_device())); }
 

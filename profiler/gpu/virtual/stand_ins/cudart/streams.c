@@ -1,5 +1,5 @@
 /* CUDA runtime: streams, events, captures and graphs. */
-#include "../common.h"
+#include "common.h"
 
 API int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
     (void)flags;

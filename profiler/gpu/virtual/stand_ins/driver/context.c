@@ -1,5 +1,5 @@
 /* CUDA driver: devices, contexts, entry points, errors. */
-#include "../common.h"
+#include "common.h"
 
 #include <dlfcn.h>
 #include <stdio.h>

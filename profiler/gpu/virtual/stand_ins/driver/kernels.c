@@ -1,5 +1,5 @@
 /* CUDA driver: modules and kernels (Triton, NVRTC), streams and events. Kernels do not run. */
-#include "../common.h"
+#include "common.h"
 
 static int handle(void **to) {
     *to = vgpu_new_handle();

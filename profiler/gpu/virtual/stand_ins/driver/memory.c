@@ -1,5 +1,5 @@
 /* CUDA driver: memory, and virtual addresses apart from it (PyTorch's expandable segments). */
-#include "../common.h"
+#include "common.h"
 
 API int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     void *start;
