@@ -11,20 +11,15 @@ from profiler.advice.techniques import Technique, applicable
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.runs.isolated import SimulatedRun, simulate
 from profiler.training.own_models import Target
-from profiler.units import GIB
 from profiler.workload import Workload
-
-# A CUDA context with torch's kernels takes 0.47 to 0.92 GiB on one A100, depending on versions (measured in
-# stas00/ml-engineering, "Anatomy of model's memory usage"); the upper end, rounded up.
-CONTEXT_ALLOWANCE_BYTES = GIB
 
 FITS, TIGHT, DOES_NOT_FIT = "fits", "tight", "does not fit"
 TIGHT_FROM = 0.90  # of the device
 
 NOT_INCLUDED = (
-    "cuDNN and other libraries' own memory",
     "NCCL buffers of multi-GPU training",
     "other processes on the GPU",
     "torch.compile, custom CUDA kernels",
@@ -50,7 +45,7 @@ class Fit:
 
     Attributes:
         gpu: the device.
-        context_bytes: set aside for the CUDA context.
+        context_bytes: set aside for the CUDA context, kernels and handles of libraries.
         run: the workload with memory without limit: what it takes.
         limited: the workload with the memory there is, where it takes more than that; it may still fit when
             the allocator returns cached memory.
@@ -94,9 +89,13 @@ class Fit:
 
 @dataclass(frozen=True)
 class Question:
-    """Which parts to answer, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF."""
+    """Which parts to answer, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF.
 
-    context_bytes: int = CONTEXT_ALLOWANCE_BYTES
+    context_bytes: what the allocator never gets; None: the most that processes on the card were seen to take
+        (profiler.gpu.device_used.process_terms), so that what fits does so with most drivers and libraries.
+    """
+
+    context_bytes: int | None = None
     allocator_settings: str = ""
     with_largest: bool = True
     with_techniques: bool = True
@@ -127,7 +126,10 @@ def fit(
             target, changed, gpu, memory_bytes, question.allocator_settings
         )
     )
-    usable_bytes = gpu.memory_bytes - question.context_bytes
+    context_bytes = question.context_bytes
+    if context_bytes is None:
+        context_bytes = in_total(process_terms(gpu)).high_bytes
+    usable_bytes = gpu.memory_bytes - context_bytes
     if usable_bytes <= 0:
         raise ProfilerError(
             "the CUDA context alone takes the whole device; give more memory or --context 0MiB"
@@ -149,7 +151,7 @@ def fit(
         results = techniques.result()
     return Fit(
         gpu=gpu,
-        context_bytes=question.context_bytes,
+        context_bytes=context_bytes,
         run=first,
         limited=limited,
         largest=largest,

@@ -15,6 +15,9 @@ from statistics import median
 from profiler.gpu.cards import GPU, GPUS
 from profiler.units import GIB, MIB
 
+# 0.92 and 0.47 GiB with one tensor of four bytes.
+_EAGER_ON_AN_A100_BYTES = round(0.45 * GIB)
+
 
 @dataclass(frozen=True)
 class DeviceTerm:
@@ -39,9 +42,9 @@ def process_terms(gpu: GPU, eager_modules: bool = False) -> tuple[DeviceTerm, ..
     The sum is what published out-of-memory messages leave of a process on this card or the nearest one (its
     capability, then its number of multiprocessors: the context keeps stacks for each of them). Nine tenths of
     it are there from the first CUDA call on: a bare context was measured at 256 MiB on an RTX 3090
-    (invoke-ai/InvokeAI#9413) and 426 MiB on an RTX 6000 Ada (unslothai/unsloth-zoo#1053), 85 and 97 % of the
-    messages' median. The rest comes with the first kernels, cuBLAS and cuDNN; each further cuBLAS handle
-    (one a thread) takes 8.5 MiB more (68 MiB for 8 in a published probe).
+    (invoke-ai/InvokeAI#9413), 426 MiB on an RTX 6000 Ada (unslothai/unsloth-zoo#1053) and 0.47 GiB on an A100
+    (stas00/ml-engineering), 83 to 95 % of the messages' median. The rest comes with the first kernels, cuBLAS
+    and cuDNN; each further cuBLAS handle (one a thread) takes 8.5 MiB (68 MiB for 8 in a published probe).
     """
     low_bytes, typical_bytes, high_bytes, source = _left_by_messages(gpu)
     context = DeviceTerm(
@@ -60,10 +63,9 @@ def process_terms(gpu: GPU, eager_modules: bool = False) -> tuple[DeviceTerm, ..
             DeviceTerm(
                 "kernels loaded at once",
                 666_632_192 - 287_047_680,
-                666_632_192 - 287_047_680,
-                GIB,
-                "pytorch/pytorch#86509: 666,632,192 B eagerly, 287,047,680 B lazily (CUDA 11.7); over 1000 MB"
-                " before (pytorch/pytorch#107667)",
+                (666_632_192 - 287_047_680 + _EAGER_ON_AN_A100_BYTES) // 2,
+                _EAGER_ON_AN_A100_BYTES,
+                "eagerly less lazily: pytorch/pytorch#86509 (CUDA 11.7), stas00/ml-engineering (A100)",
             )
         )
     return tuple(terms)

@@ -36,7 +36,9 @@ def add_options(parser: ArgumentParser) -> None:
     words.add_simulation_options(parser)
     words.add_settings(parser)
     parser.add_argument(
-        "--context", metavar="SIZE", help="memory to set aside for the CUDA context; default: 1GiB"
+        "--context",
+        metavar="SIZE",
+        help="memory to set aside for the CUDA context and libraries; default: the most seen on that card",
     )
     parser.add_argument("--no-largest", action="store_true", help="do not search for the largest batch")
     parser.add_argument("--no-techniques", action="store_true", help="do not try what would help")
@@ -149,7 +151,7 @@ def _print(answer: Fit, measured: MeasuredRun | None) -> None:
         _print_techniques(answer, console)
     console.print(
         f"\nNot included: {'; '.join(NOT_INCLUDED)}. {format_bytes(answer.context_bytes)} is set aside for "
-        f"the CUDA context (--context). {answer.simulations} simulations.",
+        f"the CUDA context and libraries (--context). {answer.simulations} simulations.",
         style="dim",
     )
 

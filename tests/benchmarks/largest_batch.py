@@ -10,7 +10,7 @@ more does not. The ratio is the time of the answer to that of one simulation at 
 import sys
 import time
 
-from profiler.advice.fit import CONTEXT_ALLOWANCE_BYTES, Question, fit
+from profiler.advice.fit import Question, fit
 from profiler.gpu.cards import find_gpu
 from profiler.runs.isolated import simulate
 from profiler.training.own_models import Target
@@ -34,7 +34,7 @@ def row(model, length, gpu_name):
     started = time.perf_counter()
     found = fit(target, workload, gpu, Question(with_techniques=False))
     seconds = time.perf_counter() - started
-    largest, usable_bytes = found.largest, gpu.memory_bytes - CONTEXT_ALLOWANCE_BYTES
+    largest, usable_bytes = found.largest, found.usable_bytes
     fits = simulate(target, Workload(model, largest.fits, length), gpu, usable_bytes).fits
     started = time.perf_counter()
     too_large = not simulate(target, Workload(model, largest.fits + 1, length), gpu, usable_bytes).fits
