@@ -69,7 +69,7 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
     # On a GPU, numbers stay in host memory.
     numbers_bytes = _storage_bytes(_wrapped_numbers(nodes)) if device.type == "cpu" else 0
     return ModelFacts(
-        parameters=tuple(_parameters(model, nodes)),
+        parameters=tuple(_parameters(model, nodes, plain.first_uses)),
         buffer_bytes=_storage_bytes(model.buffers()),
         input_bytes=_storage_bytes(batch.values()),
         saved_bytes=kept.saved_bytes() + numbers_bytes,
@@ -79,7 +79,7 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
         cast_bytes=kept.cast_bytes,
         loss_forward_bytes=kept.loss_forward_bytes,
         loss_backward_bytes=kept.loss_backward_bytes,
-        segments=tuple(_segments(kept, plain, len(segments))),
+        segments=tuple(_segments(kept, plain, len(segments), _gradient_bytes(model, nodes))),
     )
 
 
@@ -110,7 +110,7 @@ def _as_in_a_real_run() -> Iterator[None]:
         yield
 
 
-def _parameters(model: torch.nn.Module, nodes: list[Any]) -> Iterator[Parameter]:
+def _parameters(model: torch.nn.Module, nodes: list[Any], first_uses: dict[int, int]) -> Iterator[Parameter]:
     # A parameter's gradients meet in its AccumulateGrad node, one edge a use.
     edges = [
         (id(to.variable), node.name() == "TBackward0")
@@ -128,7 +128,16 @@ def _parameters(model: torch.nn.Module, nodes: list[Any]) -> Iterator[Parameter]
             embedding=id(parameter) in embeddings,
             tied=uses[id(parameter)] > 1,
             transposed=id(parameter) in transposed,
+            trainable=parameter.requires_grad,
+            used=id(parameter) in uses or not parameter.requires_grad,
+            first_use=first_uses.get(_storage(parameter), 0),
         )
+
+
+def _gradient_bytes(model: torch.nn.Module, nodes: list[Any]) -> dict[int, int]:
+    """The size of each gradient by its parameter's storage."""
+    leaves = {id(node.variable) for node in nodes if node.name() == "torch::autograd::AccumulateGrad"}
+    return {_storage(p): p.nbytes for p in model.parameters() if id(p) in leaves}
 
 
 # --- one forward pass, watched ---------------------------------------------------------------------------
@@ -147,8 +156,8 @@ class _Birth:
 class _Forward:
     """What a forward pass left: the births that are still alive, and where its segments began and ended.
 
-    `last_uses` gives for each parameter the position of the last op that read it, and its bytes. Positions
-    count ops. `graph` is the autograd node of the loss.
+    `first_uses` and `last_uses` give for each parameter's storage the positions of the first and the last op
+    that read it. Positions count ops. `graph` is the autograd node of the loss.
     """
 
     survivors: dict[int, _Birth]
@@ -157,7 +166,8 @@ class _Forward:
     ends: list[int]
     outputs: list[int]
     output_bytes: list[int]
-    last_uses: list[tuple[int, int]]
+    first_uses: dict[int, int]
+    last_uses: dict[int, int]
     graph: Any
     cast_bytes: int
     loss_forward_bytes: int
@@ -199,7 +209,8 @@ def _run(workload: Workload, model: torch.nn.Module, batch: Batch, device_type: 
         ends,
         outputs,
         output_bytes,
-        list(watch.last_uses.values()),
+        watch.first_uses,
+        watch.last_uses,
         loss.grad_fn,
         cast_bytes=cast_bytes,
         # The logits beside their log-probabilities; the cached casts, alive too, are told apart.
@@ -242,18 +253,20 @@ class _Watch(TorchDispatchMode):
         super().__init__()
         self.position = 0
         self.births: dict[int, tuple[_Birth, StorageWeakRef]] = {}
-        self.last_uses: dict[int, tuple[int, int]] = {}
+        self.first_uses: dict[int, int] = {}
+        self.last_uses: dict[int, int] = {}
         self.loss = _Loss()
         self._device_type = device_type
         self._model_device_type = next(model.parameters()).untyped_storage().device.type
-        self._sizes = {_storage(p): p.untyped_storage().nbytes() for p in model.parameters()}
-        self._held = self._sizes.keys() | {_storage(t) for t in (*model.buffers(), *batch.values())}
+        self._parameters = {_storage(p): p.requires_grad for p in model.parameters()}
+        self._held = self._parameters.keys() | {_storage(t) for t in (*model.buffers(), *batch.values())}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.position += 1
-        used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & self._sizes.keys()
+        used = {_storage(tensor) for tensor in _tensors((args, kwargs))} & self._parameters.keys()
         for address in used:
-            self.last_uses[address] = (self.position, self._sizes[address])
+            self.first_uses.setdefault(address, self.position)
+            self.last_uses[address] = self.position
         result = func(*args, **(kwargs or {}))
         # The CPU kernels keep the statistics of 16-bit inputs in the weights' fp32, fake ones in 16 bits
         # (aten/src/ATen/native/layer_norm.cpp, batch_norm.cpp: param_scalar_type).
@@ -263,9 +276,11 @@ class _Watch(TorchDispatchMode):
             self.loss = _Loss(self.position, output_bytes=result.nbytes)
         if func is _ATEN.nll_loss_forward.default:
             self.loss.into_bytes, self.loss.target = args[0].nbytes, _storage(args[1])
+        # Autocast caches the copies of trainable weights only (autocast_mode.cpp, cached_cast).
+        cached = func is _ATEN._to_copy.default and any(self._parameters[address] for address in used)
         for index, tensor in enumerate(_tensors(result)):
             factor = 2 if wider and index else 1
-            self._note(tensor, factor, bool(used) and func is _ATEN._to_copy.default)
+            self._note(tensor, factor, cached)
         if self.loss.position:
             self.loss.peak_bytes = max(self.loss.peak_bytes, self._alive_bytes())
         return result
@@ -288,7 +303,9 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
-def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[RecomputedSegment]:
+def _segments(
+    kept: _Forward, plain: _Forward, segments: int, gradients: dict[int, int]
+) -> Iterator[RecomputedSegment]:
     for index in range(segments):
         start, end = plain.starts[index], plain.ends[index]
         inside = [
@@ -301,7 +318,11 @@ def _segments(kept: _Forward, plain: _Forward, segments: int) -> Iterator[Recomp
             kept_bytes=sum(before),
             recomputed_bytes=sum(inside),
             output_gradient_bytes=plain.output_bytes[index],
-            gradient_bytes=sum(size for position, size in kept.last_uses if position > kept.ends[index]),
+            gradient_bytes=sum(
+                gradients.get(address, 0)
+                for address, position in kept.last_uses.items()
+                if position > kept.ends[index]
+            ),
         )
 
 

@@ -42,10 +42,14 @@ def resolved_implementation(workload: Workload, device_type: str) -> str:
 
 
 def stepped_parameters(workload: Workload, parameters: Sequence[Parameter]) -> list[Parameter]:
-    """What the optimizer steps on: the model's parameters, or their fp32 master copies."""
+    """What the optimizer steps on: the parameters that get a gradient, or their fp32 master copies.
+
+    Optimizers skip a parameter whose `.grad` is None, and keep nothing of it.
+    """
+    trained = [parameter for parameter in parameters if parameter.trained]
     if workload.precision == "fp16_master":
-        return [replace(parameter, element_bytes=4) for parameter in parameters]
-    return list(parameters)
+        return [replace(parameter, element_bytes=4) for parameter in trained]
+    return trained
 
 
 def state_bytes(optimizer: str, parameter: Parameter) -> int:
@@ -99,7 +103,7 @@ def initial_terms(workload: Workload, parameters: Sequence[Parameter], device_ty
     which it makes on the host and moves at the first step.
     """
     if workload.precision == "fp16_master":
-        elements = sum(parameter.elements for parameter in parameters)
+        elements = sum(parameter.elements for parameter in parameters if parameter.trainable)
         yield _term(
             4 * elements,
             f"4 B × {elements:,} master weights",

@@ -10,15 +10,20 @@ gradients of activations inside a layer are not in the formula: the simulation h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from profiler.formula.optimizer_states import initial_terms, state_terms
 from profiler.formula.optimizer_temporaries import step_temporaries
-from profiler.formula.terms import ModelFacts, PhaseTerms, RecomputedSegment, Term, total_bytes
-from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
+from profiler.formula.terms import ModelFacts, Parameter, PhaseTerms, RecomputedSegment, Term, total_bytes
+from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, Phase, phases
 from profiler.workload import Workload
 
 _AFTER_SCALING = Phase(1, BACKWARD)
+_ACCUMULATE_GRAD = (
+    "one .grad a parameter that is trained and used, of its shape and dtype "
+    "(torch/csrc/autograd/functions/accumulate_grad.h)"
+)
 _LOSS_SCALE_BYTES = 8  # torch/amp/grad_scaler.py: _scale (fp32) and _growth_tracker (int32)
 
 
@@ -36,46 +41,73 @@ def phase_terms(workload: Workload, facts: ModelFacts, device_type: str) -> list
 
     def terms(phase: Phase) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
         """What is alive at the end and at the peak of a phase."""
-        scaled = _loss_scale(workload, phase)
-        resting = weights + initial + (states if phase.step > 1 else scaled)
+        resting = weights + initial + (states if phase.step > 1 else _loss_scale(workload, phase))
         accumulated = gradients if phase.micro_batch > 1 else ()
-        kept = resting + accumulated + inputs + activations
-        backpropagated = resting + gradients + inputs + loss
         stepped = weights + initial + states + gradients + inputs + loss
-        match phase.name:
-            case "model_loaded":
-                return weights, weights
-            case "forward":
-                return kept, kept + _cached_casts(facts) + _logits(facts)
-            case "backward":
-                moments = [kept + _loss_gradient(facts), backpropagated + _incoming(facts, bool(accumulated))]
-                for segment in facts.segments:
-                    held = gradients if accumulated else (gradients_term(facts, segment.gradient_bytes),)
-                    moments.append(resting + held + inputs + loss + _recomputed(segment))
-                return backpropagated, max(moments, key=total_bytes)
-            case "optimizer_step":
-                first_step = phase.step == 1
-                return stepped, stepped + tuple(
-                    step_temporaries(workload, facts.parameters, device_type, first_step)
-                )
-            case _:
-                return weights + initial + states, stepped
+        if phase.name == MODEL_LOADED:
+            return weights, weights
+        if phase.name == FORWARD:
+            kept = resting + accumulated + inputs + activations
+            return kept, kept + _cached_casts(facts) + _logits(facts)
+        if phase.name == BACKWARD:
+            moments = _backward_moments(facts, resting + inputs, accumulated, activations, loss)
+            return moments[-1], max(moments, key=total_bytes)
+        if phase.name == OPTIMIZER_STEP:
+            step = step_temporaries(workload, facts.parameters, device_type, first_step=phase.step == 1)
+            return stepped, stepped + tuple(step)
+        return weights + initial + states, stepped
 
     return [PhaseTerms(phase, *terms(phase)) for phase in phases(workload)]
 
 
-def _width(facts: ModelFacts) -> int:
-    return facts.parameters[0].element_bytes if facts.parameters else 4
+def _backward_moments(
+    facts: ModelFacts,
+    resting: tuple[Term, ...],
+    accumulated: tuple[Term, ...],
+    activations: tuple[Term, ...],
+    loss: tuple[Term, ...],
+) -> list[tuple[Term, ...]]:
+    """Moments of the backward pass, and what is alive at each for certain; the last one is its end.
+
+    `accumulated` are the gradients of earlier micro-batches.
+    """
+    moments = [resting + accumulated + activations + _loss_gradient(facts)]
+    for segment in facts.segments:
+        moments.append(resting + (accumulated or _gradients_after(segment)) + loss + _recomputed(segment))
+    if accumulated and facts.trained:
+        largest = max(facts.trained, key=lambda parameter: _further_bytes(parameter, True))
+        moments.append(resting + accumulated + loss + _further_gradients(largest, True))
+    else:
+        for tied in (parameter for parameter in facts.trained if parameter.tied):
+            there = (gradients_term(facts, _after(facts, tied)),)
+            moments.append(resting + there + loss + _further_gradients(tied, False))
+    return [*moments, (*resting, gradients_term(facts), *loss)]
+
+
+def _after(facts: ModelFacts, parameter: Parameter) -> list[Parameter]:
+    """The parameters whose gradients are complete when the last part of this one's is made: it, and those
+    that the forward pass first used after it (the backward pass runs its operations in reverse order:
+    torch/csrc/autograd/engine.cpp, CompareNodeTaskTime).
+    """
+    return [p for p in facts.trained if p is parameter or p.first_use > parameter.first_use]
 
 
 def parameters_term(facts: ModelFacts) -> Term:
-    width = _width(facts)
+    """The weights."""
     return Term(
         "parameters",
         facts.total_parameter_bytes,
-        f"{width} B × {facts.total_parameter_bytes // width:,} parameters",
+        f"{_each(facts.parameters)} parameters",
         "torch.nn.Module.parameters, tied ones once",
     )
+
+
+def _each(parameters: Sequence[Parameter]) -> str:
+    """Their values times the size of one, as in "4 B × 1,000"; a summand for each size."""
+    elements: Counter[int] = Counter()
+    for parameter in parameters:
+        elements[parameter.element_bytes] += parameter.elements
+    return " + ".join(f"{width} B × {count:,}" for width, count in elements.items()) or "0 B × 0"
 
 
 def _buffers(facts: ModelFacts) -> Iterator[Term]:
@@ -119,28 +151,36 @@ def _loss(facts: ModelFacts) -> Term:
     return Term("activations", facts.loss_bytes, f"{facts.loss_bytes:,} B loss", "held by the training loop")
 
 
-def gradients_term(facts: ModelFacts, size_bytes: int | None = None) -> Term:
+def gradients_term(facts: ModelFacts, trained: Sequence[Parameter] | None = None) -> Term:
     """All gradients, or those of some parameters."""
-    size_bytes, width = facts.total_parameter_bytes if size_bytes is None else size_bytes, _width(facts)
+    trained = facts.trained if trained is None else trained
     return Term(
         "gradients",
-        size_bytes,
-        f"{width} B × {size_bytes // width:,} gradients",
-        "one .grad a parameter, of its shape and dtype (torch/csrc/autograd/functions/accumulate_grad.h)",
+        sum(parameter.size_bytes for parameter in trained),
+        f"{_each(trained)} gradients",
+        _ACCUMULATE_GRAD,
     )
 
 
-def _incoming(facts: ModelFacts, accumulated: bool) -> tuple[Term, ...]:
-    """Gradients of one parameter that exist at once, before they are added up.
+def _gradients_after(segment: RecomputedSegment) -> tuple[Term, ...]:
+    size_bytes = segment.gradient_bytes
+    return (Term("gradients", size_bytes, f"{size_bytes:,} B gradients of what follows", _ACCUMULATE_GRAD),)
 
-    Of a tied parameter two, and their sum where it is not made in place; in a later micro-batch one more,
-    the sum so far.
+
+def _further_bytes(parameter: Parameter, accumulated: bool) -> int:
+    """Gradients of one parameter that exist at once, before they are added up, beyond the first.
+
+    Of a tied parameter one, and the sum where it is not made in place; in a later micro-batch one more, the
+    sum so far.
     """
-    extra = [p.size_bytes * (p.tied + (p.tied and p.transposed) + accumulated) for p in facts.parameters]
+    return parameter.size_bytes * (parameter.tied + (parameter.tied and parameter.transposed) + accumulated)
+
+
+def _further_gradients(parameter: Parameter, accumulated: bool) -> tuple[Term, ...]:
     return _temporary(
-        max(extra, default=0),
+        _further_bytes(parameter, accumulated),
         "gradients about to be added",
-        "torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h; the largest parameter's",
+        "torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h",
     )
 
 

@@ -17,6 +17,9 @@ class Parameter:
         shape: of the tensor.
         element_bytes: of one of its values.
         embedding: whether it is an embedding's table.
+        trainable: whether it requires a gradient; frozen ones do not.
+        used: whether the loss depends on it, so that its gradient is ever made.
+        first_use: position among the operations of the forward pass of the first that reads it.
         tied: whether the forward pass uses it in two places, so that two gradients are added up.
         transposed: whether one of these comes from a linear layer that used the parameter itself. It is then
             a transposed view, which autograd does not add to in place: their sum is a third tensor.
@@ -27,6 +30,14 @@ class Parameter:
     embedding: bool = False
     tied: bool = False
     transposed: bool = False
+    trainable: bool = True
+    used: bool = True
+    first_use: int = 0
+
+    @property
+    def trained(self) -> bool:
+        """Whether it gets a gradient, and with it the optimizer's states."""
+        return self.trainable and self.used
 
     @property
     def elements(self) -> int:
@@ -89,8 +100,13 @@ class ModelFacts:
 
     @property
     def total_parameter_bytes(self) -> int:
-        """All parameters together; as much as all gradients."""
+        """All parameters together."""
         return sum(parameter.size_bytes for parameter in self.parameters)
+
+    @property
+    def trained(self) -> tuple[Parameter, ...]:
+        """The parameters that get a gradient."""
+        return tuple(parameter for parameter in self.parameters if parameter.trained)
 
 
 @dataclass(frozen=True)

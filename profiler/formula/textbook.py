@@ -19,7 +19,7 @@ _TEXTBOOK_STATE_BYTES |= dict.fromkeys(("adam8bit", "adamw8bit", "paged_adamw8bi
 
 def textbook_terms(workload: Workload, facts: ModelFacts) -> list[PhaseTerms]:
     """Weights, activations, gradients and states: each phase adds its term and nothing is given back."""
-    elements = sum(parameter.elements for parameter in facts.parameters)
+    elements = sum(parameter.elements for parameter in facts.trained)
     kept_bytes = facts.saved_bytes + facts.input_bytes
     activations = Term(
         "activations",

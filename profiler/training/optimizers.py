@@ -16,15 +16,15 @@ from profiler.workload import EIGHT_BIT_OPTIMIZERS, PLAIN_OPTIMIZERS, TRANSFORME
 
 
 def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The workload's optimizer over the model's parameters."""
-    parameters = list(model.parameters())
+    """The workload's optimizer over the model's trainable parameters."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if workload.precision == "fp16_master":
         return precision.MasterWeights(parameters, lambda masters: _plain(workload, masters))
     if workload.optimizer in PLAIN_OPTIMIZERS:
         return _plain(workload, parameters)
     if workload.optimizer in TRANSFORMERS_OPTIMIZERS:
         return _transformers_adafactor(workload, parameters)
-    return _eight_bit(workload, model)
+    return _eight_bit(workload, model, parameters)
 
 
 def import_library(workload: Workload) -> None:
@@ -66,7 +66,7 @@ def _transformers_adafactor(workload: Workload, parameters: list[Any]) -> torch.
     return optimizer
 
 
-def _eight_bit(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimizer:
+def _eight_bit(workload: Workload, model: torch.nn.Module, parameters: list[Any]) -> torch.optim.Optimizer:
     import bitsandbytes
 
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
@@ -76,6 +76,6 @@ def _eight_bit(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimi
             manager.register_module_override(module, "weight", {"optim_bits": 32})
     classes = {"adam8bit": "Adam8bit", "adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
     optimizer: torch.optim.Optimizer = getattr(bitsandbytes.optim, classes[workload.optimizer])(
-        model.parameters(), lr=1e-4
+        parameters, lr=1e-4
     )
     return optimizer

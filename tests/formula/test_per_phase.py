@@ -53,6 +53,22 @@ def test_sgd_keeps_nothing_and_momentum_one_copy():
         assert resting.end_bytes == 1048 + states
 
 
+def test_frozen_and_unused_parameters_have_neither_gradients_nor_states():
+    used = FACTS.parameters
+    for change in ({"trainable": False}, {"used": False}):
+        partly = replace(FACTS, parameters=(replace(used[0], **change), used[1]))
+        step = phase_terms(Workload("mlp", 1), partly, "cuda")[3]
+        assert step.end_bytes == 1048 + 40 + 2 * 40 + 104  # the weights, and of the second 3 more copies
+        assert step.peak_bytes == step.end_bytes + 40  # foreach's denominators
+
+
+def test_a_frozen_weight_has_no_master_copy_and_an_unused_one_has():
+    frozen, unused = Parameter((250,), 2, trainable=False), Parameter((10,), 2, used=False)
+    half = replace(FACTS, parameters=(frozen, unused, Parameter((3,), 2)))
+    forward = phase_terms(Workload("mlp", 1, precision="fp16_master"), half, "cuda")[1]
+    assert forward.end_bytes == 2 * 263 + 8 + 4 * 13 + 404
+
+
 def test_gradients_stay_between_micro_batches():
     by_phase = {p.phase: p for p in phase_terms(Workload("mlp", 1, micro_batches=2), FACTS, "cpu")}
     first, second = (p for phase, p in by_phase.items() if phase.name == "forward" and phase.step == 1)
@@ -90,7 +106,7 @@ def test_moments_of_the_backward_pass():
     # and 40 of gradients that are there: 1048 + 40 + 100 + 4 + 120 + 700 + 90 = 2102.
     at_loss = replace(FACTS, loss_backward_bytes=900)
     segment = replace(FACTS, segments=(RecomputedSegment(120, 700, 90, 40),))
-    tied = replace(FACTS, parameters=(Parameter((250,), tied=True), Parameter((10,))))
+    tied = replace(FACTS, parameters=(Parameter((250,), tied=True), Parameter((10,), first_use=1)))
     workload = Workload("mlp", 1, optimizer="sgd", steps=1)
 
     def backward(facts, workload=workload):
@@ -100,8 +116,11 @@ def test_moments_of_the_backward_pass():
     assert backward(segment) == max(2102, 2192)
     assert backward(replace(segment, segments=(RecomputedSegment(120, 900, 90, 40),))) == 2302
     assert backward(tied) == 2192 + 1000  # its two gradients meet
-    summed = replace(FACTS, parameters=(Parameter((250,), tied=True, transposed=True), Parameter((10,))))
+    (first, second) = tied.parameters
+    summed = replace(FACTS, parameters=(replace(first, transposed=True), second))
     assert backward(summed) == 2192 + 2 * 1000  # and their sum is a third tensor
+    later = replace(FACTS, parameters=(replace(first, first_use=2), second))
+    assert backward(later) == 2192 - 40 + 1000  # the gradient of what is used before is not there yet
 
 
 def test_a_later_micro_batch_adds_the_largest_incoming_gradient():
