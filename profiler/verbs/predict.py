@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU
+from profiler.gpu.device_used import device_used_terms, in_total
 from profiler.records.table import Row, append
 from profiler.trace.moments import Share, by_category, by_module
 from profiler.units import format_bytes
@@ -97,7 +99,10 @@ def _report(
             "module": failed.request.where.module if failed.request.where else "",
             "line": failed.request.where.line if failed.request.where else "",
         },
-        "phases": _phase_reports(simulation, formula),
+        "phases": (phases := _phase_reports(simulation, formula)),
+        "device_used": _device_used_report(
+            simulation.gpu, max((phase["peak_reserved_bytes"] for phase in phases), default=0)
+        ),
         "peak": {
             "phase": str(peak.phase),
             "allocated_bytes": peak.allocated_bytes,
@@ -111,6 +116,11 @@ def _report(
             "modules": [_share(share) for share in by_module(simulation.entries, peak.position)],
         },
     }
+
+
+def _device_used_report(gpu: GPU, reserved_bytes: int) -> dict[str, Any]:
+    terms = device_used_terms(gpu, reserved_bytes)
+    return {**asdict(in_total(terms, "device used")), "terms": [asdict(term) for term in terms]}
 
 
 def _share(share: Share) -> dict[str, Any]:
@@ -152,6 +162,13 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
             f": {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B)"
             f" allocated in {peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved",
         )
+    )
+    used = report["device_used"]
+    parts = ", ".join(f"{format_bytes(term['typical_bytes'])} {term['name']}" for term in used["terms"])
+    console.print(
+        f"  nvidia-smi would show about {format_bytes(used['typical_bytes'])}"
+        f" ({format_bytes(used['low_bytes'])} to {format_bytes(used['high_bytes'])}): {parts}",
+        soft_wrap=True,
     )
     if peak["op"]:
         console.print(
