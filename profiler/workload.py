@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,9 @@ class Workload:
     """One training run, said in full.
 
     Attributes:
-        model: a name in `profiler.training.models.MODELS`, such as "gpt2" or "gpt2-tiny".
+        model: a name in `profiler.training.built_in.MODELS`, such as "gpt2" or "gpt2-tiny"; a function of
+            the user's that returns a module, as "train.py:make_model" or "package.module:make_model"; or a
+            transformers configuration, as "LlamaConfig" or the path of a config.json.
         batch: samples in one micro-batch (what is on the device at once).
         length: what a sample's size means to the model: tokens of a sequence, or pixels of an image's
             side; 0 where the model fixes it (the MLP).
@@ -54,6 +57,8 @@ class Workload:
         layers: depth of the model; 0 for the model's own.
         memory_format: layout of a network of images and of its convolutions' weights: "contiguous_format"
             (batch × channels × height × width) or "channels_last" (channels innermost).
+        settings: fields of a transformers configuration. Given as a mapping of plain values, kept as pairs
+            of name and JSON text, so that a workload can be a key; see `setting_values`.
     """
 
     model: str
@@ -69,6 +74,7 @@ class Workload:
     checkpointing: str = "none"
     layers: int = 0
     memory_format: str = "contiguous_format"
+    settings: Mapping[str, Any] | tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ProfilerError where a value can never run."""
@@ -82,6 +88,9 @@ class Workload:
             if getattr(self, name) not in allowed:
                 raise ProfilerError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}")
         self._check_optimizer()
+        if isinstance(self.settings, Mapping):
+            pairs = tuple((name, json.dumps(value)) for name, value in sorted(self.settings.items()))
+            object.__setattr__(self, "settings", pairs)
 
     def _check_optimizer(self) -> None:
         implementation = self.optimizer_implementation
@@ -105,13 +114,21 @@ class Workload:
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
+    def setting_values(self) -> dict[str, Any]:
+        """The settings by name, as plain values."""
+        return {name: json.loads(text) for name, text in dict(self.settings).items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, in their order."""
-        return dataclasses.asdict(self)
+        """The fields as plain values, in their order; settings only where there are some."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["settings"] = self.setting_values()
+        return values if self.settings else {n: v for n, v in values.items() if n != "settings"}
 
     def __str__(self) -> str:
         size = f"{self.batch} × {self.length}" if self.length else f"{self.batch}"
-        model = f"{self.model} of {self.layers} layers" if self.layers else self.model
+        settings = ", ".join(f"{name}={text}" for name, text in dict(self.settings).items())
+        model = f"{self.model}({settings})" if settings else self.model
+        model = f"{model} of {self.layers} layers" if self.layers else model
         words = [model, f"batch {size}", self.optimizer]
         if self.optimizer_implementation != "default":
             words[-1] += f" ({self.optimizer_implementation})"

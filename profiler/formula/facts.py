@@ -28,7 +28,8 @@ from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.simulated import simulated_gpu
 from profiler.training.checkpointing import checkpointed_segments
-from profiler.training.models import Batch, build_model, make_batch
+from profiler.training.built_in import Batch
+from profiler.training.models import build_model, make_batch, tensors_in
 from profiler.training.step import compute_loss
 from profiler.workload import Workload
 
@@ -71,7 +72,7 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
     return ModelFacts(
         parameters=tuple(_parameters(model, nodes, plain.first_uses)),
         buffer_bytes=_storage_bytes(model.buffers()),
-        input_bytes=_storage_bytes(batch.values()),
+        input_bytes=_storage_bytes(tensors_in(batch)),
         saved_bytes=kept.saved_bytes() + numbers_bytes,
         loss_bytes=kept.loss_bytes,
         weight_copy_bytes=kept.weight_copy_bytes(),
@@ -259,7 +260,7 @@ class _Watch(TorchDispatchMode):
         self._device_type = device_type
         self._model_device_type = next(model.parameters()).untyped_storage().device.type
         self._parameters = {_storage(p): p.requires_grad for p in model.parameters()}
-        self._held = self._parameters.keys() | {_storage(t) for t in (*model.buffers(), *batch.values())}
+        self._held = self._parameters.keys() | {_storage(t) for t in (*model.buffers(), *tensors_in(batch))}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.position += 1

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from profiler.training.models import tensors_in
 from profiler.training.step import TrainingState
 
 
@@ -49,7 +50,7 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
         scale = (state.scaler._scale, state.scaler._growth_tracker)
         yield from ((tensor, "optimizer_states") for tensor in scale if tensor is not None)
     if state.batch is not None:
-        yield from ((tensor, "inputs") for tensor in state.batch.values())
+        yield from ((tensor, "inputs") for tensor in tensors_in(state.batch))
     if state.model is not None:
         yield from ((buffer, "inputs") for buffer in state.model.buffers())
     if state.loss is not None:

@@ -11,7 +11,6 @@ modules by weak references, nodes and tensors not at all.
 from __future__ import annotations
 
 import sys
-import sysconfig
 import threading
 from bisect import bisect_right
 from collections import defaultdict
@@ -24,13 +23,9 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from profiler.trace.events import Place
+from profiler.training.user_code import is_user_code, short_path
 
-_HERE = Path(__file__).parents[1]
-_MODELS = str(_HERE / "training" / "models.py")
 _TORCH_FOLDER = f"{Path(torch.__file__).parent}/"
-_OWN_FOLDER = f"{_HERE}/"
-_STANDARD_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
-_PACKAGE_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib", "platlib")})
 
 _USER, _TORCH, _ENGINE, _OTHER = range(4)
 
@@ -165,25 +160,9 @@ def _owner(code: CodeType) -> int:
     return _USER if is_user_code(filename) else _OTHER
 
 
-def is_user_code(filename: str) -> bool:
-    """Whether the file is neither torch's, nor Python's own, nor this package's (but for its models)."""
-    if filename == _MODELS:
-        return True
-    if filename.startswith(("<", _OWN_FOLDER, _TORCH_FOLDER)):
-        return False
-    return not filename.startswith(_STANDARD_FOLDERS) or filename.startswith(_PACKAGE_FOLDERS)
-
-
 def _said(code: CodeType, number: int) -> str:
     """The line as "folder/file.py:12 function", the file relative to where Python found it."""
     line = _lines.get((code, number))
     if line is None:
         line = _lines[code, number] = f"{short_path(code.co_filename)}:{number} {code.co_name}"
     return line
-
-
-def short_path(filename: str) -> str:
-    """The file relative to the longest folder of `sys.path` (or the current one) that it is in."""
-    folders = [str(Path(entry or ".").resolve()) + "/" for entry in ("", *sys.path)]
-    longest = max((f for f in folders if filename.startswith(f)), key=len, default="")
-    return filename[len(longest) :]

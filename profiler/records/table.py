@@ -6,6 +6,7 @@ finished. Parquet is the data; the CSV of the same name is for reading.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "checkpointing": (_TEXT, "Workload.checkpointing"),
     "layers": (_COUNT, "Workload.layers: 0 for the model's own"),
     "memory_format": (_TEXT, "Workload.memory_format"),
+    "settings": (_TEXT, "Workload.settings as JSON; empty for none"),
     "device": (_TEXT, "device class: cpu, or the GPU's name in lower case"),
     "source": (_TEXT, "measured, formula, textbook or simulation"),
     "outcome": (_TEXT, "ok, out_of_memory or skipped"),
@@ -72,7 +74,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 # Columns that older files lack, and what the rows there mean.
-_ADDED = {"memory_format": "contiguous_format"}
+_ADDED = {"memory_format": "contiguous_format", "settings": None}
 
 Row = dict[str, Any]
 
@@ -90,9 +92,15 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     filled = [{"schema_version": SCHEMA_VERSION, **row} for row in rows]
     # Column by column, so that no integer passes through a float on its way.
     arrays = {
-        name: pd.array([row.get(name) for row in filled], dtype=dtype) for name, (dtype, _) in COLUMNS.items()
+        name: pd.array([_cell(row.get(name)) for row in filled], dtype=dtype)
+        for name, (dtype, _) in COLUMNS.items()
     }
     return pd.DataFrame(arrays)
+
+
+def _cell(value: Any) -> Any:
+    """Settings are a mapping in a row, and JSON in the table."""
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -10,7 +10,8 @@ import torch
 
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
-from profiler.training.models import Batch, build_model, make_batch
+from profiler.training.built_in import Batch
+from profiler.training.models import build_model, code_in_use, find_model, make_batch
 from profiler.training.optimizers import make_optimizer
 from profiler.workload import Workload
 
@@ -43,7 +44,11 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
     next batch.
     Raises whatever the device raises, out of memory included.
     """
+    with code_in_use(workload):
+        _train(workload, device, recorder, initialize)
 
+
+def _train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool) -> None:
     torch.manual_seed(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
@@ -68,7 +73,8 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
 
 def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str) -> torch.Tensor:
     """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
+    own_loss = find_model(workload).family.loss
     with precision.autocast(workload, device_type):
-        output = model(**batch)
+        output = own_loss(model, batch) if own_loss else model(**batch)
         loss: torch.Tensor = getattr(output, "loss", output)
     return loss / workload.micro_batches if workload.micro_batches > 1 else loss
