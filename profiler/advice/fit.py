@@ -13,7 +13,6 @@ from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.runs.isolated import SimulatedRun, simulate
-from profiler.training.own_models import Target
 from profiler.workload import Workload
 
 FITS, TIGHT, DOES_NOT_FIT = "fits", "tight", "does not fit"
@@ -102,7 +101,6 @@ class Question:
 
 
 def fit(
-    target: Target,
     workload: Workload,
     gpu: GPU,
     question: Question | None = None,
@@ -111,20 +109,17 @@ def fit(
     """Answer whether `workload` fits on `gpu`.
 
     Args:
-        target: what the workload's model is.
         workload: what to train.
         gpu: where.
         question: how much of the answer to give.
         run: how to simulate a workload under a memory limit; in fresh processes unless given.
 
     Raises:
-        ProfilerError: the target cannot be simulated.
+        ProfilerError: the workload cannot be simulated.
     """
     question = question or Question()
     run = run or (
-        lambda changed, memory_bytes: simulate(
-            target, changed, gpu, memory_bytes, question.allocator_settings
-        )
+        lambda changed, memory_bytes: simulate(changed, gpu, memory_bytes, question.allocator_settings)
     )
     context_bytes = question.context_bytes
     if context_bytes is None:

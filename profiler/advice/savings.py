@@ -18,7 +18,6 @@ from profiler.formula.terms import ModelFacts, PhaseTerms, highest_phase
 from profiler.gpu.cards import GPU
 from profiler.runs.execute import output_to
 from profiler.runs.runner import process_context
-from profiler.training.own_models import Target, register
 from profiler.workload import Workload
 
 
@@ -94,7 +93,6 @@ def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts | ProfilerEr
     workload, gpu = job
     with output_to(os.devnull):
         try:
-            register(Target(workload.model))  # a user's own model is not known to this process
             return workload, facts_on(gpu, workload)
         except ProfilerError as error:
             return workload, error

@@ -27,8 +27,8 @@ from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.simulated import simulated_gpu
-from profiler.training.checkpointing import checkpointed_segments
 from profiler.training.built_in import Batch
+from profiler.training.checkpointing import checkpointed_segments
 from profiler.training.models import build_model, make_batch, tensors_in
 from profiler.training.step import compute_loss
 from profiler.workload import Workload

@@ -186,11 +186,10 @@ def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
 def _simulate(target: str, device: str, fields: dict[str, Any]) -> SimulatedRun:
     from profiler.gpu.cards import find_gpu
     from profiler.runs.isolated import simulate
-    from profiler.training.own_models import Target
     from profiler.workload import Workload
 
     try:
-        return simulate(Target(target), Workload(model=target, **fields), find_gpu(device))
+        return simulate(Workload(model=target, **fields), find_gpu(device))
     except ProfilerError as error:
         problem = str(error)
     pytest.fail(f"cannot be simulated: {problem}", pytrace=False)

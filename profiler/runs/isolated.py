@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.runs.runner import in_fresh_process
 from profiler.trace.requests import Requests
-from profiler.training.own_models import Target
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -76,7 +75,6 @@ class SimulatedRun:
 
 
 def simulate(
-    target: Target,
     workload: Workload,
     gpu: GPU,
     memory_bytes: int = UNLIMITED_BYTES,
@@ -92,7 +90,7 @@ def simulate(
     from profiler.runs import simulation_worker
 
     limited = replace(gpu, memory_bytes=memory_bytes)
-    request = simulation_worker.Request(target, workload, limited, allocator_settings)
+    request = simulation_worker.Request(workload, limited, allocator_settings)
     simulated: SimulatedRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
     return simulated
 
@@ -116,15 +114,13 @@ class MeasuredRun:
     out_of_memory: str
 
 
-def measure(
-    target: Target, workload: Workload, device_type: str = "cuda", allocator_settings: str = ""
-) -> MeasuredRun:
+def measure(workload: Workload, device_type: str = "cuda", allocator_settings: str = "") -> MeasuredRun:
     """Train `workload` on the device that is here ("cuda" or "cpu"), with real memory, in a fresh process.
 
     Raises ProfilerError as `simulate` does.
     """
     from profiler.runs import simulation_worker
 
-    request = simulation_worker.Request(target, workload, device_type, allocator_settings)
+    request = simulation_worker.Request(workload, device_type, allocator_settings)
     measured: MeasuredRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
     return measured

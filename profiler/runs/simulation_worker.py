@@ -14,8 +14,6 @@ from profiler.errors import ProfilerError, first_line
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU
 from profiler.runs.execute import output_to
-from profiler.training import own_models as targets
-from profiler.training.own_models import Target, with_own_paths
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 class Request:
     """One run: on a simulated GPU whose allocator may take its `memory_bytes`, or on "cuda" or "cpu"."""
 
-    target: Target
     workload: Workload
     device: GPU | str
     allocator_settings: str = ""
@@ -51,12 +48,13 @@ def _simulated(request: Request) -> SimulatedRun:
     from profiler.runs.isolated import SimulatedRun
     from profiler.trace.moments import by_module
     from profiler.trace.requests import requests_of
+    from profiler.training.models import examine
 
     gpu = request.device
     assert not isinstance(gpu, str)
-    assumed, parameters = prepared(request.target, request.workload)
+    assumed, parameters = examine(request.workload)
     settings = AllocatorSettings.parse(request.allocator_settings)
-    found = with_own_paths(prediction.simulate(request.workload, gpu, settings), request.target)
+    found = prediction.simulate(request.workload, gpu, settings)
     moments = found.peaks()
     peak = found.peak()
     return SimulatedRun(
@@ -78,24 +76,21 @@ def _measured(request: Request) -> MeasuredRun:
     from profiler.recording.cpu import CpuRecorder
     from profiler.recording.cuda import CudaRecorder
     from profiler.runs.isolated import MeasuredRun
-    from profiler.runs.prediction import in_one_line
     from profiler.runs.provenance import provenance
+    from profiler.training.models import code_in_use, examine
     from profiler.training.step import train
+    from profiler.training.user_code import errors_in_one_line
 
     on_cuda = request.device == "cuda"
     if on_cuda and request.allocator_settings:
         torch.cuda.memory._set_allocator_settings(request.allocator_settings)
-    prepared(request.target, request.workload)
+    examine(request.workload)
     recorder, out_of_memory = CudaRecorder() if on_cuda else CpuRecorder(), ""
-    with recorder:
+    with code_in_use(request.workload), errors_in_one_line(request.workload.model), recorder:
         try:
             train(request.workload, torch.device(str(request.device)), recorder)
         except torch.OutOfMemoryError as error:
             out_of_memory = first_line(error)
-        except ProfilerError:
-            raise
-        except Exception as error:
-            raise ProfilerError(f"{request.target.name}: {in_one_line(error)}") from error
     phases = [(_measured_peak(measurement), measurement) for measurement in recorder.measurements()]
     peak_bytes, top = max(phases, key=lambda pair: pair[0])
     reserved = [m.memory_stats["reserved_bytes.all.peak"] for _, m in phases] if on_cuda else None
@@ -111,18 +106,6 @@ def _measured(request: Request) -> MeasuredRun:
 def _measured_peak(measurement: PhaseMeasurement) -> int:
     """What the allocator itself says, where it keeps statistics; the sum of the ledger on the CPU."""
     return measurement.memory_stats.get("allocated_bytes.all.peak", measurement.account.peak_bytes)
-
-
-def prepared(target: Target, workload: Workload) -> tuple[str, int]:
-    """What `targets.prepare` says; an error of the user's code becomes one line."""
-    try:
-        return targets.prepare(target, workload)
-    except ProfilerError:
-        raise
-    except (Exception, SystemExit) as error:
-        from profiler.runs.prediction import in_one_line
-
-        raise ProfilerError(f"{target.name}: {in_one_line(error)}") from error
 
 
 def _phase(measurement: PhaseMeasurement, moment: Moment) -> SimulatedPhase:

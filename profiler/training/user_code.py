@@ -107,7 +107,7 @@ class UserCode:
         with suppress(SyntaxError, ValueError):
             for node in ast.walk(ast.parse(self.path.read_bytes())):
                 if isinstance(node, ast.Import):
-                    names = [(alias.name, ()) for alias in node.names]
+                    names: list[tuple[str, tuple[str, ...]]] = [(alias.name, ()) for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                     names = [(node.module, tuple(alias.name for alias in node.names))]
                 else:

@@ -53,7 +53,6 @@ def run(options: Namespace) -> int:
     from profiler.advice.fit import DOES_NOT_FIT, Question, fit
     from profiler.runs.isolated import measure
     from profiler.runs.provenance import check_device
-    from profiler.training.own_models import Target
 
     gpu = find_gpu(words.gpu_name(options))
     words.allocator_settings(options)  # wrong ones are said here
@@ -65,13 +64,12 @@ def run(options: Namespace) -> int:
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
     workload = words.workload_from(options)
-    target = Target(workload.model, words.settings_from(options))
     if options.verify:
         check_device("cuda")
-    answer = fit(target, workload, gpu, question)
+    answer = fit(workload, gpu, question)
     measured = None
     if options.verify:
-        measured = measure(target, workload, allocator_settings=question.allocator_settings)
+        measured = measure(workload, allocator_settings=question.allocator_settings)
     if options.json:
         print(json.dumps(as_dict(answer, measured), indent=2))
     else:

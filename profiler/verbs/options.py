@@ -69,7 +69,7 @@ def add_simulation_options(parser: argparse.ArgumentParser) -> None:
 def workload_from(options: argparse.Namespace) -> Workload:
     """The workload that the options say. Raises ProfilerError for values that can never run."""
     said = {name: getattr(options, name) for name in _WORDS if getattr(options, name) is not None}
-    return Workload(**{"model": options.model, "batch": 1, **said})
+    return Workload(**{"model": options.model, "batch": 1, "settings": settings_from(options), **said})
 
 
 MODEL = (
@@ -98,18 +98,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_from(options: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
-    """`--set NAME=VALUE` words as pairs, values read as JSON where they are, else as text."""
-    pairs = []
+def settings_from(options: argparse.Namespace) -> dict[str, Any]:
+    """`--set NAME=VALUE` words by name, values read as JSON where they are, else as text."""
+    values: dict[str, Any] = {}
     for word in options.set:
         name, separator, text = word.partition("=")
         if not separator or not name:
             raise ProfilerError(f"--set takes NAME=VALUE, not {word!r}")
         try:
-            pairs.append((name, json.loads(text)))
+            values[name] = json.loads(text)
         except json.JSONDecodeError:
-            pairs.append((name, text))
-    return tuple(pairs)
+            values[name] = text
+    return values
 
 
 def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
@@ -119,17 +119,15 @@ def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
     beside a loop, which decides all of that itself.
     """
     from profiler.runs.prediction import simulate, simulate_function
-    from profiler.runs.simulation_worker import prepared
-    from profiler.training.own_models import Target, with_own_paths
+    from profiler.training.models import examine
 
     gpu, settings = find_gpu(gpu_name(options)), allocator_settings(options)
     if options.loop:
         refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
         return options.loop, simulate_function(options.loop, gpu, settings)
     workload = workload_from(options)
-    target = Target(workload.model, settings_from(options))
-    prepared(target, workload)
-    return workload, with_own_paths(simulate(workload, gpu, settings), target)
+    examine(workload)
+    return workload, simulate(workload, gpu, settings)
 
 
 def gpu_name(options: argparse.Namespace) -> str:

@@ -34,6 +34,7 @@ def add_options(parser: ArgumentParser) -> None:
     """A model, where to simulate it, and how many pairs to show."""
     parser.add_argument("model", metavar="TARGET", help=words.MODEL)
     words.add_simulation_options(parser)
+    words.add_settings(parser)
     parser.add_argument(
         "--pairs",
         type=words.whole_number,
@@ -51,13 +52,12 @@ def run(options: Namespace) -> None:
     Raises ProfilerError for a model that there is not, a length that it needs, or an unknown GPU.
     """
     from profiler.advice.savings import savings
-    from profiler.runs.simulation_worker import prepared
-    from profiler.training.own_models import Target
+    from profiler.training.models import examine
 
     workload, gpu = words.workload_from(options), find_gpu(words.gpu_name(options))
     settings = options.allocator_settings or ""
     words.allocator_settings(options)  # wrong ones are said here, and a sequence too long
-    prepared(Target(workload.model), workload)
+    examine(workload)
     console = screen.console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         counting = progress.add_task("counting", total=None)
@@ -107,10 +107,9 @@ def run(options: Namespace) -> None:
 def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | str:
     """The run, or the reason why it cannot be simulated."""
     from profiler.runs.isolated import simulate
-    from profiler.training.own_models import Target
 
     try:
-        return simulate(Target(workload.model), workload, gpu, allocator_settings=settings)
+        return simulate(workload, gpu, allocator_settings=settings)
     except ProfilerError as error:
         return str(error)
 

@@ -15,7 +15,6 @@ from profiler.advice.techniques import TECHNIQUES, applicable
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPUS, MIB, UNLIMITED_BYTES
 from profiler.runs.isolated import MeasuredRun, SimulatedPhase, SimulatedRun, measure, simulate
-from profiler.training.own_models import Target
 from profiler.workload import Workload
 
 ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)
@@ -52,7 +51,7 @@ def takes(reserved_bytes: int, least_bytes: int | None = None):
 )
 def test_the_verdict_counts_the_context(reserved, least, verdict, headroom):
     run = takes(reserved * MIB, least * MIB if least else None)
-    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, run)
+    answer = fit(Workload("mlp", 1), GPU_1000, ONLY, run)
     assert answer.verdict == verdict
     assert answer.headroom_bytes == headroom * MIB
 
@@ -93,7 +92,7 @@ def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
     assert largest["fits"] > 64
     # Held against simulations of its own: that batch runs, and the first that does not fit stops.
     for batch, fits in ((largest["fits"], True), (largest["does_not_fit"], False)):
-        run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", batch), GPUS["A100-40GB"], 44 * MIB)
+        run = simulate(Workload("mlp-tiny", batch), GPUS["A100-40GB"], 44 * MIB)
         assert run.fits == fits
 
 
@@ -147,15 +146,14 @@ def test_what_is_measured_here_is_the_weight_its_gradient_and_a_little(tmp_path)
     """The path of --verify on the device that is always there: 4 MiB of weight and as much of gradient; input
     and output are 4 KiB each."""
     (tmp_path / "mine.py").write_text(ONE_LAYER)
-    target = Target(f"{tmp_path / 'mine.py'}:make_model")
-    measured = measure(target, Workload(target.name, 1, optimizer="sgd"), "cpu")
+    measured = measure(Workload(f"{tmp_path / 'mine.py'}:make_model", 1, optimizer="sgd"), "cpu")
     assert 8 * MIB < measured.peak_allocated_bytes < 8 * MIB + 64 * 1024
     assert measured.phase == "step 1 backward"
     assert measured.peak_reserved_bytes is None
     assert measured.out_of_memory == ""
     assert measured.device_name
     with pytest.raises(ProfilerError, match=r"no function 'missing'"):
-        measure(Target(f"{tmp_path / 'mine.py'}:missing"), Workload("x", 1), "cpu")
+        measure(Workload(f"{tmp_path / 'mine.py'}:missing", 1), "cpu")
 
 
 def test_verify_without_a_gpu_is_said_at_once():
@@ -190,7 +188,7 @@ def test_measured_peaks_are_printed_beside_the_predicted_ones(capsys):
 
     from profiler.verbs.fit import _print_measured
 
-    answer = fit(Target("mlp"), Workload("mlp", 1), GPU_1000, ONLY, takes(500 * MIB))
+    answer = fit(Workload("mlp", 1), GPU_1000, ONLY, takes(500 * MIB))
     measured = MeasuredRun("NVIDIA T4", "step 2 backward", 400 * MIB, 500 * MIB, "")
     _print_measured(answer, measured, Console(width=100))
     out = capsys.readouterr().out
@@ -214,6 +212,6 @@ FACTORED = (64 + 256) + (256 + 256) + (256 + 10) + (256 + 256 + 10)
     ],
 )
 def test_optimizers_with_small_states_are_simulated(optimizer, states_bytes):
-    run = simulate(Target("mlp-tiny"), Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
+    run = simulate(Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
     assert run.peak.name.startswith("step 2")
     assert run.peak.peak["optimizer_states"] == states_bytes

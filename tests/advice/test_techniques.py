@@ -10,7 +10,8 @@ import torch
 from profiler.records.comparison import compare
 from profiler.records.table import frame
 from profiler.runs.runner import RunSettings, run
-from profiler.training.models import MODELS, build_model, make_batch
+from profiler.training.built_in import MODELS
+from profiler.training.models import build_model, make_batch
 from profiler.training.step import compute_loss, train
 from profiler.workload import CHECKPOINTING, PRECISIONS, Workload
 

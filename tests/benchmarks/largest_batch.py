@@ -13,7 +13,6 @@ import time
 from profiler.advice.fit import Question, fit
 from profiler.gpu.cards import find_gpu
 from profiler.runs.isolated import simulate
-from profiler.training.own_models import Target
 from profiler.workload import Workload
 
 MODELS = (
@@ -30,14 +29,14 @@ START = 8  # the batch that is asked about; the search goes on from there
 
 def row(model, length, gpu_name):
     gpu = find_gpu(gpu_name)
-    target, workload = Target(model), Workload(model, START, length)
+    workload = Workload(model, START, length)
     started = time.perf_counter()
-    found = fit(target, workload, gpu, Question(with_techniques=False))
+    found = fit(workload, gpu, Question(with_techniques=False))
     seconds = time.perf_counter() - started
     largest, usable_bytes = found.largest, found.usable_bytes
-    fits = simulate(target, Workload(model, largest.fits, length), gpu, usable_bytes).fits
+    fits = simulate(Workload(model, largest.fits, length), gpu, usable_bytes).fits
     started = time.perf_counter()
-    too_large = not simulate(target, Workload(model, largest.fits + 1, length), gpu, usable_bytes).fits
+    too_large = not simulate(Workload(model, largest.fits + 1, length), gpu, usable_bytes).fits
     one = time.perf_counter() - started
     retries = largest.run.retries
     print(
@@ -53,7 +52,7 @@ def whole_answer():
     """Verdict, largest batch and every technique of Llama 7B, which is what LlamaConfig() describes."""
     gpu = find_gpu("H200")
     started = time.perf_counter()
-    found = fit(Target("LlamaConfig"), Workload("LlamaConfig", 1, 2048), gpu)
+    found = fit(Workload("LlamaConfig", 1, 2048), gpu)
     seconds = time.perf_counter() - started
     print(
         f"LlamaConfig ({found.run.parameters:,} parameters), 1 x 2048 on {gpu.name}, all of `profiler fit`: "

@@ -52,11 +52,8 @@ def simulated(model: str, batch: int, length: int, layers: int | None = None) ->
     import torch  # noqa: F401  imported before the clock starts
     import transformers  # noqa: F401
 
-    if layers is not None:
-        known = models.MODELS[model]
-        models.MODELS[model] = dataclasses.replace(known, settings=known.settings | {"n_layer": layers})
     started = time.process_time()
-    simulation = simulate(Workload(model, batch, length), find_gpu(ROOMY))
+    simulation = simulate(Workload(model, batch, length, layers=layers or 0), find_gpu(ROOMY))
     return _cost(started, simulation.allocations, simulation.peak().allocated_bytes)
 
 

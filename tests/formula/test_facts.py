@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from profiler.errors import ProfilerError
 from profiler.formula.facts import count
-from profiler.training.models import MODELS, build_model, make_batch
+from profiler.training.built_in import MODELS
+from profiler.training.models import build_model, make_batch
 from profiler.training.step import compute_loss
 from profiler.workload import CHECKPOINTING, PRECISIONS, Workload
 

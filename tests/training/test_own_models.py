@@ -9,7 +9,8 @@ import torch
 
 from profiler.errors import ProfilerError
 from profiler.training import models
-from profiler.training.own_models import Target, register
+from profiler.training.models import examine, find_model
+from profiler.training.step import compute_loss
 from profiler.training.unwritten_weights import weights_left_unwritten
 from profiler.verbs.options import settings_from
 from profiler.workload import Workload
@@ -40,15 +41,8 @@ def make_batch(batch, length, device):
 """
 
 
-@pytest.fixture(autouse=True)
-def models_as_before(monkeypatch):
-    monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
-
-
-def loss_of(name: str, batch: int, length: int = 0) -> torch.Tensor:
-    workload = Workload(name, batch, length)
-    output = models.build_model(workload)(**models.make_batch(workload, CPU))
-    return getattr(output, "loss", output)
+def loss_of(workload: Workload) -> torch.Tensor:
+    return compute_loss(models.build_model(workload), models.make_batch(workload, CPU), workload, "cpu")
 
 
 def write(tmp_path, text, name="user_script.py"):
@@ -58,18 +52,18 @@ def write(tmp_path, text, name="user_script.py"):
 
 
 def test_a_function_with_its_own_batch_gives_a_loss_and_its_layers_can_be_checkpointed(tmp_path):
-    name = write(tmp_path, SCRIPT) + ":net"
-    assert register(Target(name)) == ""
-    assert loss_of(name, 5).shape == ()
-    assert models.MODELS[name].family.layers == "model.blocks"
+    workload = Workload(write(tmp_path, SCRIPT) + ":net", 5)
+    assert examine(workload) == ("", 3 * (6 * 6 + 6))
+    assert loss_of(workload).shape == ()
+    assert find_model(workload).family.layers == "blocks"
 
 
 def test_without_make_batch_the_first_layer_says_what_goes_in(tmp_path):
     name = write(tmp_path, SCRIPT.replace("make_batch", "other_name"), "picture_script.py") + ":picture"
-    assert "images of 3 channels" in register(Target(name))
-    batch = models.make_batch(Workload(name, 2, 16), CPU)
-    assert [tuple(tensor.shape) for tensor in batch.values()] == [(2, 3, 16, 16)]
-    assert loss_of(name, 2, 16).shape == ()
+    workload = Workload(name, 2, 16)
+    assert "images of 3 channels" in examine(workload)[0]
+    assert models.make_batch(workload, CPU).shape == (2, 3, 16, 16)
+    assert loss_of(workload).shape == ()
 
 
 @pytest.mark.parametrize(
@@ -90,23 +84,22 @@ def test_a_wrong_function_is_said_in_words(tmp_path, change, name, words):
     for old, new in change.items():
         text = text.replace(old, new)
     target = write(tmp_path, text, f"wrong_{abs(hash(words))}.py") + f":{name}"
-    with pytest.raises(ProfilerError) as caught:  # noqa: PT012  said at one of the two
-        register(Target(target))
-        loss_of(target, 2)
+    with pytest.raises(ProfilerError) as caught:
+        loss_of(Workload(target, 2))
     assert words in str(caught.value)
 
 
 def test_names_that_do_not_exist_are_said_with_what_is_near():
     with pytest.raises(ProfilerError, match="close: gpt2"):
-        register(Target("gpt3"))
+        examine(Workload("gpt3", 1))
     with pytest.raises(ProfilerError, match=r"nowhere\.py does not exist"):
-        register(Target("nowhere.py:f"))
+        examine(Workload("nowhere.py:f", 1))
     with pytest.raises(ProfilerError, match="no module 'no_such_module'"):
-        register(Target("no_such_module:f"))
+        examine(Workload("no_such_module:f", 1))
     with pytest.raises(ProfilerError, match="has no NoSuchConfig"):
-        register(Target("NoSuchConfig"))
+        examine(Workload("NoSuchConfig", 1))
     with pytest.raises(ProfilerError, match="has no setting n_layrs"):
-        register(Target("GPT2Config", (("n_layrs", 2),)))
+        examine(Workload("GPT2Config", 1, settings={"n_layrs": 2}))
 
 
 TINY = {
@@ -129,11 +122,12 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_configuration_of_transformers_trains_its_usual_task(name):
-    assumed = register(Target(name, tuple(TINY[name].items())))
+    length = 32 if name in ("ViTConfig", "ResNetConfig") else 7
+    workload = Workload(name, 2, length, settings=TINY[name])
     model_class, layers = EXPECTED[name]
-    assert assumed.startswith(model_class)
-    assert models.MODELS[name].family.layers == layers
-    assert loss_of(name, 2, 32 if name in ("ViTConfig", "ResNetConfig") else 7).shape == ()
+    assert examine(workload)[0].startswith(model_class)
+    assert find_model(workload).family.layers == layers
+    assert loss_of(workload).shape == ()
 
 
 def test_a_config_file_names_its_own_architecture(tmp_path):
@@ -144,24 +138,21 @@ def test_a_config_file_names_its_own_architecture(tmp_path):
         **TINY["BertConfig"],
     }
     path = write(tmp_path, json.dumps(values), "config.json")
-    assert register(Target(path)).startswith("BertLMHeadModel")
+    assert examine(Workload(path, 1, 4))[0].startswith("BertLMHeadModel")
     with pytest.raises(ProfilerError, match="no model_type"):
-        register(Target(write(tmp_path, "{}", "other.json")))
+        examine(Workload(write(tmp_path, "{}", "other.json"), 1))
 
 
 def test_tokens_need_a_length():
-    register(Target("GPT2Config", tuple(TINY["GPT2Config"].items())))
     with pytest.raises(ProfilerError, match="give --length, the tokens of a sequence, at most 1024"):
-        loss_of("GPT2Config", 2)
+        loss_of(Workload("GPT2Config", 2, settings=TINY["GPT2Config"]))
 
 
 def test_settings_are_read_as_json_where_they_are():
-    assert settings_from(Namespace(set=["a=3", "b=true", "c=gelu", "d=[1, 2]"])) == (
-        ("a", 3),
-        ("b", True),
-        ("c", "gelu"),
-        ("d", [1, 2]),
-    )
+    said = settings_from(Namespace(set=["a=3", "b=true", "c=gelu", "d=[1, 2]"]))
+    assert said == {"a": 3, "b": True, "c": "gelu", "d": [1, 2]}
+    workload = Workload("LlamaConfig", 1, settings=said)
+    assert workload.setting_values() == said
     with pytest.raises(ProfilerError, match="NAME=VALUE"):
         settings_from(Namespace(set=["a"]))
 

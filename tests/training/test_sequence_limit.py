@@ -6,8 +6,7 @@ import transformers
 from torch import nn
 
 from profiler.errors import ProfilerError
-from profiler.training import models
-from profiler.training.own_models import Target, prepare
+from profiler.training.models import examine
 from profiler.training.sequence_limit import longest_sequence
 from profiler.workload import Workload
 
@@ -73,19 +72,16 @@ def make_batch(batch, length, device):
 """
 
 
-def test_a_length_beyond_the_table_is_one_clear_line(tmp_path, monkeypatch):
-    built_in = dict(models.MODELS)
-    monkeypatch.setattr(models, "MODELS", dict(built_in))
+def test_a_length_beyond_the_table_is_one_clear_line(tmp_path):
     with pytest.raises(ProfilerError, match=r"^GPT2Config reads at most 1024 tokens, not --length 1025$"):
-        prepare(Target("GPT2Config", (("n_layer", 1),)), Workload("GPT2Config", 1, 1025))
-    monkeypatch.setattr(models, "MODELS", dict(built_in))
-    _, parameters = prepare(Target("GPT2Config", (("n_layer", 0),)), Workload("GPT2Config", 1, 1024))
+        examine(Workload("GPT2Config", 1, 1025, settings={"n_layer": 1}))
+    _, parameters = examine(Workload("GPT2Config", 1, 1024, settings={"n_layer": 0}))
     assert parameters == 50257 * 768 + 1024 * 768 + 2 * 768  # both tables and the last norm
 
     guessed = f"{tmp_path / 'guessed.py'}:Net"
     (tmp_path / "guessed.py").write_text(SCRIPT)
     with pytest.raises(ProfilerError, match="reads at most 16 tokens, not --length 17"):
-        prepare(Target(guessed), Workload(guessed, 1, 17))
+        examine(Workload(guessed, 1, 17))
     own = f"{tmp_path / 'own.py'}:Net"  # what a length is, is up to its make_batch
     (tmp_path / "own.py").write_text(SCRIPT + OWN_BATCH)
-    prepare(Target(own), Workload(own, 1, 17))
+    examine(Workload(own, 1, 17))

@@ -5,7 +5,8 @@ import torch
 
 from profiler.errors import ProfilerError
 from profiler.trace.phase import phases
-from profiler.training.models import MODELS, build_model, make_batch
+from profiler.training.built_in import MODELS
+from profiler.training.models import build_model, make_batch
 from profiler.training.step import train
 from profiler.workload import Workload
 
