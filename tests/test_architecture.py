@@ -56,7 +56,7 @@ LARGE_FOR_NOW = {
 LATE_FOR_NOW = ("reference.probes", "reference.target")
 REACHES_TORCH_FOR_NOW = ("advice", "verbs", "integrations", "reference", "runs")
 ALIKE_FOR_NOW = {
-    *("Request", "predict", "simulate", "measure", "Recording"),
+    *("Request", "register", "predict", "simulate", "measure", "Recording"),
     *("changes", "read", "measured_against_predicted", "timeline", "page", "round_up", "OutOfMemory"),
     *("layer_norm_backward", "group_norm_backward", "sort", "topk", "cumsum", "convolution", "Machine"),
     *("convolution_backward", "scaled_dot_product_attention", "explain", "replay", "compare", "record"),

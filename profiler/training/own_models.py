@@ -143,7 +143,7 @@ def layers_of(model: torch.nn.Module) -> str:
     return path
 
 
-def call(model: Callable[..., Any], batch: Batch) -> Any:
+def call_with(model: Callable[..., Any], batch: Batch) -> Any:
     """The model called with a batch: keywords of a dict, positions of a tuple or list, or one argument."""
     if isinstance(batch, dict):
         return model(**batch)
@@ -152,7 +152,7 @@ def call(model: Callable[..., Any], batch: Batch) -> Any:
 
 def _own_loss(model: torch.nn.Module, batch: Batch) -> Any:
     """What the model's call returns, or the `loss` in it."""
-    output = call(model, batch)
+    output = call_with(model, batch)
     if isinstance(output, dict) and "loss" in output:
         return output["loss"]
     return getattr(output, "loss", output)

@@ -13,7 +13,7 @@ from profiler.training import precision
 from profiler.training.built_in import Batch
 from profiler.training.models import build_model, code_in_use, find_model, make_batch
 from profiler.training.optimizers import make_optimizer
-from profiler.training.own_models import call
+from profiler.training.own_models import call_with
 from profiler.workload import Workload
 
 
@@ -76,6 +76,6 @@ def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, devic
     """The micro-batch's share of the step's loss; everything else that the model returns is let go."""
     own_loss = find_model(workload).family.loss
     with precision.autocast(workload, device_type):
-        output = own_loss(model, batch) if own_loss else call(model, batch)
+        output = own_loss(model, batch) if own_loss else call_with(model, batch)
         loss: torch.Tensor = getattr(output, "loss", output)
     return loss / workload.micro_batches if workload.micro_batches > 1 else loss
