@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
+from typing import Any
 
 from profiler.trace.phase import Phase
 
@@ -142,10 +143,20 @@ class PhaseTerms:
         """Allocated at the peak of the phase."""
         return total_bytes(self.peak)
 
-    def equation(self) -> str:
-        """The level at the end of the phase, written out with its numbers."""
-        terms = " + ".join(f"{term.expression} [{term.category}]" for term in self.end)
-        return f"{self.phase}: {terms} = {self.end_bytes:,} B"
+    def summands(self) -> list[tuple[Term, str]]:
+        """Each term once, and when it is alive: at the "end", at the "peak", or at "end and peak"."""
+        always = [(term, "end and peak") for term in self.end if term in self.peak]
+        at_end = [(term, "end") for term in self.end if term not in self.peak]
+        return [*always, *at_end, *((term, "peak") for term in self.peak if term not in self.end)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values: the phase, both sums, and each term with when it is alive."""
+        return {
+            "phase": str(self.phase),
+            "end_bytes": self.end_bytes,
+            "peak_bytes": self.peak_bytes,
+            "terms": [{**asdict(term), "alive_at": when} for term, when in self.summands()],
+        }
 
 
 def highest_phase(phases: Sequence[PhaseTerms]) -> PhaseTerms:

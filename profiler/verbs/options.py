@@ -9,8 +9,10 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
+from profiler.formula.per_phase import phase_terms
+from profiler.formula.terms import PhaseTerms
 from profiler.gpu.allocator.settings import AllocatorSettings
-from profiler.gpu.cards import find_gpu
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.workload import (
     ATTENTION,
     CHECKPOINTING,
@@ -128,6 +130,13 @@ def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
     workload = workload_from(options)
     examine(workload)
     return workload, simulate(workload, gpu, settings)
+
+
+def formula(workload: Workload, gpu: GPU) -> list[PhaseTerms]:
+    """The terms of each phase, their activations counted with the kernels of `gpu`."""
+    from profiler.formula.facts import count_on_gpu
+
+    return phase_terms(workload, count_on_gpu(workload, gpu), "cuda")
 
 
 def gpu_name(options: argparse.Namespace) -> str:

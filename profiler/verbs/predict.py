@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from profiler.errors import ProfilerError
+from profiler.formula.per_phase import phase_terms
+from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU
 from profiler.gpu.device_used import device_used_terms, in_total
 from profiler.records.table import Row, append
@@ -42,6 +44,11 @@ def add_options(parser: ArgumentParser) -> None:
     words.add_loop(either)
     words.add_simulation_options(parser)
     words.add_settings(parser)
+    parser.add_argument(
+        "--terms",
+        action="store_true",
+        help="print the formula too: each term with its expression and source",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write a timeline figure and records there"
@@ -53,23 +60,30 @@ def run(options: Namespace) -> int:
 
     Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be simulated.
     """
+    if options.loop:
+        words.refuse(options, ("terms",), f"is for a model; there is no formula of {options.loop}")
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what a user's program prints
         target, simulation = words.simulated(options)
-    formula = _formula_rows(target, simulation.gpu) if isinstance(target, Workload) else []
+    formula, terms = _formula(target, simulation.gpu) if isinstance(target, Workload) else ([], [])
     report = _report(simulation, target, options.allocator_settings or "", formula)
+    report["formula"] = [phase.to_dict() for phase in terms]
     written = _write(simulation, target, options, formula) if options.output else []
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _show(report, written)
+        if options.terms:
+            _show_terms(report["formula"])
     return words.DOES_NOT_FIT if simulation.out_of_memory else 0
 
 
-def _formula_rows(workload: Workload, gpu: GPU) -> list[Row]:
+def _formula(workload: Workload, gpu: GPU) -> tuple[list[Row], list[PhaseTerms]]:
+    """What both formulas say, as records; and the terms of the one of phases."""
     from profiler.formula.facts import count_on_gpu
     from profiler.runs.rows import formula_rows
 
-    return list(formula_rows(workload, count_on_gpu(workload, gpu), "cuda"))
+    facts = count_on_gpu(workload, gpu)
+    return list(formula_rows(workload, facts, "cuda")), phase_terms(workload, facts, "cuda")
 
 
 # --- what was found, as plain data ---------------------------------------------------------------------
@@ -203,6 +217,21 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
         place = ", ".join(word for word in (failed["module"], failed["line"]) if word)
         if place:
             console.print(f"  in {place}", soft_wrap=True)
+
+
+def _show_terms(phases: list[dict[str, Any]]) -> None:
+    """The formula, a table a phase: its terms add up to the level at the end, and to the peak."""
+    for phase in phases:
+        end, peak = (format_bytes(phase[name]) for name in ("end_bytes", "peak_bytes"))
+        title = f"{phase['phase']} by formula: {end} at its end, at least {peak} at its peak"
+        table = screen.table(
+            "category", "expression", screen.number("bytes"), "alive at", "source", title=title
+        )
+        for term in phase["terms"]:
+            size = f"{term['size_bytes']:,}"
+            words_of = (term["category"].replace("_", " "), term["expression"], size, term["alive_at"])
+            table.add_row(*words_of, term["source"])
+        screen.console().print(table)
 
 
 def _phase_table(report: dict[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from profiler.trace.file import write_trace
 from profiler.verbs import options as words
 from profiler.verbs.list import questions
 from profiler.views import screen
+from profiler.workload import Workload
 
 if TYPE_CHECKING:
     from profiler.runs.prediction import Simulation
@@ -90,9 +91,11 @@ def _from_simulation(options: Namespace) -> None:
     from profiler.views.pages.run import simulation_page
 
     target, simulation = words.simulated(options)
+    terms = words.formula(target, simulation.gpu) if isinstance(target, Workload) else []
+    formula = [phase.to_dict() for phase in terms]
     title, settings = f"{target} on {simulation.gpu.name}", options.allocator_settings or ""
     writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
-        (options.output, lambda run: simulation_page(run, title).encode()),
+        (options.output, lambda run: simulation_page(run, title, formula).encode()),
         # memory_viz reads no later protocol.
         (options.memory_viz, lambda run: pickle.dumps(memory_viz(run, settings), protocol=4)),
         (options.trace, lambda run: json.dumps(perfetto(run)).encode()),

@@ -92,13 +92,21 @@ def test_both_formulas_speak_of_the_phases_of_the_run():
         assert [p.phase for p in predictions] == phases(workload)
 
 
-def test_the_equation_shows_its_numbers():
+def test_the_summands_show_their_numbers_and_when_they_are_alive():
     step = phase_terms(Workload("mlp", 1), FACTS, "cpu")[3]
-    assert step.equation() == (
-        "step 1 optimizer_step: 4 B × 260 parameters [parameters] + 8 B buffers [inputs]"
-        " + 2 × 4 B × 260 states [optimizer_states] + 4 B × 2 step counters [optimizer_states]"
-        " + 4 B × 260 gradients [gradients] + 100 B inputs [inputs] + 4 B loss [activations] = 4,280 B"
-    )
+    assert [(term.category, term.size_bytes, term.expression, when) for term, when in step.summands()] == [
+        ("parameters", 1040, "4 B × 260 parameters", "end and peak"),
+        ("inputs", 8, "8 B buffers", "end and peak"),
+        ("optimizer_states", 2080, "2 × 4 B × 260 states", "end and peak"),
+        ("optimizer_states", 8, "4 B × 2 step counters", "end and peak"),
+        ("gradients", 1040, "4 B × 260 gradients", "end and peak"),
+        ("inputs", 100, "100 B inputs", "end and peak"),
+        ("activations", 4, "4 B loss", "end and peak"),
+        ("temporaries", 2000, "2,000 B (for-loop denominators)", "peak"),
+    ]
+    backward = phase_terms(Workload("mlp", 1), replace(FACTS, loss_backward_bytes=900), "cpu")[2]
+    alive = {term.category: when for term, when in backward.summands()}
+    assert (alive["gradients"], alive["temporaries"]) == ("end", "peak")
 
 
 def test_moments_of_the_backward_pass():

@@ -92,6 +92,10 @@ def test_the_page_is_whole_and_its_numbers_are_the_runs(files):
     # The weights, and Adam's two moments of each.
     assert re.search(r'parameters</td><td class="number">144.20 MiB', text)
     assert re.search(r'optimizer states</td><td class="number">288.4\d MiB', text)
+    # The formula says how, and by what source.
+    formula = re.sub(r"<[^>]+>", " ", text.partition("<h2>Formula</h2>")[2])
+    assert "4 B × 37,801,994 parameters" in formula
+    assert "torch/optim/adam.py" in formula
 
 
 def test_a_run_and_a_snapshot_become_pages_too(files, capsys):

@@ -5,8 +5,9 @@ Everything is inside the file (SVG, tables, a few lines of script): it needs no 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.trace.events import Mark
 from profiler.trace.ledger import CATEGORIES, account
@@ -14,6 +15,7 @@ from profiler.trace.load import SavedRun, until_last_phase
 from profiler.trace.moments import by_category, by_line, has_categories, has_modules, modules_at
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
+from profiler.views.pages.formula import formula_section
 from profiler.views.pages.page import page, shares, table
 from profiler.views.pages.timeline import STYLE, timeline
 
@@ -25,15 +27,15 @@ _PARTS_SHOWN = 15
 _WITHOUT_OWNERS = {"temporaries": "freed within the recording", "unattributed": "alive at its end"}
 
 
-def simulation_page(simulation: Simulation, title: str) -> str:
-    """The page of a simulated run, up to the end of its last phase."""
+def simulation_page(simulation: Simulation, title: str, formula: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page of a simulated run, up to the end of its last phase; `formula` as in formula_section."""
     end = until_last_phase(simulation.entries)
     run = SavedRun(simulation.entries[:end], simulation.reserved_bytes[:end], "")
     stopped = simulation.out_of_memory
     where = f"of the {format_bytes(simulation.gpu.memory_bytes)} of {simulation.gpu.name}"
     verdict = f"Out of memory in {stopped.phase}" if stopped else "Runs"
     note = "Simulated. Not included: the CUDA context, cuDNN's and NCCL's own memory."
-    return _page(run, title, f"{verdict}: {_needs(run)} {where}", note)
+    return _page(run, title, f"{verdict}: {_needs(run)} {where}", note, formula_section(formula))
 
 
 def run_page(run: SavedRun, title: str) -> str:
@@ -48,7 +50,7 @@ def _needs(run: SavedRun) -> str:
     return words
 
 
-def _page(run: SavedRun, title: str, lead: str, note: str) -> str:
+def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> str:
     peak, entries = run.peak(), run.entries
     named = has_categories(entries)
     phased = any(isinstance(entry, Mark) for entry in entries)
@@ -76,6 +78,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str) -> str:
         modules = modules_at(entries, position, by_phase=phased)
         parts.append(f"<h3>By module</h3>{shares(modules, total, _PARTS_SHOWN, {})}")
     parts.append(f"<h3>By line</h3>{shares(by_line(entries, position), total, _PARTS_SHOWN, {})}")
+    parts.append(more)
     return page(title, "\n".join(parts), STYLE)
 
 
