@@ -155,7 +155,8 @@ def allocator_settings(options: argparse.Namespace) -> AllocatorSettings:
 def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
     """Raise ProfilerError, "OPTION: why", if one of the options was given: none is ever ignored."""
     for name in names:
-        if getattr(options, name) not in (None, False, []):
+        value = getattr(options, name)
+        if value is not None and value is not False and value != []:
             raise ProfilerError(f"{_option(name)} {why}")
 
 
