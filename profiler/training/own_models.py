@@ -100,8 +100,8 @@ def _from_factory(name: str, code: UserCode) -> Model:
         example = factory()
         if not isinstance(example, torch.nn.Module):
             raise ProfilerError(
-                f"{name} returned {type(example).__name__}; it must return a torch.nn.Module (a whole training "
-                "function is given as --loop)"
+                f"{name} returned {type(example).__name__}; it must return a torch.nn.Module; "
+                "a whole training function is given as --loop"
             )
         source = code.module()
         make_batch, compute_loss = (getattr(source, f, None) for f in ("make_batch", "compute_loss"))
