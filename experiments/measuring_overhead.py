@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.runs.execute import output_to
 from profiler.runs.runner import process_context
+from profiler.units import MIB
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
         runs = overhead[overhead["workload"] == name].pivot(
             index="repeat", columns="recorded", values="resident_bytes"
         )
-        added = (runs[True] - runs[False]) / style.MIB
+        added = (runs[True] - runs[False]) / MIB
         sizes.scatter([place] * len(added), added, s=60, color=style.BLUE, alpha=0.7)
         sizes.annotate(f"median {added.median():+.0f} MiB", (place + 0.08, added.median()), va="center")
     ratio = (medians.xs(True, level=1)["seconds"] / medians.xs(False, level=1)["seconds"]).max()

@@ -40,3 +40,13 @@ def parse_bytes(text: str) -> int:
     if found is None or unit not in _UNITS:
         raise ProfilerError(f"{text!r} is not a size; write it as in 24GiB (1024³) or 24GB (1000³)")
     return int(Decimal(found[1]) * _UNITS[unit])
+
+
+def divide_up(numerator: int, denominator: int) -> int:
+    """Integer division, rounded up."""
+    return -(-numerator // denominator)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return divide_up(value, multiple) * multiple

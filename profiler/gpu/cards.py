@@ -16,6 +16,7 @@ from profiler.errors import ProfilerError, first_line
 from profiler.gpu.capability import LIMITS, Limits, limits_of
 from profiler.units import MIB, is_size, parse_bytes
 
+DEFAULT_GPU = "A100-40GB"
 UNLIMITED_BYTES = 2**50  # the memory of a GPU on which everything fits
 
 

@@ -21,12 +21,12 @@ import pytest
 from profiler.advice import baseline as memory_baseline
 from profiler.advice.baseline import Peak
 from profiler.errors import ProfilerError
+from profiler.gpu.cards import DEFAULT_GPU
 from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from profiler.runs.isolated import SimulatedRun
 
-DEFAULT_DEVICE = "A100-40GB"
 _BASELINE = pytest.StashKey["_Baseline"]()
 
 
@@ -153,11 +153,11 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
 def _limit(mark: pytest.Mark | None) -> tuple[str, int | None]:
     """The device and the limit that a mark states."""
     if mark is None:
-        return DEFAULT_DEVICE, None
+        return DEFAULT_GPU, None
     if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not mark.kwargs.keys() <= {"device"}:
         raise pytest.UsageError('memory_limit takes a size and a device, as in ("12 GiB", device="T4")')
     try:
-        return mark.kwargs.get("device", DEFAULT_DEVICE), parse_bytes(mark.args[0])
+        return mark.kwargs.get("device", DEFAULT_GPU), parse_bytes(mark.args[0])
     except ProfilerError as error:
         raise pytest.UsageError(f"memory_limit: {error}") from None
 

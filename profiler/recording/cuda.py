@@ -17,7 +17,8 @@ from functools import cached_property
 
 import torch
 
-from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
+from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
+from profiler.gpu.kernels.blas import DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES
 from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, parse_snapshot
 from profiler.gpu.stacks import UNKNOWN, origin
 from profiler.recording.owners import labels
@@ -25,11 +26,11 @@ from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
+from profiler.units import round_up
 
 Entry = Allocation | Free | Mark
 
-# torch/ATen/cuda/CublasHandlePool.cpp: 4096 × 1024 × 2 + 16 × 1024 × 8 bytes, 32 MiB from Hopper on.
-_WORKSPACE_BYTES = (8_519_680, 33_554_432)
+_WORKSPACE_BYTES = (DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES)
 
 
 class CudaRecorder(PhaseRecorder):

@@ -15,11 +15,11 @@ from typing import Any
 
 from profiler.gpu.cards import GPU
 from profiler.runs.run_settings import RunSettings
+from profiler.units import GIB, MIB
 from profiler.workload import OPTIMIZERS, Workload
 
 EXPANDABLE_SEGMENTS = "expandable_segments:True"
 _TIMEOUT_SECONDS = 180.0  # for one phase: far more than any should take, and a campaign has minutes only
-_MIB, _GIB = 1 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Case:
         if self.allocator_settings:
             words.append(self.allocator_settings)
         if self.limit_bytes is not None:
-            words.append(f"{self.limit_bytes // _MIB} MiB allowed")
+            words.append(f"{self.limit_bytes // MIB} MiB allowed")
         return ", ".join(words)
 
 
@@ -75,7 +75,7 @@ def cases(size: str) -> list[Case]:
     """All runs in their order: "small" has tiny models only, "full" those and the real ones."""
     tiny = [
         *(Case(Workload(*shape)) for shape in _TINY),
-        *_techniques(Workload("gpt2-tiny", 2, 64), 48 * _MIB),
+        *_techniques(Workload("gpt2-tiny", 2, 64), 48 * MIB),
         *_attention_kernels(Workload("gpt2-tiny", 2, 64, precision="amp_bf16")),
         *_attention_kernels(Workload("llama-tiny", 2, 64, precision="bf16")),
         *_expandable([Workload("bert-tiny", 2, 64), Workload("resnet-tiny", 4, 32)]),
@@ -90,7 +90,7 @@ def cases(size: str) -> list[Case]:
         return _once(tiny)
     gpt2 = Workload("gpt2", 8, 512)
     real = [
-        *_techniques(Workload("gpt2", 4, 256), 3 * _GIB),
+        *_techniques(Workload("gpt2", 4, 256), 3 * GIB),
         *_attention_kernels(replace(gpt2, precision="amp_bf16")),
         *_expandable([gpt2, Workload("resnet50", 32, 224), Workload("bert-large", 8, 256)]),
         *_channels_last([Workload("resnet50", 32, 224)]),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES, round_up
+from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import initial_segments, replay_device
 from profiler.gpu.snapshot import DeviceSnapshot, SnapshotError, TraceEvent, load_snapshot
 from profiler.gpu.stacks import origin
@@ -16,6 +16,7 @@ from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
 from profiler.trace.moments import Entries, Moment, peaks
 from profiler.trace.phase import Phase
+from profiler.units import round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
 _FREES = ("free_requested", "free_completed")

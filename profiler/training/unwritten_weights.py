@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-SMALLEST_SKIPPED_BYTES = 1 << 20
+from profiler.units import MIB
+
+SMALLEST_SKIPPED_BYTES = MIB
 
 _FILLS = frozenset(
     {

@@ -12,7 +12,7 @@ from profiler.errors import ProfilerError
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.allocator.settings import AllocatorSettings
-from profiler.gpu.cards import GPU, find_gpu
+from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
 from profiler.workload import (
     ATTENTION,
     CHECKPOINTING,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from profiler.runs.prediction import Simulation
 
 DOES_NOT_FIT = 3  # exit code of a run that the GPU has no room for
-DEFAULT_GPU = "A100-40GB"
 
 _WORDS = {
     "batch": "samples in a micro-batch",

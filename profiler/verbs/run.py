@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from profiler.errors import ProfilerError
 from profiler.files import check_writable, write_atomically, write_csv, write_table
-from profiler.gpu.cards import GPU, find_gpu
+from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
 from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, without_end
@@ -22,7 +22,7 @@ from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
-from profiler.verbs.options import DEFAULT_GPU, gpu_name, refuse
+from profiler.verbs.options import gpu_name, refuse
 from profiler.views import screen
 from profiler.views.figures import style
 from profiler.workload import Workload

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from profiler.gpu.simulated import register
 from tests.support.published_programs import published, simulated_peak_bytes
-from tests.support.recorded_comparison import Outcome, matched_events, recorded, simulated
-from tests.support.recorded_programs import TRACES, Trace
+from tests.support.recorded.comparison import Outcome, matched_events, recorded, simulated
+from tests.support.recorded.programs import TRACES, Trace
 
 MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
 

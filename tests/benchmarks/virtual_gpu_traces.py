@@ -13,8 +13,8 @@ from dataclasses import replace
 from profiler.gpu.virtual.installation import Installation
 from profiler.units import MIB
 from tests.support.groundtruth import SNAPSHOTS
-from tests.support.recorded_comparison import recorded
-from tests.support.recorded_programs import TRACES, Trace
+from tests.support.recorded.comparison import recorded
+from tests.support.recorded.programs import TRACES, Trace
 from tests.support.virtual_gpu import one, run_python, torch_of_version
 
 

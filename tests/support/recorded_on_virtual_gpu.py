@@ -10,7 +10,7 @@ from contextlib import closing
 
 import torch
 
-from tests.support.recorded_programs import TRACES, Trace
+from tests.support.recorded.programs import TRACES, Trace
 
 
 def peaks(trace: Trace) -> dict[str, int]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 
 from profiler.gpu.allocator.statistics import Statistics
-
-MIB = 1024**2
+from profiler.units import MIB
 
 # c10/core/AllocatorConfig.h
 MIN_BLOCK_SIZE_BYTES = 512
 SMALL_SIZE_BYTES = 1 * MIB  # the largest request of the small pool
 SMALL_SEGMENT_BYTES = 2 * MIB
+ROUND_LARGE_BYTES = 2 * MIB  # a segment as large as its request is a multiple of this
 
 # States of a block. Unmapped: address space of an expandable segment without memory behind it.
 ALLOCATED, AWAITING_FREE, FREE, UNMAPPED = range(4)
@@ -165,8 +165,3 @@ class BlockPool:
     def free_blocks(self) -> list[Block]:
         """All free blocks, in the order (stream, size, address) of PyTorch's set."""
         return [block for stream in sorted(self.free) for _, _, block in self.free[stream]]
-
-
-def round_up(size_bytes: int, multiple: int) -> int:
-    """The smallest multiple that holds `size_bytes`."""
-    return -(-size_bytes // multiple) * multiple

@@ -11,20 +11,18 @@ from profiler.gpu.allocator.blocks import (
     AWAITING_FREE,
     FREE,
     MIN_BLOCK_SIZE_BYTES,
+    ROUND_LARGE_BYTES,
     SMALL_SEGMENT_BYTES,
     SMALL_SIZE_BYTES,
     Block,
     BlockPool,
-    round_up,
 )
 from profiler.gpu.allocator.driver import DeviceOutOfMemory, Driver, SegmentEvent, falling_addresses
 from profiler.gpu.allocator.expandable_segments import ExpandableSegments
 from profiler.gpu.allocator.settings import MIN_LARGE_ALLOCATION_BYTES, ROUNDUP_INTERVALS, AllocatorSettings
 from profiler.gpu.allocator.state import AllocatorState, SegmentInfo
 from profiler.gpu.allocator.statistics import COUNTERS, STATISTICS, Stat
-
-# c10/core/AllocatorConfig.h
-ROUND_LARGE_BYTES = 2 * 1024**2
+from profiler.units import round_up
 
 
 class CachingAllocator:
@@ -58,8 +56,7 @@ class CachingAllocator:
         self._collects_garbage = (
             settings.memory_fraction < 1.0 and settings.garbage_collection_threshold > 0.0
         )
-        self._oversize_allocations = Stat()
-        self._oversize_segments = Stat()
+        self._oversize_allocations, self._oversize_segments = Stat(), Stat()
         self._counters = dict.fromkeys(COUNTERS, 0)
         # What every malloc and free looks up.
         self._small, self._large, self._total = state.small, state.large, state.total
@@ -343,14 +340,11 @@ class CachingAllocator:
         freed_bytes = block.size_bytes
         block, merged_blocks = pool.insert_merged(block)
         if block.expandable is None:
-            if block.prev is not None or block.next is not None:
-                inactive_blocks, inactive_bytes = 1 - merged_blocks, freed_bytes
-            else:
-                inactive_blocks, inactive_bytes = -merged_blocks, freed_bytes - block.size_bytes
+            is_split = block.is_split()
+            inactive_blocks = is_split - merged_blocks
+            inactive_bytes = freed_bytes if is_split else freed_bytes - block.size_bytes
             pool.statistics.change_inactive_split(inactive_blocks, inactive_bytes)
             self._total.change_inactive_split(inactive_blocks, inactive_bytes)
-
-    # ------------------------------------------------------------------ giving segments back
 
     def _release_block(self, block: Block) -> None:
         """Return a wholly free segment to the driver."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from profiler.gpu.allocator.blocks import BlockPool, round_up
+from profiler.gpu.allocator.blocks import BlockPool
 from profiler.gpu.allocator.statistics import Statistics
+from profiler.units import GIB, KIB, MIB, round_up
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
 _END_OF_ADDRESSES = 0x7800_0000_0000
 _ALIGNMENT_BYTES = 2 * MIB
 

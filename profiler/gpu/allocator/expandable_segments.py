@@ -12,10 +12,10 @@ from profiler.gpu.allocator.blocks import (
     Block,
     BlockPool,
     ExpandableSegment,
-    round_up,
 )
 from profiler.gpu.allocator.driver import Driver
 from profiler.gpu.allocator.state import AllocatorState, SegmentInfo
+from profiler.units import round_up
 
 # Address space of an expandable segment where the device's capacity is unknown.
 _DEFAULT_RESERVATION_BYTES = 1024 * 1024**3

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MIB = 1024**2
+from profiler.units import MIB
 
 # c10/core/AllocatorConfig.h
 MIN_LARGE_ALLOCATION_BYTES = 10 * MIB  # from here on a segment is as large as its request

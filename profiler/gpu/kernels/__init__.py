@@ -10,8 +10,7 @@ from profiler.gpu.kernels.attention import (
     flash_attention_backward,
     flash_attention_forward,
 )
-from profiler.gpu.kernels.blas import cublas_workspace, cublas_workspace_bytes, cublaslt_workspace
-from profiler.gpu.kernels.convolution import cudnn_convolution_workspace_bound_bytes
+from profiler.gpu.kernels.blas import cublas_workspace, cublas_workspace_bytes
 from profiler.gpu.kernels.foreach import foreach_norm
 from profiler.gpu.kernels.indexing import (
     cumsum,
@@ -29,15 +28,13 @@ from profiler.gpu.kernels.normalization import (
     layer_norm_backward,
 )
 from profiler.gpu.kernels.reduction import reduction
-from profiler.gpu.kernels.scratch import Scratch, peak_bytes
+from profiler.gpu.kernels.scratch import Scratch
 
 __all__ = [
     "Scratch",
     "batch_norm_channels_last",
     "cublas_workspace",
     "cublas_workspace_bytes",
-    "cublaslt_workspace",
-    "cudnn_convolution_workspace_bound_bytes",
     "cumsum",
     "efficient_attention_backward",
     "efficient_attention_forward",
@@ -51,7 +48,6 @@ __all__ = [
     "layer_norm_backward",
     "masked_scatter",
     "nonzero",
-    "peak_bytes",
     "reduction",
     "sort",
     "topk",

@@ -5,7 +5,8 @@ graph reports at run time, in forward and in backward: it cannot be derived from
 """
 
 from profiler.gpu.cards import GPU
-from profiler.gpu.kernels.scratch import Scratch, divide_up, round_up, scratches
+from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import divide_up, round_up
 
 
 def flash_attention_forward(

@@ -7,10 +7,10 @@ import re
 
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import MIB
 
 DEFAULT_WORKSPACE_BYTES = 2 * 4096 * 1024 + 8 * 16 * 1024  # ":4096:2:16:8", 8.125 MiB
-LARGE_WORKSPACE_BYTES = 32 * 1024 * 1024
-LT_WORKSPACE_BYTES = 1024 * 1024
+LARGE_WORKSPACE_BYTES = 32 * MIB
 
 
 def cublas_workspace_bytes(
@@ -48,15 +48,3 @@ def cublas_workspace(
     """
     size_bytes = cublas_workspace_bytes(gpu, torch_version, workspace_config)
     return scratches(Scratch("cuBLAS workspace", size_bytes, "process"))
-
-
-def cublaslt_workspace(torch_version: tuple[int, int] = (2, 13)) -> tuple[Scratch, ...]:
-    """What an addmm with fused bias (gemm_and_bias, cuBLASLt) allocates by itself.
-
-    Older torch took 1 MiB for each call and freed it after the launch: 477 recorded allocations in
-    3 traces, one of them on Hopper, torch up to 2.6. From 2.11 nothing: the cuBLAS workspace is used
-    (derived, not measured). 2.7 to 2.10, where unified workspaces came, are taken as the older ones.
-    """
-    if torch_version >= (2, 11):
-        return ()
-    return (Scratch("cuBLASLt workspace", LT_WORKSPACE_BYTES),)

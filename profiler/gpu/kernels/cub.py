@@ -10,7 +10,7 @@ the scan-based sizes of capability 9 and later are upper bounds (a tile costs 8 
 """
 
 from profiler.gpu.cards import GPU
-from profiler.gpu.kernels.scratch import divide_up, round_up
+from profiler.units import divide_up, round_up
 
 ALIGNMENT_BYTES = 256
 NO_STORAGE_BYTES = 1

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from profiler.gpu.kernels.scratch import Scratch, divide_up, scratches
+from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import divide_up
 
 CHUNK_ELEMENTS = 65536
 

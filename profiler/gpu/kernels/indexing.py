@@ -2,7 +2,8 @@
 
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import cub
-from profiler.gpu.kernels.scratch import Scratch, divide_up, round_up, scratches
+from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import divide_up, round_up
 
 SMALL_SORT_ITEMS = 4096
 

@@ -2,7 +2,8 @@
 
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels.reduction import reduction
-from profiler.gpu.kernels.scratch import Scratch, divide_up, scratches
+from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import divide_up
 
 
 def layer_norm_backward(

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from profiler.gpu.cards import GPU
-from profiler.gpu.kernels.scratch import Scratch, divide_up, scratches
+from profiler.gpu.kernels.scratch import Scratch, scratches
+from profiler.units import divide_up
 
 WARP_THREADS = 32
 MAX_THREADS = 512

@@ -29,29 +29,3 @@ class Scratch:
 def scratches(*candidates: Scratch) -> tuple[Scratch, ...]:
     """The given allocations without those of 0 bytes."""
     return tuple(scratch for scratch in candidates if scratch.size_bytes > 0)
-
-
-def peak_bytes(allocated: tuple[Scratch, ...], rounding_bytes: int = 512) -> int:
-    """Most bytes of scratch alive at once, each allocation rounded up to `rounding_bytes`."""
-    peak = kept = staged = 0
-    stage = 0
-    for scratch in allocated:
-        if scratch.stage != stage:
-            stage, staged = scratch.stage, 0
-        rounded_bytes = round_up(scratch.size_bytes, rounding_bytes)
-        if scratch.lifetime == "stage":
-            staged += rounded_bytes
-        else:
-            kept += rounded_bytes
-        peak = max(peak, kept + staged)
-    return peak
-
-
-def divide_up(numerator: int, denominator: int) -> int:
-    """Integer division, rounded up."""
-    return -(-numerator // denominator)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is at least `value`."""
-    return divide_up(value, multiple) * multiple

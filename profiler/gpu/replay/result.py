@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MIB = 1024**2
+from profiler.units import MIB
 
 
 @dataclass(frozen=True)

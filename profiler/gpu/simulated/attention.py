@@ -6,11 +6,17 @@ ATen/native/transformers/attention.cpp (`scaled_dot_product_attention`).
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend
+
+from profiler.gpu import kernels
+from profiler.gpu.cards import GPU
+from profiler.gpu.kernels import Scratch
 
 aten = torch.ops.aten
 
@@ -209,3 +215,83 @@ def _aligned(mask: torch.Tensor) -> torch.Tensor:
     if aligned and (len(strides) < 2 or length % 8 == 0 or strides[-2] == 0):
         return mask
     return aten.constant_pad_nd(mask, [0, 8 - length % 8])[..., :length]
+
+
+# --- what the kernels allocate beside their outputs ------------------------------------------------------
+
+
+def _attention_sizes(arguments: dict[str, Any]) -> dict[str, int]:
+    query, key = arguments["query"], arguments["key"]
+    batch, heads, query_length, head_dim = query.shape
+    return {
+        "batch": batch,
+        "heads": heads,
+        "query_length": query_length,
+        "key_length": key.shape[2],
+        "head_dim": head_dim,
+    }
+
+
+def _is_dense_by_length(tensor: torch.Tensor) -> bool:
+    """Contiguous in [batch, length, heads, head size] order."""
+    return tensor.transpose(1, 2).is_contiguous()
+
+
+def flash_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """What flash attention allocates beside its outputs; a rule of profiler.gpu.simulated.kernel_bindings."""
+    return kernels.flash_attention_forward(
+        **_attention_sizes(arguments),
+        kv_heads=arguments["key"].shape[1],
+        gpu=gpu,
+        dropout=arguments["dropout_p"],
+    )
+
+
+def flash_backward_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """The same of its backward pass."""
+    return kernels.flash_attention_backward(
+        **_attention_sizes(arguments),
+        kv_heads=arguments["key"].shape[1],
+        element_bytes=arguments["query"].element_size(),
+        gpu=gpu,
+        grad_output_contiguous=_is_dense_by_length(arguments["grad_out"]),
+        output_contiguous=_is_dense_by_length(arguments["out"]),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+    )
+
+
+def efficient_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """What memory-efficient attention allocates beside its outputs."""
+    query, value = arguments["query"], arguments["value"]
+    return kernels.efficient_attention_forward(
+        batch=query.shape[0],
+        heads=query.shape[1],
+        query_length=query.shape[2],
+        value_dim=value.shape[3],
+        element_bytes=query.element_size(),
+    )
+
+
+def efficient_backward_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """The same of its backward pass."""
+    if gpu.capability < (8, 0):
+        warnings.warn(
+            f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2
+        )
+        return ()
+    return kernels.efficient_attention_backward(
+        **_attention_sizes(arguments),
+        value_dim=arguments["value"].shape[3],
+        element_bytes=arguments["query"].element_size(),
+        gpu=gpu,
+        dropout=arguments["dropout_p"] > 0,
+        grad_output_contiguous=_is_dense_by_length(arguments["grad_out_"]),
+    )

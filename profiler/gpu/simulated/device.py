@@ -8,9 +8,8 @@ import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator
-from profiler.gpu.cards import GPU, GPUS
-from profiler.gpu.simulated import kernel_bindings as hidden
-from profiler.gpu.simulated import operations as kernels
+from profiler.gpu.cards import DEFAULT_GPU, GPU, GPUS
+from profiler.gpu.simulated import kernel_bindings, operations
 from profiler.gpu.simulated.cuda_names import cuda_names
 from profiler.gpu.simulated.dispatch import machine
 from profiler.gpu.simulated.host_values import HostValues
@@ -65,7 +64,7 @@ def register() -> None:
     if name != "privateuseone":
         raise RuntimeError(f"PyTorch's PrivateUse1 slot is already taken by {name!r}: run in a fresh process")
     _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=_Backend())
-    kernels.register()
+    operations.register()
     _start_autograd_thread()
     _registered = True
 
@@ -74,7 +73,7 @@ def _start_autograd_thread() -> None:
     """A first backward on the device: the engine starts its threads here, or shows that it has
     none for us.
     """
-    with _opened(_EmptyAllocator(), _Silence(), GPUS["A100-40GB"]):
+    with _opened(_EmptyAllocator(), _Silence(), GPUS[DEFAULT_GPU]):
         leaf = torch.empty((0,), device=DEVICE_TYPE, requires_grad=True)
         try:
             (leaf + leaf).sum().backward()
@@ -122,7 +121,7 @@ def _opened(
     values = machine.values = HostValues()
     memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
     machine.capability = gpu.capability
-    machine.scratch_of = hidden.HiddenAllocations(gpu, torch_version).of
+    machine.scratch_of = kernel_bindings.HiddenAllocations(gpu, torch_version).of
     try:
         yield
     finally:

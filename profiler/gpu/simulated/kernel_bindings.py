@@ -6,7 +6,6 @@ The sizes come from profiler.gpu.kernels; here is only which operation runs whic
 import math
 import os
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch._ops import OpOverload
 from profiler.gpu import kernels
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import Scratch
+from profiler.gpu.simulated import attention
 
 aten = torch.ops.aten
 
@@ -279,77 +279,6 @@ def _foreach_norm(
     return kernels.foreach_norm([t.numel() for t in tensors], tensors[0].element_size())
 
 
-def _attention_sizes(arguments: Arguments) -> dict[str, int]:
-    query, key = arguments["query"], arguments["key"]
-    batch, heads, query_length, head_dim = query.shape
-    return {
-        "batch": batch,
-        "heads": heads,
-        "query_length": query_length,
-        "key_length": key.shape[2],
-        "head_dim": head_dim,
-    }
-
-
-def _is_dense_by_length(tensor: torch.Tensor) -> bool:
-    """Contiguous in [batch, length, heads, head size] order."""
-    return tensor.transpose(1, 2).is_contiguous()
-
-
-def _flash(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
-    return kernels.flash_attention_forward(
-        **_attention_sizes(arguments),
-        kv_heads=arguments["key"].shape[1],
-        gpu=gpu,
-        dropout=arguments["dropout_p"],
-    )
-
-
-def _flash_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
-    return kernels.flash_attention_backward(
-        **_attention_sizes(arguments),
-        kv_heads=arguments["key"].shape[1],
-        element_bytes=arguments["query"].element_size(),
-        gpu=gpu,
-        grad_output_contiguous=_is_dense_by_length(arguments["grad_out"]),
-        output_contiguous=_is_dense_by_length(arguments["out"]),
-        deterministic=torch.are_deterministic_algorithms_enabled(),
-    )
-
-
-def _efficient(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
-    query, value = arguments["query"], arguments["value"]
-    return kernels.efficient_attention_forward(
-        batch=query.shape[0],
-        heads=query.shape[1],
-        query_length=query.shape[2],
-        value_dim=value.shape[3],
-        element_bytes=query.element_size(),
-    )
-
-
-def _efficient_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
-    if gpu.capability < (8, 0):
-        warnings.warn(
-            f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2
-        )
-        return ()
-    return kernels.efficient_attention_backward(
-        **_attention_sizes(arguments),
-        value_dim=arguments["value"].shape[3],
-        element_bytes=arguments["query"].element_size(),
-        gpu=gpu,
-        dropout=arguments["dropout_p"] > 0,
-        grad_output_contiguous=_is_dense_by_length(arguments["grad_out_"]),
-    )
-
-
 _RULES: dict[str, Rule] = {
     **{name: _reduction(kind) for name, kind in _REDUCTIONS.items()},
     **{name: _operand_copies(operands) for name, operands in _MATRIX_PRODUCTS.items()},
@@ -370,10 +299,10 @@ _RULES: dict[str, Rule] = {
     "topk": _topk,
     "sort": _sort,
     "_foreach_norm": _foreach_norm,
-    "_scaled_dot_product_flash_attention": _flash,
-    "_scaled_dot_product_flash_attention_backward": _flash_backward,
-    "_scaled_dot_product_efficient_attention": _efficient,
-    "_scaled_dot_product_efficient_attention_backward": _efficient_backward,
+    "_scaled_dot_product_flash_attention": attention.flash_scratch,
+    "_scaled_dot_product_flash_attention_backward": attention.flash_backward_scratch,
+    "_scaled_dot_product_efficient_attention": attention.efficient_scratch,
+    "_scaled_dot_product_efficient_attention_backward": attention.efficient_backward_scratch,
 }
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from profiler.gpu.simulated import autocast, ctc_loss, dispatch
-from profiler.gpu.simulated import library_choice as cuda_paths
+from profiler.gpu.simulated import autocast, dispatch, library_choice
 from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
 from profiler.gpu.simulated.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
 from profiler.gpu.simulated.storage import span_bytes
@@ -152,16 +151,16 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "index.Tensor": index,
     "_index_put_impl_": index_put_impl_,
     "masked_select": masked_select,
-    "_ctc_loss": ctc_loss.ctc_loss,
-    "_ctc_loss_backward": ctc_loss.ctc_loss_backward,
-    "convolution": cuda_paths.convolution,
-    "convolution_backward": cuda_paths.convolution_backward,
+    "_ctc_loss": library_choice.ctc_loss,
+    "_ctc_loss_backward": library_choice.ctc_loss_backward,
+    "convolution": library_choice.convolution,
+    "convolution_backward": library_choice.convolution_backward,
 }
 
 # Composites with gradients of their own steps, replaced above autograd.
 _COMPOSITES: dict[str, Callable[..., Any]] = {
-    "scaled_dot_product_attention": cuda_paths.scaled_dot_product_attention,
-    "_batch_norm_impl_index": cuda_paths.batch_norm_impl_index,
+    "scaled_dot_product_attention": library_choice.scaled_dot_product_attention,
+    "_batch_norm_impl_index": library_choice.batch_norm_impl_index,
 }
 
 # Composites that cuDNN takes over, simulated as they decompose.
@@ -229,7 +228,7 @@ def register() -> None:
     for name, kernel in _COMPOSITES.items():
         above_autograd.impl(name, kernel)
     for name in _RECURRENT:
-        above_autograd.impl(name, partial(cuda_paths.recurrent, _overload(name)))
+        above_autograd.impl(name, partial(library_choice.recurrent, _overload(name)))
     bitsandbytes = torch.library.Library("bitsandbytes", "IMPL", "PrivateUse1")
     for name in _BITSANDBYTES:
         bitsandbytes.impl(name, _nothing)

@@ -9,8 +9,8 @@ import torch
 import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
-from profiler.gpu.kernels.scratch import round_up
 from profiler.gpu.simulated.unsupported import UnsupportedOperation
+from profiler.units import round_up
 
 DEVICE_TYPE = "simgpu"
 aten = torch.ops.aten

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.records.comparison import compare
+from profiler.units import MIB
 from profiler.views.figures import style
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _with_spread(compared: pd.DataFrame, prefix: str) -> pd.DataFrame:
     measured, predicted = groups[f"truth_{prefix}bytes"], groups[f"predicted_{prefix}bytes"]
     points = {"predicted": predicted.first(), "measured": measured.mean()}
     points |= {"low": measured.min(), "high": measured.max()}
-    return pd.DataFrame(points).astype(float) / style.MIB
+    return pd.DataFrame(points).astype(float) / MIB
 
 
 def _identity(axes: Axes) -> None:

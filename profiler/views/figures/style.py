@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profiler.units import GIB, KIB, MIB
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GIB = 1024**3
-MIB = 1024**2
-KIB = 1024
 
 # Okabe and Ito's palette: told apart by colour-blind readers, on screen and in print.
 INK = "#222222"

@@ -7,8 +7,6 @@ from profiler.gpu.kernels import (
     Scratch,
     batch_norm_channels_last,
     cublas_workspace,
-    cublaslt_workspace,
-    cudnn_convolution_workspace_bound_bytes,
     cumsum,
     efficient_attention_backward,
     efficient_attention_forward,
@@ -22,11 +20,11 @@ from profiler.gpu.kernels import (
     layer_norm_backward,
     masked_scatter,
     nonzero,
-    peak_bytes,
     sort,
     topk,
 )
 from profiler.gpu.kernels.cub import number_of_bits, radix_sort_bytes
+from tests.support.scratch import cublaslt_workspace, peak_bytes
 
 H100 = GPUS["H100-80GB"]
 A100 = GPUS["A100-80GB"]
@@ -363,11 +361,6 @@ def test_foreach_norm() -> None:
     """The largest tensor has 2 chunks of 65,536, so each of 3 tensors gets 2 floats."""
     assert foreach_norm([100_000, 10, 65536], 2) == (Scratch("partial norms", 24, "op", 0, True),)
     assert foreach_norm([], 4) == ()
-
-
-def test_convolution_bound() -> None:
-    assert cudnn_convolution_workspace_bound_bytes(3 << 30, 1 << 30) == 3 << 30
-    assert cudnn_convolution_workspace_bound_bytes(1 << 20, 1 << 30) == 1 << 30
 
 
 def test_masked_scatter_sums_its_mask() -> None:

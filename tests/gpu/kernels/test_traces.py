@@ -13,7 +13,6 @@ import pytest
 from profiler.gpu.cards import GPU, GPUS
 from profiler.gpu.kernels import (
     cublas_workspace,
-    cublaslt_workspace,
     cumsum,
     embedding_dense_backward,
     group_norm_backward,
@@ -21,7 +20,6 @@ from profiler.gpu.kernels import (
     index_put_accumulate,
     layer_norm_backward,
     nonzero,
-    peak_bytes,
     reduction,
     topk,
 )
@@ -34,6 +32,7 @@ from tests.support.groundtruth import (
     snapshot_path,
     snapshot_paths,
 )
+from tests.support.scratch import cublaslt_workspace, peak_bytes
 
 pytestmark = [needs_snapshots, needs_published_peaks]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.recorded_blocks import cpu_events
+from tests.support.recorded.blocks import cpu_events
 
 
 class Residual(nn.Module):

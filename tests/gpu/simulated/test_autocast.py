@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from profiler.gpu.simulated import autocast
-from tests.support.recorded_blocks import cpu_events
+from tests.support.recorded.blocks import cpu_events
 
 W = 256 * 512
 

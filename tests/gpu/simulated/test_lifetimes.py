@@ -10,7 +10,7 @@ import torch
 
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import UnsupportedOperation, bare_device
-from tests.support.recorded_blocks import BumpAllocator
+from tests.support.recorded.blocks import BumpAllocator
 
 KB = 1024
 

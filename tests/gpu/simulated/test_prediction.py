@@ -278,7 +278,7 @@ def test_explain_aligns_a_recorded_training_step_whole(tmp_path):
 import sys
 sys.path.insert(0, {str(root)!r})
 import torch
-from tests.support.recorded_transformer import AdamW, Transformer, cross_entropy
+from tests.support.recorded.transformer import AdamW, Transformer, cross_entropy
 
 def main(device):
     model = Transformer(10_000, 128, 1024, 24, 16, 4096).to(device)

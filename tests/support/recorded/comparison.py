@@ -12,8 +12,8 @@ from profiler.gpu.replay import replay_device
 from profiler.gpu.simulated import simulated_gpu
 from profiler.gpu.snapshot import load_snapshot
 from tests.support.groundtruth import busiest_device, requests
-from tests.support.recorded_blocks import Ledger
-from tests.support.recorded_programs import Trace
+from tests.support.recorded.blocks import Ledger
+from tests.support.recorded.programs import Trace
 
 
 @dataclass(frozen=True)

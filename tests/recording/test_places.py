@@ -17,6 +17,7 @@ from profiler.trace.events import Allocation, Free
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState, train
 from profiler.workload import Workload
+from tests.support.recorded.blocks import Ledger
 
 A100 = GPUS["A100-40GB"]
 
@@ -167,7 +168,8 @@ def test_parameters_and_states_belong_to_their_modules():
     assert sizes.count(("blocks.1.linear", 128 * 128 * 4)) == 2
 
 
-def test_attribution_changes_no_lifetime(ledger):
+def test_attribution_changes_no_lifetime():
+    ledger = Ledger()
     workload = Workload("gpt2-tiny", 2, 16)
     recorder = SimulatedRecorder(A100)
     with recorder:

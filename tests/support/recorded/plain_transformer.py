@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor, einsum, nn
 
-from tests.support.recorded_transformer import Embedding
-from tests.support.recorded_transformer import Linear as InputFirstLinear
+from tests.support.recorded.transformer import Embedding
+from tests.support.recorded.transformer import Linear as InputFirstLinear
 
 
 class Linear(InputFirstLinear):

@@ -8,7 +8,7 @@ import torch
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import simulated_gpu
 from tests.support.groundtruth import busiest_device, load, needs_snapshots, requests
-from tests.support.recorded_transformer import AdamW, Transformer, cross_entropy
+from tests.support.recorded.transformer import AdamW, Transformer, cross_entropy
 
 # 24 layers of width 1024, feed-forward 4096, 16 heads, vocabulary 10,000, batch 4; torch 2.11, recorded
 # after warm-up.

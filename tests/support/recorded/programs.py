@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from profiler.gpu.allocator import AllocatorSettings
-from tests.support.recorded_plain_transformer import InPlaceAdamW, PlainTransformer
-from tests.support.recorded_plain_transformer import cross_entropy as plain_cross_entropy
-from tests.support.recorded_transformer import AdamW, Transformer, cross_entropy
+from tests.support.recorded.plain_transformer import InPlaceAdamW, PlainTransformer
+from tests.support.recorded.plain_transformer import cross_entropy as plain_cross_entropy
+from tests.support.recorded.transformer import AdamW, Transformer, cross_entropy
 
 VOCABULARY = 10_000
 SIZES = {  # width, layers, heads, feed-forward

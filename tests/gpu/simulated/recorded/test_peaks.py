@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.groundtruth import SNAPSHOTS, needs_snapshots
-from tests.support.recorded_comparison import matched_events, recorded, simulated
-from tests.support.recorded_programs import TRACES, Trace
+from tests.support.recorded.comparison import matched_events, recorded, simulated
+from tests.support.recorded.programs import TRACES, Trace
 
 # Parts of file names.
 EXACT = (
