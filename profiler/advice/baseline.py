@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
-from profiler.trace.difference import Change
-from profiler.trace.difference import changes as differences
+from profiler.trace.difference import Change, changes
 from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
 
@@ -49,7 +48,7 @@ class Peak:
         )
 
 
-def read(path: Path) -> dict[str, Peak]:
+def read_baseline(path: Path) -> dict[str, Peak]:
     """The peaks in a baseline file, none if it does not exist; raises ProfilerError for any other file."""
     if not path.exists():
         return {}
@@ -62,7 +61,7 @@ def read(path: Path) -> dict[str, Peak]:
         raise ProfilerError(f"{path} is not a memory baseline ({error}); move it away to begin one") from None
 
 
-def write(path: Path, peaks: Mapping[str, Peak]) -> None:
+def write_baseline(path: Path, peaks: Mapping[str, Peak]) -> None:
     """Write a baseline, sorted and indented so that a change reads well in a diff."""
     from profiler.files import write_atomically
 
@@ -99,7 +98,7 @@ def contributors(peak: Peak) -> str:
     )
 
 
-def changes(old: Peak, new: Peak) -> str:
+def changes_since(old: Peak, new: Peak) -> str:
     """What is different at the peak, the largest differences first."""
     lines = []
     for name in ("gpu", "workload", "phase"):
@@ -107,7 +106,7 @@ def changes(old: Peak, new: Peak) -> str:
         if before != now:
             lines.append(f"  {name} since the baseline: {before} before, {now} now")
     for what in ("categories", "modules"):
-        moved = [c for c in differences(getattr(old, what), getattr(new, what)) if c.difference_bytes]
+        moved = [c for c in changes(getattr(old, what), getattr(new, what)) if c.difference_bytes]
         if moved:
             words = ", ".join(_signed(change) for change in moved[:_CONTRIBUTORS])
             lines.append(f"  {what} since the baseline: {words}")

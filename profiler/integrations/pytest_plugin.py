@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from profiler.advice import baseline as memory_baseline
+from profiler.advice import baseline as baselines
 from profiler.advice.baseline import Peak
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import DEFAULT_GPU
@@ -91,7 +91,7 @@ class _Baseline:
         self.path = path
         self.tolerance_percent: float = config.getoption("--memory-tolerance")
         self.update: bool = config.getoption("--memory-baseline-update")
-        self.old = memory_baseline.read(path)
+        self.old = baselines.read_baseline(path)
         self.new: dict[str, Peak] = {}
 
     def check(self, test: str, peak: Peak) -> str:
@@ -100,15 +100,15 @@ class _Baseline:
         if old is None or self.update:
             self.new[test] = peak
             return ""
-        words = memory_baseline.grown(old, peak, self.tolerance_percent)
+        words = baselines.grown(old, peak, self.tolerance_percent)
         if not words:
             return ""
-        details = (memory_baseline.contributors(peak), memory_baseline.changes(old, peak))
+        details = (baselines.contributors(peak), baselines.changes_since(old, peak))
         return "\n".join((words, *details, "  if this is wanted: --memory-baseline-update"))
 
     def save(self) -> None:
         if self.new:
-            memory_baseline.write(self.path, {**self.old, **self.new})
+            baselines.write_baseline(self.path, {**self.old, **self.new})
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
             over = run.peak_reserved_bytes - limit_bytes
             pytest.fail(
                 f"the step takes {format_bytes(run.peak_reserved_bytes)}, {format_bytes(over)} more than the "
-                f"limit of {format_bytes(limit_bytes)}\n{memory_baseline.contributors(peak)}"
+                f"limit of {format_bytes(limit_bytes)}\n{baselines.contributors(peak)}"
                 + _since(baseline, _key(request, calls), peak),
                 pytrace=False,
             )
@@ -180,7 +180,7 @@ def _key(request: pytest.FixtureRequest, call: int) -> str:
 
 def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
     old = baseline.old.get(test) if baseline is not None else None
-    return f"\n{memory_baseline.changes(old, peak)}" if old is not None else ""
+    return f"\n{baselines.changes_since(old, peak)}" if old is not None else ""
 
 
 def _simulate(target: str, device: str, fields: dict[str, Any]) -> SimulatedRun:

@@ -94,7 +94,7 @@ _HEADINGS = (
 )
 
 
-def page(results: Sequence[Result]) -> str:
+def accuracy_page(results: Sequence[Result]) -> str:
     """The whole page, in Markdown."""
     parts = [
         "# Accuracy",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recording:
+class Archive:
     """The measured runs of one folder, each as it was recorded last.
 
     Attributes:
@@ -46,7 +46,7 @@ class Recording:
         return read_probes(self.folder)
 
 
-def read_recording(folder: Path) -> Recording:
+def read_recording(folder: Path) -> Archive:
     """The recording in `folder`, or in the folder "reference" below it.
 
     Raises ProfilerError if there is none.
@@ -61,7 +61,7 @@ def read_recording(folder: Path) -> Recording:
     described = about.pop("cases", {})
     gpu = about.pop("gpu", None)
     cases = {key: Case.from_dict(described[key]) for key in found["run_key"].unique() if key in described}
-    return Recording(
+    return Archive(
         folder,
         about,
         _described_gpu(gpu, path) if gpu else None,

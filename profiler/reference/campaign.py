@@ -164,7 +164,9 @@ class _Recorder:
         write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def record(campaign: Campaign, on_progress: Callable[[Progress], None] = lambda progress: None) -> Summary:
+def record_suite(
+    campaign: Campaign, on_progress: Callable[[Progress], None] = lambda progress: None
+) -> Summary:
     """Record what is not recorded yet, most informative first.
 
     Calls `on_progress` as each run begins and again when it has ended. Raises ProfilerError if there is no

@@ -16,7 +16,7 @@ from profiler.formula.terms import ModelFacts
 from profiler.gpu.cards import GPU
 from profiler.records import table as records
 from profiler.reference import probes
-from profiler.reference.archive import Recording
+from profiler.reference.archive import Archive
 from profiler.reference.suite import Case
 from profiler.runs.execute import attention_by, output_to
 from profiler.runs.rows import formula_rows, simulation_rows
@@ -30,7 +30,7 @@ _SHARED = ("experiment", "run_key", "workload", "device")
 
 
 def predict(
-    recording: Recording,
+    recording: Archive,
     run_keys: Iterable[str],
     traces: Path,
     on_run: Callable[[str], None] = lambda run_key: None,
@@ -63,7 +63,7 @@ def predict(
     return records.frame(rows)
 
 
-def predict_probes(recording: Recording) -> pd.DataFrame:
+def predict_probes(recording: Archive) -> pd.DataFrame:
     """The probes that were recorded, as the rules have them on the recording's GPU.
 
     Raises ValueError for a recording on a CPU, for which there are no rules.
@@ -101,7 +101,7 @@ def _simulate_probes(chosen: list[probes.Probe], gpu: GPU) -> list[probes.Row]:
         return probes.measure(chosen, RunSettings("simulated", gpu=gpu))
 
 
-def _complete(recording: Recording, key: str, rows: Iterable[records.Row]) -> Iterator[records.Row]:
+def _complete(recording: Archive, key: str, rows: Iterable[records.Row]) -> Iterator[records.Row]:
     measured = recording.records[recording.records["run_key"] == key].iloc[0]
     shared: dict[str, Any] = {name: measured[name] for name in _SHARED}
     shared |= recording.cases[key].workload.to_dict()

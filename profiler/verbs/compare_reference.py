@@ -14,8 +14,8 @@ from rich.text import Text
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
 from profiler.reference import accuracy, bounds
-from profiler.reference.accuracy_page import Result, page
-from profiler.reference.archive import Recording, gpu_recordings, read_recording
+from profiler.reference.accuracy_page import Result, accuracy_page
+from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.trace.file import read_trace
 from profiler.trace.phase import Phase
@@ -62,7 +62,7 @@ def run(options: Namespace) -> None:
     console = screen.console()
     if options.page is not None:
         results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
-        text = page(results)
+        text = accuracy_page(results)
         write_atomically(options.page, lambda temporary: temporary.write_text(text))
         console.print(f"{options.page}: recordings on GPUs: {len(results)}")
         return
@@ -90,7 +90,7 @@ def run(options: Namespace) -> None:
         _keep(recording, differences, options, console)
 
 
-def _predicted(recording: Recording, keys: list[str], traces: Path, console: Console) -> pd.DataFrame:
+def _predicted(recording: Archive, keys: list[str], traces: Path, console: Console) -> pd.DataFrame:
     from profiler.reference.predictions import predict
 
     with console.status("simulating") as status:
@@ -104,13 +104,13 @@ def _predicted(recording: Recording, keys: list[str], traces: Path, console: Con
         return predict(recording, keys, traces, tell)
 
 
-def _result(recording: Recording, console: Console) -> Result:
+def _result(recording: Archive, console: Console) -> Result:
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, list(recording.cases), Path(traces), console)
     return Result(recording.about, accuracy.differences(recording.records, predicted))
 
 
-def _print_versions(recording: Recording, console: Console) -> None:
+def _print_versions(recording: Archive, console: Console) -> None:
     """Other versions may run other operations; the kernels' rules are those of the installed torch."""
     from profiler.runs.provenance import provenance
 
@@ -210,7 +210,7 @@ def _print_spread(title: str, table: pd.DataFrame, console: Console) -> None:
     console.print(shown)
 
 
-def _print_failures(recording: Recording, predicted: pd.DataFrame, keys: list[str], console: Console) -> None:
+def _print_failures(recording: Archive, predicted: pd.DataFrame, keys: list[str], console: Console) -> None:
     """Runs without an end: what was recorded, and what the simulation says of the same run."""
     found = recording.records[recording.records["run_key"].isin(keys)]
     simulated = predicted[predicted["source"] == "simulation"]
@@ -241,7 +241,7 @@ def _ending(rows: pd.DataFrame) -> str:
     return f"skipped ({last['detail']})"
 
 
-def _print_residuals(recording: Recording, keys: list[str], traces: Path, console: Console) -> None:
+def _print_residuals(recording: Archive, keys: list[str], traces: Path, console: Console) -> None:
     """What only one side allocated, over all runs with two traces, and how much of it has no name."""
     causes: Counter[tuple[str, str]] = Counter()
     aligned = total = unnamed = unnamed_bytes = runs = 0
@@ -269,7 +269,7 @@ def _print_residuals(recording: Recording, keys: list[str], traces: Path, consol
         console.print(f"  {side:15} {format_bytes(size_bytes):>12}  {cause}")
 
 
-def _print_probes(recording: Recording, console: Console) -> None:
+def _print_probes(recording: Archive, console: Console) -> None:
     from profiler.reference.predictions import predict_probes
 
     measured = recording.probes()
@@ -284,7 +284,7 @@ def _print_probes(recording: Recording, console: Console) -> None:
         console.print(f"  {words}: measured {list(row.measured)}, rules {list(row.predicted)}")
 
 
-def _keep(recording: Recording, differences: pd.DataFrame, options: Namespace, console: Console) -> None:
+def _keep(recording: Archive, differences: pd.DataFrame, options: Namespace, console: Console) -> None:
     from profiler.views.figures import accuracy as plots
     from profiler.views.figures import style
 
@@ -292,9 +292,7 @@ def _keep(recording: Recording, differences: pd.DataFrame, options: Namespace, c
         style.use_style()
         write_table(options.output / "differences.parquet", differences)
         figures = {
-            "measured_vs_predicted": plots.measured_against_predicted(
-                differences, recording.about["device_name"]
-            ),
+            "measured_vs_predicted": plots.peaks_of_runs(differences, recording.about["device_name"]),
             **{
                 f"errors_{s}": plots.differences_by_axis(differences, s)
                 for s in _sources(differences)

@@ -40,7 +40,7 @@ def run(options: Namespace) -> None:
 
     Raises ProfilerError as profiler.reference.campaign.record does.
     """
-    from profiler.reference.campaign import Campaign, record
+    from profiler.reference.campaign import Campaign, record_suite
     from profiler.reference.target import Target
 
     campaign = Campaign(Target.parse(options.device), options.results, options.size, options.minutes)
@@ -64,7 +64,7 @@ def run(options: Namespace) -> None:
                 words = progress.outcome.replace("_", " ")
                 console.print(f"{'':20}{words}: {progress.detail}", style="yellow")
 
-        summary = record(campaign, tell)
+        summary = record_suite(campaign, tell)
     size_bytes = sum(path.stat().st_size for path in summary.folder.rglob("*") if path.is_file())
     console.print(
         f"{summary.recorded} of {summary.total} runs recorded, {summary.seconds:.0f} s now, "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import profiler
-from profiler.advice import baseline as memory_baseline
+from profiler.advice import baseline as baselines
 from profiler.advice.baseline import Peak
 from profiler.errors import ProfilerError
 
@@ -115,9 +115,9 @@ def peak(reserved_mib: int, **categories: int) -> Peak:
 
 def test_the_tolerance_is_of_the_reserved_peak():
     old = peak(100, parameters=40, activations=50)
-    assert memory_baseline.grown(old, peak(101), 1.0) == ""
-    assert "grew by 2.00 MiB (2.0 %, 1 % is allowed)" in memory_baseline.grown(old, peak(102), 1.0)
-    assert memory_baseline.grown(old, peak(50), 0.0) == ""
+    assert baselines.grown(old, peak(101), 1.0) == ""
+    assert "grew by 2.00 MiB (2.0 %, 1 % is allowed)" in baselines.grown(old, peak(102), 1.0)
+    assert baselines.grown(old, peak(50), 0.0) == ""
 
 
 def test_changes_are_told_largest_first():
@@ -125,16 +125,16 @@ def test_changes_are_told_largest_first():
         peak(100, parameters=40, activations=50),
         peak(130, parameters=41, activations=20, gradients=40),
     )
-    words = memory_baseline.changes(old, new)
+    words = baselines.changes_since(old, new)
     assert "gradients +40.00 MiB (new), activations -30.00 MiB, parameters +1.00 MiB" in words
-    assert memory_baseline.changes(old, old) == "  nothing else changed since the baseline"
+    assert baselines.changes_since(old, old) == "  nothing else changed since the baseline"
 
 
 def test_a_baseline_comes_back_as_it_was_written(tmp_path):
     peaks = {"a": peak(1, parameters=1), "b": peak(2)}
-    memory_baseline.write(tmp_path / "file.json", peaks)
-    assert memory_baseline.read(tmp_path / "file.json") == peaks
-    assert memory_baseline.read(tmp_path / "none.json") == {}
+    baselines.write_baseline(tmp_path / "file.json", peaks)
+    assert baselines.read_baseline(tmp_path / "file.json") == peaks
+    assert baselines.read_baseline(tmp_path / "none.json") == {}
     (tmp_path / "file.json").write_text('{"version": 9, "peaks": {}}')
     with pytest.raises(ProfilerError, match="version 9"):
-        memory_baseline.read(tmp_path / "file.json")
+        baselines.read_baseline(tmp_path / "file.json")

@@ -46,7 +46,7 @@ def recording(tmp_path_factory):
         patch.setattr(campaign, "cases", lambda size: CASES)
         patch.setattr(campaign, "measured", in_this_process)
         patch.setattr(campaign, "in_fresh_process", probes_in_this_process)
-        summary = campaign.record(Campaign(Target("cuda"), tmp_path_factory.mktemp("results"), "small"))
+        summary = campaign.record_suite(Campaign(Target("cuda"), tmp_path_factory.mktemp("results"), "small"))
     assert (summary.recorded, summary.total) == (4, 4)
     return read_recording(summary.folder)
 

@@ -8,7 +8,7 @@ import pytest
 from profiler.recording.cuda import _ledger_entries
 from profiler.records.table import frame
 from profiler.reference import accuracy, bounds
-from profiler.reference.accuracy_page import CLAIMS, Result, page
+from profiler.reference.accuracy_page import CLAIMS, Result, accuracy_page
 from profiler.reference.bounds import Bound
 from profiler.reference.unmatched import residual
 from profiler.trace.events import Allocation, Free
@@ -126,13 +126,13 @@ def test_every_residual_of_a_trace_recorded_on_a_gpu_has_a_name(tmp_path):
 
 
 def test_the_page_says_that_nothing_was_recorded_or_what_was(differences):
-    empty = page([])
+    empty = accuracy_page([])
     assert "No recording of the reference suite on a GPU has been made yet" in empty
     assert all(claim.words in empty and claim.source in empty for claim in CLAIMS)
     about = dict.fromkeys(
         ("device_name", "torch_version", "cuda_version", "driver_version", "recorded_at"), "x"
     )
-    full = page([Result(about, differences)])
+    full = accuracy_page([Result(about, differences)])
     assert "No recording" not in full
     assert "| allocated | simulation | 4 | 2 | 1.000 | -2.000 | +5.000 | 1 | +5.000 | 1 | -2.000 |" in full
 
@@ -143,7 +143,7 @@ def test_the_committed_page_is_what_the_command_writes_without_recordings():
     root = Path(__file__).parents[2]
     if gpu_recordings(root / "results"):
         pytest.skip("there are recordings: the page takes minutes to make")
-    assert (root / "docs/accuracy.md").read_text() == page([])
+    assert (root / "docs/accuracy.md").read_text() == accuracy_page([])
 
 
 def test_an_empty_comparison_has_no_rows():

@@ -1,4 +1,4 @@
-"""Recording: what a campaign writes, what it does not do again, and what is not memory's fault."""
+"""Archive: what a campaign writes, what it does not do again, and what is not memory's fault."""
 
 import errno
 import json
@@ -14,7 +14,7 @@ import torch
 from profiler.errors import ProfilerError
 from profiler.reference import campaign
 from profiler.reference.archive import read_recording
-from profiler.reference.campaign import Campaign, record
+from profiler.reference.campaign import Campaign, record_suite
 from profiler.reference.target import Target
 from profiler.trace.ledger import account
 from tests.support.rehearsed import CASES
@@ -73,7 +73,7 @@ def test_what_has_been_recorded_is_not_run_again(rehearsal, monkeypatch):
     assert (summary.recorded, summary.total, summary.time_was_over) == (4, 4, False)
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
     told = []
-    record(to, told.append)
+    record_suite(to, told.append)
     assert [progress.name for progress in told] == 2 * [str(CASES[3])]  # a skipped run may work another day
     assert [progress.outcome for progress in told] == ["", "skipped"]
 
@@ -88,7 +88,7 @@ def test_probes_that_die_do_not_stop_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES[:1])
     monkeypatch.setattr(campaign.probes, "run", _exit)
     told = []
-    summary = record(Campaign(Target.parse("H100"), tmp_path, "small"), told.append)
+    summary = record_suite(Campaign(Target.parse("H100"), tmp_path, "small"), told.append)
     assert [(progress.name, progress.outcome) for progress in told[1::2]] == [
         ("kernel probes", "skipped"),
         (str(CASES[0]), "ok"),
@@ -108,7 +108,7 @@ def test_a_damaged_file_is_named_and_left_alone(rehearsal, tmp_path, name):
     shutil.copytree(summary.folder, folder)
     (folder / name).write_bytes(b"{half")
     with pytest.raises(ProfilerError, match=f"{name} is not .*readable"):
-        record(replace(to, results=tmp_path))
+        record_suite(replace(to, results=tmp_path))
     assert (folder / name).read_bytes() == b"{half"
 
 
@@ -124,32 +124,32 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(rehearsal, tmp_path, m
     monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
     with pytest.raises(ProfilerError, match=r"No space left on device.* is kept"):
-        record(replace(to, results=tmp_path))
+        record_suite(replace(to, results=tmp_path))
     assert (folder / "records.parquet").read_bytes() == before
 
 
 def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
-    summary = record(Campaign(Target.parse("H100"), tmp_path, minutes=0.0))
+    summary = record_suite(Campaign(Target.parse("H100"), tmp_path, minutes=0.0))
     assert (summary.recorded, summary.time_was_over) == (0, True)
 
 
 def test_a_rehearsal_may_not_write_among_results():
     with pytest.raises(ProfilerError, match="no measurement"):
-        record(Campaign(Target.parse("H100"), Path("results"), "small"))
+        record_suite(Campaign(Target.parse("H100"), Path("results"), "small"))
 
 
 def test_an_environment_that_changes_allocations_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with pytest.raises(ProfilerError, match="unset PYTORCH_ALLOC_CONF"):
-        record(Campaign(Target.parse("H100"), tmp_path, "small"))
+        record_suite(Campaign(Target.parse("H100"), tmp_path, "small"))
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ProfilerError, match=r"^torch finds no CUDA device here; .* rehearses without$"):
-        record(Campaign(Target("cuda"), tmp_path))
+        record_suite(Campaign(Target("cuda"), tmp_path))
     assert not list(tmp_path.iterdir())
 
 

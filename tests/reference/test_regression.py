@@ -14,9 +14,9 @@ import torch
 
 from profiler.reference import accuracy, campaign
 from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES
-from profiler.reference.archive import Recording, gpu_recordings, read_recording
+from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.bounds import Bound, broken, read_bounds
-from profiler.reference.campaign import Campaign, record
+from profiler.reference.campaign import Campaign, record_suite
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
 from profiler.reference.target import Target
@@ -42,7 +42,7 @@ def check(errors: pd.DataFrame, bounds: dict[str, Bound]) -> None:
     assert outside.empty, outside[["workload", "step", "phase", "quantity", "difference_percent"]].to_string()
 
 
-def errors_of(recording: Recording, keys: list[str], traces: Path) -> pd.DataFrame:
+def errors_of(recording: Archive, keys: list[str], traces: Path) -> pd.DataFrame:
     return accuracy.differences(recording.records, predict(recording, keys, traces))
 
 
@@ -60,7 +60,7 @@ def test_the_simulation_keeps_its_bounds_on_recorded_runs(folder, tmp_path):
 @pytest.mark.skipif(not read_bounds(BOUNDS), reason="no bounds until a recording has set them")
 def test_the_simulation_keeps_its_bounds_on_runs_recorded_now(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
-    recording = read_recording(record(Campaign(Target("cuda"), tmp_path, "small")).folder)
+    recording = read_recording(record_suite(Campaign(Target("cuda"), tmp_path, "small")).folder)
     check(errors_of(recording, list(recording.cases), tmp_path), read_bounds(BOUNDS))
 
 
@@ -87,7 +87,7 @@ def test_on_the_cpu_the_formula_has_each_level_to_the_byte(tmp_path, monkeypatch
         Case(Workload("resnet-tiny", 3, 45, memory_format="channels_last")),
     ]
     monkeypatch.setattr(campaign, "cases", lambda size: cases)
-    recording = read_recording(record(Campaign(Target("cpu"), tmp_path, "small")).folder)
+    recording = read_recording(record_suite(Campaign(Target("cpu"), tmp_path, "small")).folder)
     errors = errors_of(recording, list(recording.cases), tmp_path)
     levels = errors[(errors["source"] == "formula") & (errors["quantity"] == "allocated")]
     assert levels["difference_bytes"].tolist() == [0] * 18

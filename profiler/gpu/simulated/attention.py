@@ -126,7 +126,7 @@ def _cudnn_can_run(call: AttentionCall, capability: tuple[int, int]) -> bool:
     return call.key[2] != 1 and all(size % 8 == 0 and size <= largest for size in sizes)
 
 
-def scaled_dot_product_attention(
+def by_chosen_kernel(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -159,7 +159,7 @@ def _refuse(*args: Any, **kwargs: Any) -> Any:
     )
 
 
-def register() -> list[torch.library.Library]:
+def register_autocast() -> list[torch.library.Library]:
     """Register the autocast kernels for the device; the returned libraries keep them alive."""
     fallback = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
     fallback.fallback(torch.library.fallthrough_kernel)

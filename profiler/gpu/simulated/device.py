@@ -64,7 +64,7 @@ def register() -> None:
     if name != "privateuseone":
         raise RuntimeError(f"PyTorch's PrivateUse1 slot is already taken by {name!r}: run in a fresh process")
     _setup_privateuseone_for_python_backend(DEVICE_TYPE, backend_module=_Backend())
-    operations.register()
+    operations.register_operations()
     _start_autograd_thread()
     _registered = True
 

@@ -212,7 +212,7 @@ def _single_kernels() -> list[str]:
     return names
 
 
-def register() -> None:
+def register_operations() -> None:
     """Put every kernel in PyTorch's dispatch table. Once per process."""
     fallback = torch.library.Library("_", "IMPL", "PrivateUse1")
     fallback.fallback(dispatch.run)
@@ -232,4 +232,4 @@ def register() -> None:
     bitsandbytes = torch.library.Library("bitsandbytes", "IMPL", "PrivateUse1")
     for name in _BITSANDBYTES:
         bitsandbytes.impl(name, _nothing)
-    _libraries.extend((fallback, library, above_autograd, bitsandbytes, *autocast.register()))
+    _libraries.extend((fallback, library, above_autograd, bitsandbytes, *autocast.register_autocast()))

@@ -128,7 +128,7 @@ def span_bytes(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> i
     return (last + 1) * itemsize
 
 
-class OutOfMemory(DeviceOutOfMemory, torch.OutOfMemoryError):
+class CudaOutOfMemory(DeviceOutOfMemory, torch.OutOfMemoryError):
     """The allocator's error under the name by which CUDA programs catch it."""
 
 
@@ -171,7 +171,7 @@ class DeviceMemory:
     def tensor(
         self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype, op: str
     ) -> torch.Tensor:
-        """A new tensor in a block of its own. Raises OutOfMemory as the allocator does."""
+        """A new tensor in a block of its own. Raises CudaOutOfMemory as the allocator does."""
         requested_bytes = span_bytes(shape, strides, dtype.itemsize)
         address = self.malloc(requested_bytes, op) if requested_bytes else 0
         return tensor_at(address, shape, strides, dtype, self.free)
@@ -183,7 +183,7 @@ class DeviceMemory:
                 address = self._allocator.malloc(requested_bytes, 0)
             except DeviceOutOfMemory as error:
                 self._observer.refused(requested_bytes, op)
-                raise OutOfMemory(
+                raise CudaOutOfMemory(
                     error.requested_bytes, error.reserved_bytes, error.allocated_bytes, error.capacity_bytes
                 ) from None
             self._observer.allocated(address, self._allocator.block_size(address), requested_bytes, op)

@@ -19,7 +19,7 @@ _COLUMNS = (("model", "optimizer", "precision", "batch"), ("technique", "length"
 _ROW_INCHES = 0.27
 
 
-def measured_against_predicted(differences: pd.DataFrame, device_name: str) -> Figure:
+def peaks_of_runs(differences: pd.DataFrame, device_name: str) -> Figure:
     """The peak of every run, allocated and reserved, measured across and predicted upwards.
 
     Args:

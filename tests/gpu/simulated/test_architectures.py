@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 import torch
 
-from tests.support.architectures import ARCHITECTURES, batch, build
+from tests.support.architectures.catalog import ARCHITECTURES, batch, build
 
 # Where gradients are parts of a larger tensor: its bytes less theirs. MobileBERT's empty matrix beside the
 # tied embedding, [128, 0], keeps the gradient of both, [128, 32]. WavLM concatenates three biases of 32 in

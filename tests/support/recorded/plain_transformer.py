@@ -1,7 +1,7 @@
 """The training step of other recorded runs: a transformer of plain tensor code that gathers its rotary
 angles, fills its mask, divides by its norm, and updates its AdamW state in place.
 
-Like recorded_transformer.py it performs the operations that the traces name and holds its variables as long.
+Like transformer.py it performs the operations that the traces name and holds its variables as long.
 """
 
 import math

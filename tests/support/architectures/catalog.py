@@ -1,183 +1,53 @@
-"""Tiny models of many architectures of transformers: class, settings, and the batch that it takes."""
+"""The architectures: name of the class -> settings, and how to make its batch."""
 
 import torch
 import transformers
 
-VOCABULARY, LENGTH, BATCH = 128, 16, 2
-
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-TEXT = {"vocab_size": VOCABULARY, **SIZES}
-GROUPED = {**TEXT, "num_key_value_heads": 2, "pad_token_id": 0}
-HEADS_OF_8 = {**GROUPED, "head_dim": 8}
-GPT = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 32, "num_experts": 4}
-LOCAL_EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
-LATENT_ATTENTION = {
-    "num_key_value_heads": 4,
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "n_routed_experts": 4,
-    "first_k_dense_replace": 1,
-    **EXPERTS,
-}
-STATES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
-T5 = {
-    "vocab_size": VOCABULARY,
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "decoder_start_token_id": 0,
-}
-SEQ2SEQ = {
-    "vocab_size": VOCABULARY,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "encoder_layerdrop": 0.0,  # no layer is left out by chance
-    "decoder_layerdrop": 0.0,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 2,
-}
-BART = {**SEQ2SEQ, "max_position_embeddings": 64}
-PATCHES = {**SIZES, "image_size": 32, "patch_size": 8}
-PYRAMID = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-STEM = {**PYRAMID, "embedding_size": 8}
-HEADED_PYRAMID = {**PYRAMID, "num_attention_heads": [1, 2, 3, 4]}
-WINDOWS = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4]}
-TWO_TOWERS = {
-    "text_config": {**TEXT, "max_position_embeddings": 64, "projection_dim": 16},
-    "vision_config": {**PATCHES, "projection_dim": 16},
-    "projection_dim": 16,
-}
-SPEECH = {
-    **SIZES,
-    "vocab_size": 32,
-    "conv_dim": (32, 32),
-    "conv_stride": (5, 2),
-    "conv_kernel": (10, 3),
-    "num_feat_extract_layers": 2,
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 2,
-    "layerdrop": 0.0,  # nothing is drawn anew in each step
-    "apply_spec_augment": False,
-}
-
-
-def ids(length=LENGTH):
-    return torch.zeros(BATCH, length, dtype=torch.long)
-
-
-def classes():
-    return torch.zeros(BATCH, dtype=torch.long)
-
-
-def text():
-    return {"input_ids": ids(), "attention_mask": torch.ones_like(ids()), "labels": ids()}
-
-
-def unmasked_text():
-    return {"input_ids": ids(), "labels": ids()}
-
-
-def long_text():
-    return {"input_ids": ids(64), "attention_mask": torch.ones_like(ids(64)), "labels": ids(64)}
-
-
-def classified_text():
-    return {"input_ids": ids(32), "attention_mask": torch.ones_like(ids(32)), "labels": classes()}
-
-
-def image(size=32):
-    return {"pixel_values": torch.zeros(BATCH, 3, size, size), "labels": classes()}
-
-
-def large_image():
-    return image(64)
-
-
-def unlabelled_image():
-    return {"pixel_values": torch.zeros(BATCH, 3, 32, 32)}
-
-
-def segmented_image():
-    labels = torch.zeros(BATCH, 64, 64, dtype=torch.long)
-    return {"pixel_values": torch.zeros(BATCH, 3, 64, 64), "labels": labels}
-
-
-def pair():
-    return {**unlabelled_image(), "input_ids": ids(), "attention_mask": torch.ones_like(ids())} | {
-        "return_loss": True
-    }
-
-
-def captioned_image():
-    return {**unlabelled_image(), **unmasked_text()}
-
-
-def image_in_text():
-    """16 places for the patches, then words."""
-    tokens = torch.cat([torch.full((BATCH, 16), 100), ids()], 1)
-    labelled = {"input_ids": tokens, "labels": tokens, "attention_mask": torch.ones_like(tokens)}
-    return {**unlabelled_image(), **labelled}
-
-
-def answered_question():
-    return {**unlabelled_image(), "input_ids": ids(), "labels": torch.zeros(BATCH, 4)}
-
-
-def spectrum():
-    return {"input_features": torch.zeros(BATCH, 16, 64), "labels": ids()}
-
-
-def filter_banks():
-    return {"input_features": torch.zeros(BATCH, 64, 16), "labels": ids()}
-
-
-def transcribed_sound():
-    return {"input_values": torch.zeros(BATCH, 1000), "labels": torch.ones(BATCH, 5, dtype=torch.long)}
-
-
-def classified_sound():
-    return {"input_values": torch.zeros(BATCH, 1000), "labels": classes()}
-
-
-def classified_spectrum():
-    return {"input_values": torch.zeros(BATCH, 64, 16), "labels": classes()}
-
-
-def waveform():
-    return {"input_values": torch.zeros(BATCH, 1, 800)}
-
-
-def series():
-    return {"past_values": torch.zeros(BATCH, 32, 2), "future_values": torch.zeros(BATCH, 8, 2)}
-
-
-def trajectory():
-    return {
-        "states": torch.zeros(BATCH, 8, 4),
-        "actions": torch.zeros(BATCH, 8, 2),
-        "rewards": torch.zeros(BATCH, 8, 1),
-        "returns_to_go": torch.zeros(BATCH, 8, 1),
-        "timesteps": ids(8),
-        "attention_mask": torch.ones(BATCH, 8),
-    }
-
-
-def byte_sequence():
-    return {"inputs": ids(), "labels": classes()}
-
+from tests.support.architectures.inputs import (
+    answered_question,
+    byte_sequence,
+    captioned_image,
+    classified_sound,
+    classified_spectrum,
+    classified_text,
+    filter_banks,
+    image,
+    image_in_text,
+    large_image,
+    long_text,
+    pair,
+    segmented_image,
+    series,
+    spectrum,
+    text,
+    trajectory,
+    transcribed_sound,
+    unlabelled_image,
+    unmasked_text,
+    waveform,
+)
+from tests.support.architectures.sizes import (
+    BART,
+    EXPERTS,
+    GPT,
+    GROUPED,
+    HEADED_PYRAMID,
+    HEADS_OF_8,
+    LATENT_ATTENTION,
+    LOCAL_EXPERTS,
+    PATCHES,
+    PYRAMID,
+    SEQ2SEQ,
+    SIZES,
+    SPEECH,
+    STATES,
+    STEM,
+    T5,
+    TEXT,
+    TWO_TOWERS,
+    VOCABULARY,
+    WINDOWS,
+)
 
 ARCHITECTURES = {
     # decoders
