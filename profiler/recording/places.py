@@ -83,6 +83,11 @@ class Attribution:
         for handle in self._handles:
             handle.remove()
 
+    def know(self, model: torch.nn.Module) -> None:
+        """Name a model's modules by their paths in it, whichever of them is called first."""
+        if model not in self._names:
+            self._name_tree(model)
+
     def here(self) -> Place:
         """The place of an allocation that happens now, on this thread."""
         tape = self._tapes[threading.get_ident()]
@@ -119,9 +124,12 @@ class Attribution:
         if tape.running:
             self._names[module] = f"{tape.module}.{type(module).__name__}"
         else:
-            for path, part in module.named_modules():
-                self._names.setdefault(part, path or type(module).__name__)
+            self._name_tree(module)
         return self._names[module]
+
+    def _name_tree(self, root: torch.nn.Module) -> None:
+        for path, part in root.named_modules():
+            self._names.setdefault(part, path or type(root).__name__)
 
 
 class _Calls(NamedTuple):

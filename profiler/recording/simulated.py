@@ -118,11 +118,12 @@ class SimulatedRecorder(PhaseRecorder):
 
         gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
         self.device = stack.enter_context(gpu)
-        attribution = stack.enter_context(Attribution())
-        self._listener.attach(attribution.here, torch.cuda.mem_get_info)
+        self._attribution = stack.enter_context(Attribution())
+        self._listener.attach(self._attribution.here, torch.cuda.mem_get_info)
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-
+        if isinstance(state.model, torch.nn.Module):
+            self._attribution.know(state.model)
         mark = Mark(phase, labels(state, self.device))
         self._listener.mark(mark, parameter_modules(state, self.device))
         statistics = torch.cuda.memory_stats()

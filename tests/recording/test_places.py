@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import simulated_gpu
 from profiler.recording.simulated import SimulatedRecorder
+from profiler.runs.prediction import simulate
 from profiler.trace.events import Allocation, Free
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState, train
@@ -227,3 +228,28 @@ def test_a_module_that_raises_does_not_stay_on_the_stack():
         torch.zeros(3, device=device)
 
     assert record(run)[-1][:2] == ("empty", "")
+
+
+PARTS = """
+from torch import nn, zeros
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 1)
+
+def make_batch(batch, length, device):
+    return zeros(batch, 8, device=device)
+
+def compute_loss(model, batch):
+    return model.head(model.encoder(batch)).sum()
+"""
+
+
+def test_a_models_parts_have_their_paths_in_it_where_the_loss_calls_them_one_by_one(tmp_path):
+    (tmp_path / "parts.py").write_text(PARTS)
+    simulation = simulate(Workload(f"{tmp_path / 'parts.py'}:Net", 4, optimizer="sgd"), A100)
+    places = {entry.where for entry in simulation.entries if isinstance(entry, Allocation) and entry.where}
+    assert {"encoder.0", "encoder.1", "head"} <= {place.module for place in places}
+    assert "0" not in {place.module for place in places}
+    assert any(place.line == "parts.py:13 compute_loss" for place in places)
