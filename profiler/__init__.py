@@ -1,18 +1,245 @@
-"""Every byte of a PyTorch training step: measured, predicted, and explained."""
+"""Every byte of a PyTorch training step: measured, predicted, and explained.
 
+    import profiler                                         # imports no torch
+
+    work = profiler.Workload("gpt2", batch=8, length=512)
+    run = profiler.simulate(work, "A100-40GB")              # the real step, on a GPU that is not there
+    print(run.peak().allocated_bytes)
+
+Bytes are integers in names that end with `_bytes`; "allocated" is what tensors take of PyTorch's allocator,
+"reserved" what the allocator took of the device. Whatever a user can mend is a ProfilerError of one line.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPU
+from profiler.workload import Workload
+
 if TYPE_CHECKING:
-    from profiler.recording.loop import Recording, record, simulated_gpu
+    import torch
+
+    from profiler.advice.fit import Fit
+    from profiler.formula.terms import PhaseTerms
+    from profiler.recording.loop import Recording
+    from profiler.runs.isolated import MeasuredRun
+    from profiler.runs.prediction import Simulation
+    from profiler.trace.difference import Difference
+    from profiler.trace.load import SavedRun
 
 __version__ = "0.1.0"
-__all__ = ["Recording", "__version__", "record", "simulated_gpu"]
+__all__ = [
+    "GPU",
+    "ProfilerError",
+    "Workload",
+    "__version__",
+    "difference",
+    "find_gpu",
+    "fit",
+    "load",
+    "measure",
+    "record",
+    "simulate",
+    "simulated_gpu",
+    "terms",
+]
+
+
+def find_gpu(name: str) -> GPU:
+    """The GPU of a name, such as "H100" or "rtx 4090", or one with the memory of a size, such as "24 GiB".
+
+    >>> find_gpu("A100 40GB").memory_bytes
+    42298834944
+    >>> find_gpu("24GB").memory_bytes, find_gpu("24GiB").memory_bytes
+    (24000000000, 25769803776)
+
+    Raises ProfilerError that names the GPUs there are.
+    """
+    from profiler.gpu import cards
+
+    return cards.find_gpu(name)
+
+
+def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Simulation:
+    """Train the workload on a simulated GPU, in a process of its own: the real step, and nothing is computed.
+
+    >>> run = simulate(Workload("mlp-tiny", batch=32), "A100-40GB")
+    >>> [str(phase.account.phase) for phase in run.phases][:3]
+    ['model_loaded', 'step 1 forward', 'step 1 backward']
+    >>> 4 * (64 * 256 + 256 + 256 * 256 + 256 + 256 * 10 + 10)  # parameters of 4 bytes, before rounding
+    340008
+    >>> run.phases[0].account.end["parameters"]
+    340008
+
+    Args:
+        workload: what to train; its model may be a function of your own, as "train.py:make_model".
+        gpu: where, see `find_gpu`; a run that does not fit has its `out_of_memory`.
+        allocator_settings: as PYTORCH_ALLOC_CONF has them.
+
+    Raises:
+        ProfilerError: the model cannot be built or simulated; names the line of your own code.
+    """
+    from profiler.runs.processes import in_fresh_process
+    from profiler.runs.user_loop import simulate as in_this_process
+
+    run: Simulation = in_fresh_process(
+        in_this_process, workload, _gpu(gpu), _settings(allocator_settings), name=str(workload)
+    )
+    return run
+
+
+def measure(workload: Workload, device: str = "cuda", allocator_settings: str = "") -> MeasuredRun:
+    """Train the workload on the device that is here, "cuda" or "cpu", in a process of its own.
+
+    >>> measure(Workload("mlp-tiny", batch=32), "cpu").phase
+    'step 2 optimizer_step'
+
+    Returns its peaks; on the CPU nothing is reserved, and that one is None.
+    Raises ProfilerError for a model that cannot be built, or a device that is not there.
+    """
+    from profiler.runs import isolated
+    from profiler.runs.provenance import check_device
+
+    check_device(device)
+    return isolated.measure(workload, device, allocator_settings)
+
+
+def load(path: str | Path) -> SavedRun:
+    """A run from a file: `profiler report --save`, `Recording.save`, or a CUDA memory snapshot.
+
+    >>> load("nowhere.pickle")
+    Traceback (most recent call last):
+    ...
+    profiler.errors.ProfilerError: nowhere.pickle: No such file or directory
+
+    Snapshots are those of torch.cuda.memory._dump_snapshot; no code of theirs is run. Raises ProfilerError
+    for anything else.
+    """
+    from profiler.trace import load as loading
+
+    return loading.load(Path(path))
+
+
+def record(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> AbstractContextManager[Recording]:
+    """Record the memory of your own training loop in the block, phase by phase. A few steps are enough.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1000, 1000, bias=False)
+    >>> with record(model) as recording:
+    ...     model(torch.ones(1, 1000)).sum().backward()
+    >>> recording.table()["gradients_bytes"].max()
+    4000000
+
+    Args:
+        model: whose parameters, gradients and buffers are told apart; its device is the one recorded.
+        optimizer: whose states are told apart.
+
+    Raises ProfilerError for a model without parameters, or on a device that cannot be recorded.
+    """
+    from profiler.recording import loop
+
+    return loop.record(model, optimizer)
+
+
+def simulated_gpu(name: str) -> AbstractContextManager[torch.device]:
+    """Inside the block "cuda" is a simulated GPU of that name or size, for `record` and your own loop.
+
+    >>> import torch
+    >>> with simulated_gpu("24 GiB") as device:
+    ...     _ = torch.empty(1 << 20, device=device)
+    ...     torch.cuda.memory_allocated()
+    4194304
+
+    Open it before the first `backward()` of the process. Raises ProfilerError for an unknown GPU, a second
+    one, and where backward has run already.
+    """
+    from profiler.recording import loop
+
+    return loop.simulated_gpu(name)
+
+
+def terms(workload: Workload, gpu: GPU | str | None = None) -> list[PhaseTerms]:
+    """The formula: the named terms that add up to each phase's allocated bytes, each with its source.
+
+    >>> loaded = terms(Workload("mlp-tiny", batch=32), "H100")[0]
+    >>> str(loaded.phase), sum(term.size_bytes for term in loaded.terms)
+    ('model_loaded', 340008)
+
+    Args:
+        workload: what to train; its forward pass is counted in a process of its own.
+        gpu: whose kernels decide what is kept for the backward pass; None for the CPU's.
+
+    Raises ProfilerError for a model that cannot be built.
+    """
+    from profiler.formula.facts import facts_on
+    from profiler.formula.per_phase import phase_terms
+    from profiler.runs.processes import in_fresh_process
+
+    card = None if gpu is None else _gpu(gpu)
+    facts = in_fresh_process(facts_on, card, workload, name=str(workload))
+    return phase_terms(workload, facts, "cpu" if card is None else "cuda")
+
+
+def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", largest: bool = True) -> Fit:
+    """Whether the workload fits on the GPU: verdict, headroom, largest batch, and what would help.
+
+    >>> answer = fit(Workload("mlp-tiny", batch=32), "T4", largest=False)
+    >>> answer.verdict, answer.headroom_bytes > 0
+    ('fits', True)
+
+    Args:
+        workload: what to train.
+        gpu: where, see `find_gpu`.
+        allocator_settings: as PYTORCH_ALLOC_CONF has them.
+        largest: whether to search for the largest batch, which takes a few simulations more.
+
+    Raises ProfilerError for a model that cannot be built or simulated.
+    """
+    from profiler.advice import fit as advice
+
+    _settings(allocator_settings)  # wrong ones are said here
+    question = advice.Question(allocator_settings=allocator_settings, with_largest=largest)
+    return advice.fit(workload, _gpu(gpu), question)
+
+
+def difference(before: Any, after: Any) -> Difference:
+    """What grew between the peaks of two runs: by category, module and line, to the byte.
+
+    >>> small, large = (simulate(Workload("mlp-tiny", batch=n), "T4") for n in (1024, 2048))
+    >>> grown = difference(small, large)
+    >>> grown.difference_bytes == sum(part.difference_bytes for part in grown.categories) > 0
+    True
+
+    Args:
+        before, after: what `simulate` or `load` gives.
+    """
+    from profiler.trace import difference as comparing
+
+    return comparing.difference(before, after)
+
+
+def _gpu(gpu: GPU | str) -> GPU:
+    return find_gpu(gpu) if isinstance(gpu, str) else gpu
+
+
+def _settings(text: str) -> Any:
+    from profiler.gpu.allocator.settings import AllocatorSettings
+
+    try:
+        return AllocatorSettings.parse(text)
+    except ValueError as error:
+        raise ProfilerError(f"allocator_settings: {error}") from error
 
 
 def __getattr__(name: str) -> Any:
-    """What needs more than the standard library is imported when it is first asked for."""
-    if name in ("Recording", "record", "simulated_gpu"):
-        from profiler.recording import loop as recording
+    if name == "Recording":
+        from profiler.recording.loop import Recording
 
-        return getattr(recording, name)
+        return Recording
     raise AttributeError(f"module 'profiler' has no attribute {name!r}")
