@@ -65,7 +65,7 @@ def find_gpu(name: str) -> GPU:
 
 
 def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Simulation:
-    """Train the workload on a simulated GPU, in a process of its own: the real step, and nothing is computed.
+    """Train the workload on a simulated GPU, in this process: the real step, and nothing is computed.
 
     >>> run = simulate(Workload("mlp-tiny", batch=32), "A100-40GB")
     >>> [str(phase.account.phase) for phase in run.phases][:3]
@@ -81,22 +81,23 @@ def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -
         allocator_settings: as PYTORCH_ALLOC_CONF has them.
 
     Raises:
-        ProfilerError: the model cannot be built or simulated; names the line of your own code.
+        ProfilerError: the model cannot be built or simulated; names the line of your own code. Also where
+            `backward()` has run in this process before.
     """
-    from profiler.runs.processes import in_fresh_process
-    from profiler.runs.user_loop import simulate as in_this_process
+    from profiler.runs import prediction
+    from profiler.training.models import examine
 
-    run: Simulation = in_fresh_process(
-        in_this_process, workload, _gpu(gpu), _settings(allocator_settings), name=str(workload)
-    )
-    return run
+    card, settings = _gpu(gpu), _settings(allocator_settings)
+    examine(workload)
+    return prediction.simulate(workload, card, settings)
 
 
 def measure(workload: Workload, device: str = "cuda", allocator_settings: str = "") -> MeasuredRun:
     """Train the workload on the device that is here, "cuda" or "cpu", in a process of its own.
 
-    >>> measure(Workload("mlp-tiny", batch=32), "cpu").phase
-    'step 2 optimizer_step'
+    >>> run = measure(Workload("mlp-tiny", batch=32), "cpu")
+    >>> run.peak_allocated_bytes > 4 * 340_008, run.peak_reserved_bytes  # weights, gradients, two states
+    (True, None)
 
     Returns its peaks; on the CPU nothing is reserved, and that one is None.
     Raises ProfilerError for a model that cannot be built, or a device that is not there.
@@ -133,7 +134,7 @@ def record(
     >>> model = torch.nn.Linear(1000, 1000, bias=False)
     >>> with record(model) as recording:
     ...     model(torch.ones(1, 1000)).sum().backward()
-    >>> recording.table()["gradients_bytes"].max()
+    >>> int(recording.table()["gradients_bytes"].max())
     4000000
 
     Args:
@@ -168,22 +169,24 @@ def terms(workload: Workload, gpu: GPU | str | None = None) -> list[PhaseTerms]:
     """The formula: the named terms that add up to each phase's allocated bytes, each with its source.
 
     >>> loaded = terms(Workload("mlp-tiny", batch=32), "H100")[0]
-    >>> str(loaded.phase), sum(term.size_bytes for term in loaded.terms)
+    >>> [(term.category, term.size_bytes, term.expression) for term in loaded.end]
+    [('parameters', 340008, '4 B × 85,002 parameters')]
+    >>> str(loaded.phase), loaded.end_bytes
     ('model_loaded', 340008)
 
     Args:
-        workload: what to train; its forward pass is counted in a process of its own.
+        workload: what to train; its forward pass is counted in this process.
         gpu: whose kernels decide what is kept for the backward pass; None for the CPU's.
 
     Raises ProfilerError for a model that cannot be built.
     """
     from profiler.formula.facts import facts_on
     from profiler.formula.per_phase import phase_terms
-    from profiler.runs.processes import in_fresh_process
+    from profiler.training.models import examine
 
     card = None if gpu is None else _gpu(gpu)
-    facts = in_fresh_process(facts_on, card, workload, name=str(workload))
-    return phase_terms(workload, facts, "cpu" if card is None else "cuda")
+    examine(workload)
+    return phase_terms(workload, facts_on(card, workload), "cpu" if card is None else "cuda")
 
 
 def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", largest: bool = True) -> Fit:
@@ -218,6 +221,8 @@ def difference(before: Any, after: Any) -> Difference:
 
     Args:
         before, after: what `simulate` or `load` gives.
+
+    Raises ProfilerError for runs without a single allocation.
     """
     from profiler.trace import difference as comparing
 
