@@ -53,7 +53,7 @@ class Case:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, which `from_dict` reads."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "workload": self.workload.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Case:
