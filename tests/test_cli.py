@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,6 +26,22 @@ def test_help_answers_at_once_without_torch():
     assert time.perf_counter() - started < 2
     assert "usage: profiler" in done.stdout
     assert not any(name in done.stderr for name in ("torch", "pandas", "matplotlib"))
+
+
+def test_help_has_every_verb_in_one_of_four_groups_and_each_verb_explains_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    groups = [line.rstrip(":") for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    assert groups == ["options", "your model", "files", "experiments", "reference"]
+    verbs = [line.split()[0] for line in text[text.index("your model:") :].splitlines() if line[:2] == "  "]
+    files = (Path(__file__).parents[1] / "profiler" / "verbs").glob("[!_]*.py")
+    assert sorted(verbs) == sorted({path.stem.replace("_", "-") for path in files} - {"options"})
+    for verb in verbs:
+        with pytest.raises(SystemExit) as ended:
+            main([verb, "--help"])
+        assert ended.value.code == 0
+        assert f"usage: profiler {verb}" in capsys.readouterr().out
 
 
 def test_list_names_each_experiment_with_its_question(capsys):

@@ -10,7 +10,7 @@ from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import initial_segments, replay_device
-from profiler.gpu.snapshot import DeviceSnapshot, SnapshotError, TraceEvent, load_snapshot
+from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
@@ -70,10 +70,7 @@ def load(path: Path) -> SavedRun:
     if start == _PARQUET:
         entries = read_trace(path)
         return SavedRun(entries[: until_last_phase(entries)], (), "")
-    try:
-        snapshot = load_snapshot(path)
-    except SnapshotError as error:
-        raise ProfilerError(str(error)) from error
+    snapshot = load_snapshot(path)
     device = max(snapshot.devices, key=lambda each: (len(each.events), each.reserved_bytes), default=None)
     run = _from_snapshot(device, snapshot.settings) if device else None
     if run is None or not any(isinstance(entry, Allocation) for entry in run.entries):

@@ -35,6 +35,7 @@ EXAMPLES = (
     "profiler predict train.py:make_model --batch 32; profiler predict --loop train.py:main"
 )
 _MODULES_SHOWN = 12
+_NAME_LENGTH = 200  # of a file, below the 255 that systems allow
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -294,7 +295,7 @@ def _write(
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", Path(text).name.lower()).strip("-")
+    return re.sub(r"[^a-z0-9.]+", "-", Path(text).name.lower()).strip("-")[:_NAME_LENGTH]
 
 
 def _rows(simulation: Simulation, workload: Workload, settings: str, formula: list[Row]) -> list[Row]:

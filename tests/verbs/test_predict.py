@@ -1,10 +1,193 @@
-"""What `profiler predict` says beside the simulation."""
+"""What a training step takes of a GPU that is not there, end to end."""
 
 import json
 
+import pandas as pd
+import pytest
+
 from profiler.cli import main
-from profiler.gpu.cards import GPUS
+from profiler.gpu.cards import GPUS, find_gpu
 from profiler.gpu.device_used import in_total, process_terms
+from profiler.records import table as records
+from profiler.records.comparison import compare
+from profiler.runs.prediction import simulate, simulate_function
+from profiler.workload import Workload
+
+SCRIPT = """
+import torch
+from torch import nn
+
+def main():
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = nn.Sequential(nn.Linear(1024, 1024, bias=False), nn.Linear(1024, 256, bias=False)).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        loss = model(torch.ones(256, 1024, device=device)).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        print("loss", loss.item())
+
+def on(device):
+    return torch.empty(3 * 2**20, device=device)
+
+def fails():
+    return undefined_name
+
+def too_much():
+    keep = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    return torch.empty(2**31, dtype=torch.uint8, device="cuda")
+"""
+
+
+FAULT = SCRIPT.splitlines().index("    return undefined_name") + 1
+
+
+@pytest.fixture
+def script(tmp_path):
+    path = tmp_path / "train_something.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def predict(capsys, *arguments):
+    code = main(["predict", *arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_an_mlp_whose_bytes_are_counted_by_hand(capsys):
+    code, report = predict(
+        capsys, "mlp-tiny", "--batch", "8", "--optimizer", "sgd", "--gpu", "A100-40GB", "--steps", "1"
+    )
+    assert code == 0
+    phases = {phase["phase"]: phase for phase in report["phases"]}
+    # 64 × 256, 256 × 256, 256 × 10 and the biases, each rounded up to 512 bytes.
+    weights = 65_536 + 1024 + 262_144 + 1024 + 10_240 + 512
+    assert phases["model_loaded"]["allocated_bytes"] == weights
+    # One small segment of 2 MiB serves all of them.
+    assert phases["model_loaded"]["reserved_bytes"] == 2 << 20
+    assert phases["model_loaded"]["fragmentation_at_peak_bytes"] == (2 << 20) - weights
+    # Afterwards weights and two cuBLAS workspaces of 8.125 MiB, one a thread.
+    workspaces = 2 * 8_519_680
+    assert phases["step 1 zero_grad"]["allocated_bytes"] == weights + workspaces
+    # The formula counts tensors: no rounding, no workspaces.
+    assert phases["model_loaded"]["formula_bytes"] == 4 * (64 * 256 + 256 + 256 * 256 + 256 + 2560 + 10)
+    peak = report["peak"]
+    assert peak["categories"]["parameters"] == phases["model_loaded"]["formula_bytes"]
+    assert sum(peak["categories"].values()) == peak["allocated_bytes"]
+    assert sum(share["bytes"] for share in peak["modules"]) == peak["allocated_bytes"]
+    assert peak["allocated_bytes"] == max(phase["peak_allocated_bytes"] for phase in report["phases"])
+    assert peak["reserved_bytes"] - peak["allocated_bytes"] == peak["fragmentation_bytes"]
+
+
+def test_a_users_script_finds_its_phases_and_lines(capsys, script):
+    code, report = predict(capsys, "--loop", f"{script}:main", "--gpu", "A100-40GB")
+    assert code == 0
+    assert [phase["phase"] for phase in report["phases"]][:5] == [
+        "model_loaded",
+        "step 1 forward",
+        "step 1 backward",
+        "step 1 optimizer_step",
+        "step 1 zero_grad",
+    ]
+    assert len(report["phases"]) == 9
+    mib, workspace = 1 << 20, 8_519_680
+    # Weights of 4 and 1 MiB and the input of 1 MiB, which is part of the phase before the forward.
+    assert report["phases"][0]["allocated_bytes"] == 6 * mib
+    # At its end the first layer's output, the input, and the loss; the second layer's output is gone.
+    assert report["phases"][1]["allocated_bytes"] == 7 * mib + 512 + workspace
+    assert {share["module"] for share in report["peak"]["modules"]} >= {"0", "1"}
+    assert "train_something.py:" in report["peak"]["line"]
+
+
+def test_a_function_may_take_the_device(script):
+    simulation = simulate_function(f"{script}:on", find_gpu("1 GiB"))
+    assert simulation.peak().allocated_bytes == 12 << 20
+
+
+def test_what_does_not_fit_is_an_outcome_with_its_own_exit_code(capsys, script):
+    code, report = predict(capsys, "--loop", f"{script}:too_much", "--gpu", "2 GiB")
+    assert code == 3
+    failed = report["out_of_memory"]
+    assert (report["outcome"], failed["phase"], failed["op"]) == (
+        "out_of_memory",
+        "model_loaded",
+        "aten::empty",
+    )
+    assert (failed["requested_bytes"], failed["allocated_bytes"], failed["reserved_bytes"]) == (
+        1 << 31,
+        1 << 30,
+        1 << 30,
+    )
+    assert failed["line"].endswith("too_much")
+    code = main(["predict", "--loop", f"{script}:too_much", "--gpu", "2 GiB"])
+    assert code == 3
+    assert "out of memory in model_loaded: aten::empty asked for 2.00 GiB" in capsys.readouterr().out
+
+
+def test_running_out_in_a_workload_names_the_phase_and_the_module(capsys):
+    code, report = predict(capsys, "gpt2-tiny", "--batch", "64", "--length", "512", "--gpu", "200 MiB")
+    assert code == 3
+    assert report["out_of_memory"]["phase"] == report["phases"][-1]["phase"]
+    assert report["out_of_memory"]["module"]
+    assert report["out_of_memory"]["reserved_bytes"] <= 200 << 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gpt2-tiny", "--gpu", "Z100"], "unknown GPU 'Z100'"),
+        (["gpt5"], "unknown model 'gpt5'"),
+        (["gpt2-tiny", "--length", "8", "--optimizer", "adamm"], "unknown optimizer 'adamm'"),
+        (["gpt2-tiny", "--length", "0"], "needs a length"),
+        (
+            ["gpt2-tiny", "--length", "8", "--allocator-settings", "expandable:True"],
+            "--allocator-settings: unknown",
+        ),
+        (["--loop", "{script}:nothing"], "has no function 'nothing'"),
+        (
+            ["--loop", "{script}:fails"],
+            f"NameError: name 'undefined_name' is not defined (train_something.py:{FAULT})",
+        ),
+        (["--loop", "missing.py:main"], "missing.py does not exist"),
+        (["--loop", "train.py"], "names no function"),
+    ],
+)
+def test_mistakes_get_one_line(capsys, script, arguments, words):
+    arguments = [argument.format(script=script) for argument in arguments]
+    assert main(["predict", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_records_stand_beside_measured_ones(capsys, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["predict", "mlp-tiny", "--batch", "4", "--gpu", "H100-80GB", "--output", str(out)]
+    assert main(arguments) == 0
+    assert main(arguments) == 0  # rows are appended
+    table = records.read(out / "records.parquet")
+    assert set(table["source"]) == {"simulation", "formula", "textbook"}
+    assert set(table["device"]) == {"h100-80gb"}
+    assert len(table) == 2 * 3 * 9
+    for ending in ("png", "svg"):
+        (figure,) = out.glob(f"timeline-*.{ending}")
+        assert figure.stat().st_size > 10_000
+    # A measured run of the same workload on that GPU joins with the prediction.
+    simulated = table[table["source"] == "simulation"].head(9)
+    measured = simulated.assign(source="measured", allocated_bytes=simulated["allocated_bytes"] + 512)
+    compared = compare(pd.concat([simulated, measured]), "simulation")
+    assert list(compared["difference_bytes"]) == 9 * [-512]
+
+
+def test_expandable_segments_reserve_less():
+    from profiler.gpu.allocator import AllocatorSettings
+
+    workload, gpu = Workload("gpt2-tiny", 64, 256), GPUS["A100-40GB"]
+    plain = simulate(workload, gpu)
+    expandable = simulate(workload, gpu, AllocatorSettings.parse("expandable_segments:True"))
+    assert [p.account.end_bytes for p in plain.phases] == [p.account.end_bytes for p in expandable.phases]
+    assert max(expandable.reserved_bytes) < max(plain.reserved_bytes)
 
 
 def test_what_nvidia_smi_would_show(capsys) -> None:

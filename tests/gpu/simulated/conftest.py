@@ -6,11 +6,8 @@ import pytest
 import torch
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import bare_device, register, simulated_gpu
+from profiler.gpu.simulated import bare_device, simulated_gpu
 from tests.support.recorded.blocks import BumpAllocator, Ledger
-
-# Autograd starts its threads at the first backward of the process: the device must exist before.
-register()
 
 
 @pytest.fixture
