@@ -1,4 +1,4 @@
-"""Autograd starts its threads at the first backward of the process: the simulated device must exist before."""
+"""The simulated device exists before the first backward of the process, when autograd starts its threads."""
 
 from profiler.gpu.simulated import register
 
