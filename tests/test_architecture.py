@@ -55,8 +55,6 @@ UPWARD_FOR_NOW = {
 }
 LARGE_FOR_NOW = {
     "profiler/reference/probes.py",
-    "experiments/numbers/loss_scaling.py",
-    "experiments/numbers/master_weights.py",
     "profiler/gpu/virtual/stand_ins",
 }
 LATE_FOR_NOW = ("reference.probes", "reference.target")

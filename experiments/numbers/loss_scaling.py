@@ -342,15 +342,8 @@ def _draw_window(scales: pd.DataFrame, training: pd.DataFrame) -> Figure:
     bottom.axhline(fp32, color=INK, lw=1.5, ls=":")
     bottom.plot(mean.index, mean, color=GREEN, lw=3, marker="o", ms=7, label="trained at this scale")
     broken = mean.index[mean.isna()]
-    bottom.scatter(
-        broken,
-        [float(mean.max())] * len(broken),
-        marker="x",
-        s=90,
-        color=BLUE,
-        lw=3,
-        label="weights became NaN",
-    )
+    crosses = {"marker": "x", "s": 90, "color": BLUE, "lw": 3, "label": "weights became NaN"}
+    bottom.scatter(broken, [float(mean.max())] * len(broken), **crosses)
     bottom.legend(loc="upper center", bbox_to_anchor=(0.56, 1.0))
     bottom.text(30, fp32 + 0.05, "fp32", va="bottom", ha="right")
     bottom.set(ylabel="held-out loss, nats per byte", xlabel="loss scale")

@@ -2,7 +2,7 @@
 
 A byte model trained on source code is fine-tuned on English prose with Adam, four ways. All four run the same
 fp32 optimizer arithmetic on the same data. They differ in the format of the weights, and in one line of
-`_fine_tune`: after each step the 16-bit-only arms keep the rounded weight and forget the fp32 sum.
+`fine_tuning.fine_tune`: after each step the 16-bit-only arms keep the rounded weight and forget the fp32 sum.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from experiments.numbers.byte_language_model import (
     prose,
     source_code,
 )
+from experiments.numbers.fine_tuning import BATCH, Arm, copy_of, fine_tune, tensor_bytes
 from profiler.views.figures.style import (
     BLUE,
     GREEN,
@@ -44,20 +45,6 @@ if TYPE_CHECKING:
 QUESTION = (
     "Why keep an fp32 copy of 16-bit weights: how many updates round away without it, and what is lost?"
 )
-
-BATCH = 64
-# Keeps fp16 gradients clear of zero, so that only the weights' rounding differs; a power of two is exact.
-LOSS_SCALE = 1024.0
-
-
-@dataclass(frozen=True)
-class Arm:
-    """How the weights are kept between steps: `weights` is what the model computes with."""
-
-    name: str
-    weights: torch.dtype
-    keeps_master: bool
-    colour: str
 
 
 ARMS = (
@@ -80,7 +67,6 @@ SIZES = {
     "small": Size(seeds=3, pretraining_steps=600, steps=300, learning_rates=(1e-5, 1e-4, 1e-3)),
     "full": Size(seeds=5, pretraining_steps=1500, steps=600, learning_rates=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3)),
 }
-POINTS = 10
 # What the curves and the picture of memory show: usual for fine-tuning a language model with Adam.
 SHOWN_LEARNING_RATE = 1e-5
 
@@ -114,7 +100,7 @@ def tables(size: str, device: str, progress: Callable[[str], None] | None = None
         start_loss, _ = evaluate(start, text.validation, device)
         for learning_rate in chosen.learning_rates:
             for arm in ARMS:
-                run = _fine_tune(
+                run = fine_tune(
                     start,
                     arm,
                     text,
@@ -157,84 +143,6 @@ def tables(size: str, device: str, progress: Callable[[str], None] | None = None
     }
 
 
-@dataclass(frozen=True)
-class _Run:
-    points: list[dict[str, float]]
-    lost_share: float
-    last_ratios: Tensor  # |update| / |weight| of every nonzero update of the last step, flat
-    bytes_per_parameter: dict[str, float]
-
-
-def _fine_tune(
-    start: ByteLanguageModel,
-    arm: Arm,
-    text: Corpus,
-    *,
-    learning_rate: float,
-    steps: int,
-    seed: int,
-    device: str,
-) -> _Run:
-    model = _copy(start, arm.weights, device)
-    stored: list[Tensor] = list(model.parameters())
-    # What Adam updates. With master weights it lives on; without, it is only the fp32 arithmetic of one step.
-    working = [weight.detach().float().clone() for weight in stored]
-    optimizer = torch.optim.Adam(working, lr=learning_rate)
-    windows = Windows(text.training, seed, device)
-    counts = torch.zeros(2, dtype=torch.int64, device=device)  # updates lost, updates that are not zero
-    seen = counts.clone()
-    loss, accuracy = evaluate(model, text.validation, device)
-    points = [{"step": 0, "loss": loss, "accuracy": accuracy, "lost_share": float("nan")}]
-    for step in range(1, steps + 1):
-        contexts, following = windows.draw(BATCH)
-        (loss_of(model(contexts), following) * LOSS_SCALE).backward()
-        gradients = []
-        for weight, sum_ in zip(stored, working, strict=True):
-            assert weight.grad is not None
-            gradients.append(weight.grad)
-            sum_.grad = weight.grad.float() / LOSS_SCALE
-            weight.grad = None
-        before = [sum_.clone() for sum_ in working]
-        optimizer.step()
-        last = step == steps
-        ratios = []
-        for weight, sum_, old in zip(stored, working, before, strict=True):
-            nonzero = optimizer.state[sum_]["exp_avg"] != 0
-            if last:
-                ratios.append(((sum_ - old).abs() / old.abs())[nonzero & (sum_ != old)])
-            weight.data.copy_(sum_)  # rounds to the nearest, ties to even
-            if not arm.keeps_master:
-                sum_.copy_(weight.detach())  # the whole experiment: the fp32 sum is forgotten
-            counts += torch.stack([(nonzero & (sum_ == old)).sum(), nonzero.sum()])
-        if step % max(1, steps // POINTS) == 0:
-            loss, accuracy = evaluate(model, text.validation, device)
-            lost, attempted = (counts - seen).tolist()
-            points.append({"step": step, "loss": loss, "accuracy": accuracy, "lost_share": lost / attempted})
-            seen = counts.clone()
-    lost, attempted = counts.tolist()
-    states = [optimizer.state[sum_][name] for sum_ in working for name in ("exp_avg", "exp_avg_sq")]
-    count = sum(weight.numel() for weight in stored)
-    parts: dict[str, list[Tensor]] = {
-        "weights": stored,
-        "gradients": gradients,
-        "optimizer_states": states,
-        "master_weights": working if arm.keeps_master else [],
-    }
-    per_parameter = {name: _bytes(tensors) / count for name, tensors in parts.items()}
-    per_parameter["total"] = sum(per_parameter.values())
-    return _Run(points, lost / attempted, torch.cat(ratios), per_parameter)
-
-
-def _bytes(tensors: list[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _copy(start: ByteLanguageModel, weights: torch.dtype, device: str) -> ByteLanguageModel:
-    model = ByteLanguageModel(0, compute_dtype=weights).to(device)
-    model.load_state_dict(start.state_dict())
-    return model.to(weights)
-
-
 def _ratio_histogram(ratios: Tensor) -> list[dict[str, float]]:
     # A weight of exactly zero gives an infinite ratio: the topmost bin.
     powers = ratios.log2().floor().clamp(-24, 4)
@@ -266,7 +174,7 @@ def _adam_throughout(
     start: ByteLanguageModel, dtype: torch.dtype, text: Corpus, device: str
 ) -> dict[str, Any]:
     """What one tries first: the model cast to 16 bit and handed to torch.optim.Adam as it is."""
-    model = _copy(start, dtype, device)
+    model = copy_of(start, dtype, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=SHOWN_LEARNING_RATE)
     windows = Windows(text.training, seed=0, device=device)
     bad_step = float("nan")
@@ -284,7 +192,7 @@ def _adam_throughout(
     held = weights + [weight.grad for weight in weights if weight.grad is not None] + states
     return {
         "dtype": str(dtype).removeprefix("torch."),
-        "bytes_per_parameter": _bytes(held) / _bytes(weights) * dtype.itemsize,
+        "bytes_per_parameter": tensor_bytes(held) / tensor_bytes(weights) * dtype.itemsize,
         "first_bad_step": bad_step,
     }
 

@@ -12,6 +12,7 @@ import torch
 
 from experiments.numbers import master_weights
 from experiments.numbers.byte_language_model import ByteLanguageModel, Windows, evaluate, prose
+from experiments.numbers.fine_tuning import fine_tune
 from experiments.numbers.master_weights import ARMS, Size
 
 
@@ -48,9 +49,7 @@ def test_the_share_lost_in_one_step_follows_from_the_spacing_of_the_weights(
     learning_rate = 1.5e-5
     start = ByteLanguageModel(seed=3)
     arm = next(arm for arm in ARMS if arm.name == name)
-    run = master_weights._fine_tune(
-        start, arm, prose(), learning_rate=learning_rate, steps=1, seed=0, device="cpu"
-    )
+    run = fine_tune(start, arm, prose(), learning_rate=learning_rate, steps=1, seed=0, device="cpu")
     # Of the embedding only the bytes of one batch are updated: leave its 6 % of the weights out here.
     weights = torch.cat(
         [p.detach().flatten() for n, p in start.named_parameters() if "embedding" not in n]
@@ -64,7 +63,7 @@ def test_master_weights_by_hand_are_what_autocast_does() -> None:
     start = ByteLanguageModel(seed=3)
     arm = next(arm for arm in ARMS if arm.keeps_master)
     text = prose()
-    run = master_weights._fine_tune(start, arm, text, learning_rate=1e-3, steps=50, seed=0, device="cpu")
+    run = fine_tune(start, arm, text, learning_rate=1e-3, steps=50, seed=0, device="cpu")
     model = ByteLanguageModel(seed=3, compute_dtype=torch.float16)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     windows = Windows(text.training, seed=0, device="cpu")

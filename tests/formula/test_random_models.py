@@ -16,7 +16,7 @@ from profiler.formula.per_phase import phase_terms
 from profiler.gpu.cards import GPUS
 from profiler.recording.simulated import SimulatedRecorder
 from profiler.trace.events import Allocation, Free
-from profiler.training import models
+from profiler.training import built_in
 from profiler.training.step import train
 from profiler.workload import PLAIN_OPTIMIZERS, Workload
 
@@ -101,8 +101,8 @@ def batch(workload, plan, device):
 def test_levels_are_exact_and_peaks_a_lower_bound(
     monkeypatch, plan, unused, size, optimizer, precision, micro_batches
 ):
-    family = models.ModelFamily(lambda workload, _: Drawn(plan, unused), batch, "", "")
-    monkeypatch.setitem(models.MODELS, "drawn", models.Model(family, {}, ""))
+    family = built_in.ModelFamily(lambda workload, _: Drawn(plan, unused), batch, "", "")
+    monkeypatch.setitem(built_in.MODELS, "drawn", built_in.Model(family, {}, ""))
     workload = Workload("drawn", size, 0, optimizer, precision=precision, micro_batches=micro_batches)
     formula = phase_terms(workload, count_on_gpu(workload, A100), "cuda")
     recorder = SimulatedRecorder(A100, float_reads=0.0)
