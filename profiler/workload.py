@@ -89,7 +89,10 @@ class Workload:
                 raise ProfilerError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}")
         self._check_optimizer()
         if isinstance(self.settings, Mapping):
-            pairs = tuple((name, json.dumps(value)) for name, value in sorted(self.settings.items()))
+            try:
+                pairs = tuple((name, json.dumps(value)) for name, value in sorted(self.settings.items()))
+            except TypeError as error:
+                raise ProfilerError(f"settings must be plain values by name: {error}") from None
             object.__setattr__(self, "settings", pairs)
 
     def _check_optimizer(self) -> None:

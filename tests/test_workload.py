@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -22,14 +23,34 @@ def test_equal_workloads_share_a_key_and_any_difference_changes_it():
             {"checkpointing": "sqrt"},
             {"layers": 3},
             {"memory_format": "channels_last"},
+            {"settings": {"n_layer": 2}},
+            {"settings": {"n_layer": 3}},
         )
     ]
-    assert len({workload.key for workload in [base, *others]}) == 11
+    assert len({workload.key for workload in [base, *others]}) == 13
 
 
 def test_key_ignores_fields_at_their_default_so_that_new_fields_keep_old_keys():
     # The digest of {"batch": 4, "length": 256, "model": "gpt2"}, computed with sha256sum.
     assert Workload("gpt2", 4, 256).key == "c0842818ac32"
+
+
+def test_settings_make_another_workload_that_can_be_a_key_and_comes_back_from_plain_values():
+    values = {"n_layer": 2, "rope": {"factor": 2.0}, "names": ["a", None], "bias": True}
+    workload = Workload("GPT2Config", 4, 256, settings=values)
+    assert workload.setting_values() == values
+    assert Workload(**json.loads(json.dumps(workload.to_dict()))) == workload
+    again = dataclasses.replace(workload, batch=8)
+    assert again.setting_values() == values
+    assert (
+        len({workload, again, Workload("GPT2Config", 4, 256, settings=dict(reversed(values.items())))}) == 2
+    )
+    assert str(workload).startswith(
+        'GPT2Config(bias=true, n_layer=2, names=["a", null], rope={"factor": 2.0})'
+    )
+    assert "settings" not in Workload("gpt2", 4, 256).to_dict()
+    with pytest.raises(ProfilerError, match="settings must be plain values"):
+        Workload("GPT2Config", 4, settings={"n_layer": object()})
 
 
 @pytest.mark.parametrize(
