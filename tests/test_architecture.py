@@ -28,15 +28,15 @@ MOST_FILES, MOST_LINES = 12, 400
 A_FILE_A_COMMAND = "profiler/verbs"  # as many files as there are commands
 
 # torch stands at the top of the files here; elsewhere it is late, in what a process of its own runs.
-TORCH_AT_TOP = ("gpu.simulated", "training", "recording", "formula.facts")
-TORCH_LATE = ("runs", "integrations", "gpu.virtual")
+TORCH_AT_TOP = ("gpu.simulated", "training", "recording", "formula.facts", "reference.probe_operations")
+TORCH_LATE = ("runs", "integrations", "gpu.virtual", "reference.probes")
 
 # Names that are meant to be alike: what every verb and every experiment has, a probe called as what it
 # probes, and the rest, each with its reason.
 INTERFACES = {
     "profiler.verbs": {"add_options", "run"},
     "experiments": {"workloads", "figures", "tables", "Size"},
-    "profiler.reference.probes": {"sort", "topk", "cumsum", "convolution", "convolution_backward"}
+    "profiler.reference.probe_operations": {"sort", "topk", "cumsum", "convolution", "convolution_backward"}
     | {"layer_norm_backward", "group_norm_backward"},
 }
 ALIKE = {
@@ -54,10 +54,9 @@ UPWARD_FOR_NOW = {
     ("profiler.views.pages.run", "profiler.runs.prediction"),
 }
 LARGE_FOR_NOW = {
-    "profiler/reference/probes.py",
     "profiler/gpu/virtual/stand_ins",
 }
-LATE_FOR_NOW = ("reference.probes", "reference.target")
+LATE_FOR_NOW = ("reference.target",)
 REACHES_TORCH_FOR_NOW = ("advice", "verbs", "integrations", "reference", "runs")
 ALIKE_FOR_NOW = {"Request", "run", "predict", "simulate", "measure", "timeline", "page"}
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from profiler.reference.probes import OPERATIONS, probes
+from profiler.reference.probe_operations import OPERATIONS
+from profiler.reference.probes import probes
 from profiler.reference.suite import EXPANDABLE_SEGMENTS, Case, cases
 from profiler.workload import CHECKPOINTING, OPTIMIZERS, PRECISIONS, Workload
 
