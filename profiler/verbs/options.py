@@ -125,7 +125,13 @@ def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
     gpu, settings = find_gpu(gpu_name(options)), allocator_settings(options)
     if options.loop:
         refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
-        return options.loop, simulate_function(options.loop, gpu, settings)
+        simulation = simulate_function(options.loop, gpu, settings)
+        if not simulation.allocations:
+            raise ProfilerError(
+                f"{options.loop} allocated nothing on cuda; let it train there, or give a function that "
+                "returns a model without --loop"
+            )
+        return options.loop, simulation
     workload = workload_from(options)
     examine(workload)
     return workload, simulate(workload, gpu, settings)

@@ -109,6 +109,15 @@ def test_a_model_that_cannot_heed_an_option_says_so(capsys, script, verb, target
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.parametrize("function", ["make_model", "make_batch"])
+def test_a_loop_that_trains_nothing_on_the_gpu_is_no_peak_of_0_bytes(capsys, script, function):
+    assert main(["predict", "--loop", f"{script}:{function}"]) == 1
+    error = capsys.readouterr().err
+    words = {"make_model": "allocated nothing on cuda", "make_batch": "must be given batch, length, device"}
+    assert words[function] in error
+    assert len(error.splitlines()) == 1
+
+
 def test_an_optimizer_beside_a_factory_is_not_passed_over(capsys, script):
     with open(script, "a") as file:
         file.write("\ndef make_optimizer(model):\n    return torch.optim.SGD(model.parameters())\n")
