@@ -12,7 +12,6 @@ from itertools import combinations
 
 from profiler.advice.techniques import Technique, applicable
 from profiler.errors import ProfilerError
-from profiler.formula.facts import facts_on
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, PhaseTerms, highest_phase
 from profiler.gpu.cards import GPU
@@ -90,6 +89,8 @@ def _facts(
 
 
 def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts | ProfilerError]:
+    from profiler.formula.facts import facts_on
+
     workload, gpu = job
     with output_to(os.devnull):
         try:

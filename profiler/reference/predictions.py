@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
-from profiler.formula.facts import facts_on
 from profiler.formula.terms import ModelFacts
 from profiler.gpu.cards import GPU
 from profiler.records import table as records
@@ -84,6 +83,8 @@ def predict_probes(recording: Archive) -> pd.DataFrame:
 
 def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
     """Counted with the attention kernel that the case ran with; with torch's choice where that cannot be."""
+    from profiler.formula.facts import facts_on
+
     with output_to(os.devnull):
         with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
             return facts_on(gpu, case.workload)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import first_line
-from profiler.formula.facts import count
 from profiler.records.table import Row
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.ledger import CATEGORIES
@@ -89,6 +88,7 @@ def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | No
     """Run the steps; the message if memory ran out, None if all went well."""
     import torch
 
+    from profiler.formula.facts import count
     from profiler.training.optimizers import import_library
     from profiler.training.step import train
 

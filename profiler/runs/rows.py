@@ -7,7 +7,6 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from profiler.errors import first_line
-from profiler.formula.facts import facts_on
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, Term
 from profiler.formula.textbook import textbook_terms
@@ -28,6 +27,8 @@ def run(connection: Connection, workload: Workload, settings: RunSettings, log: 
         settings: of a simulated GPU.
         log: file for what libraries print.
     """
+    from profiler.formula.facts import facts_on
+
     with output_to(log):
         facts = facts_on(settings.gpu, workload)
         rows = [*formula_rows(workload, facts, "cuda"), *simulation_rows(workload, settings)]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from profiler.errors import ProfilerError
-from profiler.formula.facts import count
 from profiler.gpu.cards import GPU
 from profiler.records.table import Row
 from profiler.runs import execute as worker
@@ -86,6 +85,8 @@ def simulated_device(gpu: GPU) -> tuple[str, dict[str, str | None]]:
 def _predicted_here(workload: Workload, device_type: str) -> list[Row]:
     if device_type == "cuda":
         return _predicted(workload, gpu_here())
+    from profiler.formula.facts import count
+
     return list(formula_rows(workload, count(workload), device_type))
 
 
