@@ -34,7 +34,7 @@ class TechniqueResult:
     technique: Technique
     workload: Workload
     run: SimulatedRun | None
-    saved_bytes: int
+    saved_reserved_bytes: int
     reason: str
 
 
@@ -171,6 +171,6 @@ def _techniques(first: SimulatedRun, run: RunWorkload | None) -> tuple[Technique
         except ProfilerError as error:
             results.append(TechniqueResult(technique, workload, None, 0, str(error)))
             continue
-        saved_bytes = first.peak_reserved_bytes - changed.peak_reserved_bytes
-        results.append(TechniqueResult(technique, workload, changed, saved_bytes, ""))
-    return tuple(sorted(results, key=lambda result: -result.saved_bytes))
+        saved_reserved_bytes = first.peak_reserved_bytes - changed.peak_reserved_bytes
+        results.append(TechniqueResult(technique, workload, changed, saved_reserved_bytes, ""))
+    return tuple(sorted(results, key=lambda result: -result.saved_reserved_bytes))

@@ -22,11 +22,11 @@ from profiler.workload import Workload
 
 @dataclass(frozen=True)
 class Saving:
-    """A workload with techniques and its predicted peak; `saved_bytes` is negative where it needs more."""
+    """A workload with techniques and its predicted peak; what is saved is negative where it needs more."""
 
     techniques: tuple[Technique, ...]
     workload: Workload
-    saved_bytes: int
+    saved_allocated_bytes: int
     peak: PhaseTerms
 
 
@@ -53,7 +53,7 @@ def savings(
         with suppress(ProfilerError):  # such as checkpoints where there is no list of layers
             after = predicted_peak(changed)
             found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
-    return before, sorted(found, key=lambda saving: (-saving.saved_bytes, len(saving.techniques)))
+    return before, sorted(found, key=lambda saving: (-saving.saved_allocated_bytes, len(saving.techniques)))
 
 
 def _choices(workload: Workload) -> Iterator[tuple[tuple[Technique, ...], Workload]]:

@@ -116,7 +116,7 @@ def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
         "techniques": [
             {
                 "name": result.technique.name,
-                "saved_bytes": result.saved_bytes if result.run else None,
+                "saved_reserved_bytes": result.saved_reserved_bytes if result.run else None,
                 "peak_reserved_bytes": result.run.peak_reserved_bytes if result.run else None,
                 "peak_phase": result.run.peak.name if result.run else None,
                 "fits": result.run.peak_reserved_bytes <= answer.usable_bytes if result.run else None,
@@ -147,9 +147,10 @@ def _print(answer: Fit, measured: MeasuredRun | None) -> None:
         console.print(screen.styled(("\nLargest batch", "bold"), f"  {_largest_in_words(answer)}"))
     if answer.techniques:
         _print_techniques(answer, console)
+    simulations = "1 simulation" if answer.simulations == 1 else f"{answer.simulations} simulations"
     console.print(
         f"\nNot included: {'; '.join(NOT_INCLUDED)}. {format_bytes(answer.context_bytes)} is set aside for "
-        f"the CUDA context and libraries (--context). {answer.simulations} simulations.",
+        f"the CUDA context and libraries (--context). {simulations}.",
         style="dim",
     )
 
@@ -241,7 +242,7 @@ def _print_techniques(answer: Fit, console: Console) -> None:
     for result in simulated:
         assert result.run is not None
         table.add_row(
-            format_bytes(result.saved_bytes) if result.saved_bytes > 0 else "nothing",
+            format_bytes(result.saved_reserved_bytes) if result.saved_reserved_bytes > 0 else "nothing",
             format_bytes(result.run.peak_reserved_bytes),
             "yes" if result.run.peak_reserved_bytes <= answer.usable_bytes else "no",
             screen.styled(result.technique.name, (f" ({result.technique.cost})", "dim")),

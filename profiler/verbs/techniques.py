@@ -125,7 +125,11 @@ def _table(
     words_of = ("in", "mostly", "technique", *(["cost"] if with_cost else []))
     table = screen.table(*numbers, *words_of, title=title, lines=False)
     for saving, run in rows:
-        cells = [_percent(saving.saved_bytes, before.peak_bytes), "", format_bytes(saving.peak.peak_bytes)]
+        cells = [
+            _percent(saving.saved_allocated_bytes, before.peak_bytes),
+            "",
+            format_bytes(saving.peak.peak_bytes),
+        ]
         phase = str(saving.peak.phase)
         if not isinstance(first, str) and not isinstance(run, str):
             then, now = run.peak.peak_allocated_bytes, first.peak.peak_allocated_bytes
@@ -137,9 +141,9 @@ def _table(
     return table
 
 
-def _percent(saved_bytes: int, of_bytes: int) -> str:
+def _percent(saved_allocated_bytes: int, of_bytes: int) -> str:
     """What is saved, with a minus sign in front; more than before has a plus."""
-    share = round(-100 * saved_bytes / of_bytes, 1)
+    share = round(-100 * saved_allocated_bytes / of_bytes, 1)
     return f"{share:+.1f} %" if share else "0 %"
 
 
