@@ -58,7 +58,7 @@ LARGE_FOR_NOW = {
     "profiler/gpu/virtual/stand_ins",
 }
 LATE_FOR_NOW = ("reference.target",)
-ALIKE_FOR_NOW = {"Request", "run", "predict", "simulate", "measure", "timeline", "page"}
+ALIKE_FOR_NOW = {"Request", "run", "predict", "simulate", "measure"}
 
 
 # --- the rules -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.views.pages.formula import formula_section
 from profiler.views.pages.page import page, shares, table
-from profiler.views.pages.timeline import STYLE, timeline
+from profiler.views.pages.timeline import STYLE, timeline_section
 
 if TYPE_CHECKING:
     from profiler.runs.prediction import Simulation
@@ -61,7 +61,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> st
     parts = [
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         "<h2>Who owns each byte</h2>",
-        timeline(run, words),
+        timeline_section(run, words),
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
     ]

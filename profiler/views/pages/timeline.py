@@ -137,7 +137,7 @@ svg.addEventListener("pointerleave", () => {
 """
 
 
-def timeline(run: SavedRun, words: Mapping[str, str]) -> str:
+def timeline_section(run: SavedRun, words: Mapping[str, str]) -> str:
     """The key, the picture and the script, as HTML; `words` is what to call each category."""
     entries = run.entries
     positions, sizes = levels(entries, _POINTS)
