@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define SPAN_ALL ((size_t)1 << 46) /* of all devices together; a process has 2^47 */
+#define MOST ((size_t)1 << 46)     /* addresses of all devices together; a process has 2^47 */
+#define LEAST ((size_t)1 << 38)    /* where a sanitizer or a small address space leaves less */
 #define GRANULE (2 * MIB)          /* the driver gives memory in pages of 2 MiB */
-#define HOST ((size_t)1 << 43)     /* pinned host memory */
 
 struct block {
     char *start;
@@ -31,9 +31,9 @@ struct device {
 };
 
 static struct device devices[MAX_DEVICES];
-static size_t span_bytes;
+static size_t range_bytes, span_bytes, host_bytes;
 static char *range;
-static struct device host; /* pinned: in the range too, so that it is committed when written */
+static struct device host; /* pinned: behind the devices, so that it too is committed when written */
 
 static size_t rounded(size_t bytes) { return (bytes + GRANULE - 1) / GRANULE * GRANULE; }
 
@@ -42,22 +42,27 @@ static bool ready(void) {
     if (range) return true;
     int count = vgpu_card()->devices;
     if (count < 1) return false;
-    void *reserved = mmap(NULL, SPAN_ALL + HOST + GRANULE, PROT_NONE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *reserved = MAP_FAILED;
+    for (range_bytes = MOST; reserved == MAP_FAILED && range_bytes >= LEAST; range_bytes /= 2) {
+        reserved = mmap(NULL, range_bytes + range_bytes / 8 + GRANULE, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (reserved != MAP_FAILED) break;
+    }
     if (reserved == MAP_FAILED) {
-        fprintf(stderr, "virtual GPU: cannot reserve 72 TiB of addresses; is `ulimit -v` set?\n");
+        fprintf(stderr, "virtual GPU: cannot reserve addresses; is `ulimit -v` set?\n");
         return false;
     }
-    madvise(reserved, SPAN_ALL + HOST, MADV_NOHUGEPAGE); /* one byte written shall not commit 2 MiB */
-    madvise(reserved, SPAN_ALL + HOST, MADV_DONTDUMP);
+    host_bytes = range_bytes / 8;
+    madvise(reserved, range_bytes + host_bytes, MADV_NOHUGEPAGE); /* one byte written shall not commit 2 MiB */
+    madvise(reserved, range_bytes + host_bytes, MADV_DONTDUMP);
     range = (char *)(((uintptr_t)reserved + GRANULE - 1) / GRANULE * GRANULE);
-    for (span_bytes = SPAN_ALL; span_bytes * (size_t)count > SPAN_ALL;) span_bytes /= 2;
+    for (span_bytes = range_bytes; span_bytes * (size_t)count > range_bytes;) span_bytes /= 2;
     for (int i = 0; i < count; i++) {
         devices[i].start = range + (size_t)i * span_bytes;
         devices[i].high = span_bytes;
     }
-    host.start = range + SPAN_ALL;
-    host.high = HOST;
+    host.start = range + range_bytes;
+    host.high = host_bytes;
     return true;
 }
 
@@ -159,12 +164,12 @@ static int release(struct device *span, void *address) {
 
 API bool vgpu_memory_owns(const void *address) {
     const char *at = address;
-    return range && at >= range && at < range + SPAN_ALL;
+    return range && at >= range && at < range + range_bytes;
 }
 
 API bool vgpu_memory_owns_host(const void *address) {
     const char *at = address;
-    return range && at >= range + SPAN_ALL && at < range + SPAN_ALL + HOST;
+    return range && at >= range + range_bytes && at < range + range_bytes + host_bytes;
 }
 
 API int vgpu_memory_device(const void *address) {
