@@ -34,7 +34,7 @@ class Norm(nn.Module):
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.sqrt(norm**2 / x.shape[-1] + 1e-5)
         x = x / scale
-        return einsum("bsd,d->bsd", x, self.weight)
+        return einsum("d,bsd->bsd", self.weight, x)
 
 
 class Rotary(nn.Module):

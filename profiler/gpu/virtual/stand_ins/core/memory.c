@@ -1,9 +1,8 @@
 /* Device memory: addresses out of a reserved range, backed by host memory that is committed when first written.
  *
- * Each device has a span of the range, so that an address says its device. Addresses are not used twice: a
- * program that reads freed memory faults, as on a GPU.
+ * Each device has a span of the range, so that an address says its device.
  */
-#include "common.h"
+#include "addresses.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +12,7 @@
 #define MOST ((size_t)1 << 46)     /* addresses of all devices together; a process has 2^47 */
 #define LEAST ((size_t)1 << 38)    /* where a sanitizer or a small address space leaves less */
 #define GRANULE (2 * MIB)          /* the driver gives memory in pages of 2 MiB */
+#define ALIGNMENT (32 * MIB)       /* of the range: addresses.h */
 
 struct block {
     char *start;
@@ -25,7 +25,7 @@ struct blocks {
 };
 struct device {
     char *start;
-    size_t low, high; /* offsets not used yet: [low, high) */
+    struct address_space space;
     size_t used_bytes;
     struct blocks blocks;
 };
@@ -44,7 +44,7 @@ static bool ready(void) {
     if (count < 1) return false;
     void *reserved = MAP_FAILED;
     for (range_bytes = MOST; reserved == MAP_FAILED && range_bytes >= LEAST; range_bytes /= 2) {
-        reserved = mmap(NULL, range_bytes + range_bytes / 8 + GRANULE, PROT_NONE,
+        reserved = mmap(NULL, range_bytes + range_bytes / 8 + ALIGNMENT, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (reserved != MAP_FAILED) break;
     }
@@ -55,14 +55,14 @@ static bool ready(void) {
     host_bytes = range_bytes / 8;
     madvise(reserved, range_bytes + host_bytes, MADV_NOHUGEPAGE); /* one byte written shall not commit 2 MiB */
     madvise(reserved, range_bytes + host_bytes, MADV_DONTDUMP);
-    range = (char *)(((uintptr_t)reserved + GRANULE - 1) / GRANULE * GRANULE);
+    range = (char *)(((uintptr_t)reserved + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     for (span_bytes = range_bytes; span_bytes * (size_t)count > range_bytes;) span_bytes /= 2;
     for (int i = 0; i < count; i++) {
         devices[i].start = range + (size_t)i * span_bytes;
-        devices[i].high = span_bytes;
+        addresses_start(&devices[i].space, span_bytes, vgpu_card()->rising_addresses);
     }
     host.start = range + range_bytes;
-    host.high = host_bytes;
+    addresses_start(&host.space, host_bytes, true);
     return true;
 }
 
@@ -107,15 +107,10 @@ static void drop(struct blocks *blocks, struct block *block) {
     blocks->count--;
 }
 
-/* Fresh addresses of a span, or NULL. */
-static char *place(struct device *device, size_t bytes, bool rising) {
-    if (device->high - device->low < bytes) return NULL;
-    if (rising) {
-        device->low += bytes;
-        return device->start + device->low - bytes;
-    }
-    device->high -= bytes;
-    return device->start + device->high;
+/* Free addresses of a span, or NULL. */
+static char *place(struct device *device, size_t bytes) {
+    size_t offset;
+    return addresses_take(&device->space, bytes, &offset) ? device->start + offset : NULL;
 }
 
 static bool charge(int device, size_t bytes) {
@@ -127,9 +122,9 @@ static bool charge(int device, size_t bytes) {
     return true;
 }
 
-static int allocate(void **address, struct device *span, size_t bytes, size_t charged, bool rising) {
+static int allocate(void **address, struct device *span, size_t bytes, size_t charged) {
     size_t whole = rounded(bytes);
-    char *start = whole < bytes ? NULL : place(span, whole, rising);
+    char *start = whole < bytes ? NULL : place(span, whole);
     if (!start || mprotect(start, whole, PROT_READ | PROT_WRITE) ||
         !insert(&span->blocks, (struct block){start, whole, charged})) {
         return OUT_OF_MEMORY;
@@ -145,7 +140,7 @@ API int vgpu_memory_allocate(void **address, size_t bytes, int device) {
     int result = OUT_OF_MEMORY;
     vgpu_lock();
     if (ready() && device >= 0 && device < vgpu_card()->devices && bytes < span_bytes && charge(device, rounded(bytes))) {
-        result = allocate(address, &devices[device], bytes, rounded(bytes), vgpu_card()->rising_addresses);
+        result = allocate(address, &devices[device], bytes, rounded(bytes));
         if (result) devices[device].used_bytes -= rounded(bytes);
     }
     vgpu_unlock();
@@ -157,6 +152,7 @@ static int release(struct device *span, void *address) {
     if (!block || block->start != address) return INVALID_VALUE;
     madvise(block->start, block->bytes, MADV_DONTNEED);
     mprotect(block->start, block->bytes, PROT_NONE);
+    addresses_give_back(&span->space, (size_t)(block->start - span->start), block->bytes);
     span->used_bytes -= block->charged_bytes;
     drop(&span->blocks, block);
     return SUCCESS;
@@ -209,7 +205,7 @@ API bool vgpu_memory_block(const void *address, void **start, size_t *bytes) {
 
 API int vgpu_memory_host_allocate(void **address, size_t bytes) {
     vgpu_lock();
-    int result = ready() ? allocate(address, &host, bytes ? bytes : 1, 0, true) : NO_DEVICE;
+    int result = ready() ? allocate(address, &host, bytes ? bytes : 1, 0) : NO_DEVICE;
     vgpu_unlock();
     return result;
 }
@@ -224,15 +220,19 @@ API int vgpu_memory_host_free(void *address) {
 
 API int vgpu_memory_reserve(void **address, size_t bytes, int device) {
     vgpu_lock();
-    char *start = ready() && bytes ? place(&devices[device], rounded(bytes), vgpu_card()->rising_addresses) : NULL;
+    char *start = ready() && bytes ? place(&devices[device], rounded(bytes)) : NULL;
     vgpu_unlock();
     *address = start;
     return start ? SUCCESS : OUT_OF_MEMORY;
 }
 
 API int vgpu_memory_unreserve(void *address, size_t bytes) {
-    (void)bytes; /* addresses are not used twice */
-    return vgpu_memory_owns(address) ? SUCCESS : INVALID_VALUE;
+    int device = vgpu_memory_device(address);
+    if (device < 0) return INVALID_VALUE;
+    vgpu_lock();
+    addresses_give_back(&devices[device].space, (size_t)((char *)address - devices[device].start), rounded(bytes));
+    vgpu_unlock();
+    return SUCCESS;
 }
 
 struct physical {
