@@ -23,9 +23,9 @@ def predicted(number: int, trace: Trace, installation: Installation, rising: boo
     settings = (
         {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if trace.settings.expandable_segments else {}
     )
-    machine = replace(one(trace.gpu), rising_addresses=rising)
+    gpus = replace(one(trace.gpu), rising_addresses=rising)
     done, _ = run_python(
-        ["-m", "tests.support.recorded_on_virtual_gpu", str(number)], machine, installation, **settings
+        ["-m", "tests.support.recorded.on_virtual_gpu", str(number)], gpus, installation, **settings
     )
     if done.returncode:
         raise SystemExit(f"{trace.ran}: {done.stderr[-2000:]}")

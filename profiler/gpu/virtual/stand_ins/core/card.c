@@ -44,6 +44,24 @@ static void take(const char *key, const char *value) {
     }
 }
 
+/* How many devices CUDA_VISIBLE_DEVICES leaves: those before the first number that there is not. */
+static int visible(int devices) {
+    const char *text = getenv("CUDA_VISIBLE_DEVICES");
+    if (!text) return devices;
+    int count = 0;
+    while (*text && count < devices) {
+        char *end;
+        long number = strtol(text, &end, 10);
+        bool by_number = end != text && (*end == ',' || !*end);
+        bool by_name = !strncmp(text, "GPU-", 4);
+        if (!by_name && (!by_number || number < 0 || number >= devices)) break;
+        count++;
+        text += strcspn(text, ",");
+        text += *text == ',';
+    }
+    return count;
+}
+
 static void read_card(void) {
     const char *path = getenv("PROFILER_VIRTUAL_GPU");
     FILE *file = path ? fopen(path, "re") : NULL;
@@ -62,6 +80,7 @@ static void read_card(void) {
     fclose(file);
     if (the_card.devices < 0) the_card.devices = 0;
     if (the_card.devices > MAX_DEVICES) the_card.devices = MAX_DEVICES;
+    the_card.devices = visible(the_card.devices);
 }
 
 API const struct card *vgpu_card(void) {

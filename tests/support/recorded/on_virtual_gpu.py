@@ -1,6 +1,6 @@
 """A recorded program, run here on the GPU that torch sees; it is started on the virtual one.
 
-`python -m tests.support.recorded_on_virtual_gpu NUMBER` runs the program of that number in TRACES and prints
+`python -m tests.support.recorded.on_virtual_gpu NUMBER` runs the program of that number in TRACES and prints
 the peaks of the recorded part as JSON.
 """
 
