@@ -25,7 +25,9 @@ enum {
 struct card {
     char name[256];
     char journal_folder[4096];
-    int devices;
+    int installed;             /* GPUs of the machine */
+    int devices;               /* those that the program sees */
+    int physical[MAX_DEVICES]; /* which of the installed ones each of them is */
     size_t memory_bytes;   /* as cudaGetDeviceProperties reports it */
     size_t context_bytes;  /* taken by the CUDA context and the driver, of each device */
     int major, minor;

@@ -17,7 +17,7 @@ struct number {
 #define INT(field) {#field, offsetof(struct card, field), false}
 #define SIZE(field) {#field, offsetof(struct card, field), true}
 static const struct number NUMBERS[] = {
-    INT(devices), SIZE(memory_bytes), SIZE(context_bytes), INT(major), INT(minor), INT(multiprocessors),
+    {"devices", offsetof(struct card, installed), false}, SIZE(memory_bytes), SIZE(context_bytes), INT(major), INT(minor), INT(multiprocessors),
     INT(threads_per_multiprocessor), INT(blocks_per_multiprocessor),
     SIZE(shared_memory_per_multiprocessor_bytes), SIZE(shared_memory_per_block_optin_bytes),
     SIZE(reserved_shared_memory_per_block_bytes), SIZE(shared_memory_unit_bytes),
@@ -44,22 +44,19 @@ static void take(const char *key, const char *value) {
     }
 }
 
-/* How many devices CUDA_VISIBLE_DEVICES leaves: those before the first number that there is not. */
-static int visible(int devices) {
+/* CUDA_VISIBLE_DEVICES: the devices before the first number that there is not, in that order. */
+static void choose_visible(void) {
     const char *text = getenv("CUDA_VISIBLE_DEVICES");
-    if (!text) return devices;
-    int count = 0;
-    while (*text && count < devices) {
+    for (int i = 0; i < the_card.installed; i++) the_card.physical[i] = i;
+    the_card.devices = the_card.installed;
+    if (!text) return;
+    for (the_card.devices = 0; *text && the_card.devices < the_card.installed; the_card.devices++) {
         char *end;
         long number = strtol(text, &end, 10);
-        bool by_number = end != text && (*end == ',' || !*end);
-        bool by_name = !strncmp(text, "GPU-", 4);
-        if (!by_name && (!by_number || number < 0 || number >= devices)) break;
-        count++;
-        text += strcspn(text, ",");
-        text += *text == ',';
+        if (end == text || (*end && *end != ',') || number < 0 || number >= the_card.installed) return;
+        the_card.physical[the_card.devices] = (int)number;
+        text = *end ? end + 1 : end;
     }
-    return count;
 }
 
 static void read_card(void) {
@@ -78,9 +75,9 @@ static void read_card(void) {
         take(line, space + 1);
     }
     fclose(file);
-    if (the_card.devices < 0) the_card.devices = 0;
-    if (the_card.devices > MAX_DEVICES) the_card.devices = MAX_DEVICES;
-    the_card.devices = visible(the_card.devices);
+    if (the_card.installed < 0) the_card.installed = 0;
+    if (the_card.installed > MAX_DEVICES) the_card.installed = MAX_DEVICES;
+    choose_visible();
 }
 
 API const struct card *vgpu_card(void) {
@@ -109,7 +106,7 @@ API int vgpu_card_attribute(int attribute, int device, int *value) {
     case 19: *value = 1; break;                     /* host memory can be mapped */
     case 31: *value = 1; break;                     /* kernels run beside each other */
     case 32: *value = card->ecc; break;
-    case 33: *value = device + 1; break;            /* PCI bus */
+    case 33: *value = card->physical[device] + 1; break; /* PCI bus */
     case 36: *value = card->memory_clock_khz; break;
     case 37: *value = card->memory_bus_bits; break;
     case 38: *value = (int)card->l2_cache_bytes; break;

@@ -43,15 +43,18 @@ API int cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
 }
 
 API int cudaDeviceGetPCIBusId(char *text, int length, int device) {
-    snprintf(text, (size_t)length, "0000:%02X:00.0", device + 1);
+    if (device < 0 || device >= vgpu_card()->devices) return vgpu_failed(INVALID_DEVICE);
+    snprintf(text, (size_t)length, "0000:%02X:00.0", vgpu_card()->physical[device] + 1);
     return SUCCESS;
 }
 
 API int cudaDeviceGetByPCIBusId(int *device, const char *text) {
     unsigned bus = 0;
-    if (sscanf(text, "%*x:%x", &bus) != 1 || bus < 1 || (int)bus > vgpu_card()->devices) return vgpu_failed(INVALID_VALUE);
-    *device = (int)bus - 1;
-    return SUCCESS;
+    if (sscanf(text, "%*x:%x", &bus) != 1) return vgpu_failed(INVALID_VALUE);
+    for (*device = 0; *device < vgpu_card()->devices; ++*device) {
+        if (vgpu_card()->physical[*device] + 1 == (int)bus) return SUCCESS;
+    }
+    return vgpu_failed(INVALID_DEVICE);
 }
 
 API int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
@@ -135,7 +138,7 @@ static int properties(char *to, int device, int bytes) {
     if (device < 0 || device >= card->devices) return vgpu_failed(INVALID_DEVICE);
     memset(to, 0, (size_t)bytes);
     snprintf(to, 256, "%s", card->name);
-    to[UUID] = (char)(device + 1);
+    to[UUID] = (char)(card->physical[device] + 1);
     memcpy(to + TOTAL_MEMORY, &card->memory_bytes, 8);
     for (size_t i = 0; i < sizeof FIELDS / sizeof *FIELDS; i++) {
         int at = CUDA_MAJOR == 12 ? FIELDS[i].cuda12 : FIELDS[i].cuda13;

@@ -50,15 +50,17 @@ API int cuDeviceTotalMem_v2(size_t *bytes, int device) {
 }
 
 API int cuDeviceGetUuid_v2(char *uuid, int device) {
+    if (device < 0 || device >= vgpu_card()->devices) return INVALID_DEVICE;
     memset(uuid, 0, 16);
-    uuid[0] = (char)(device + 1);
+    uuid[0] = (char)(vgpu_card()->physical[device] + 1);
     return SUCCESS;
 }
 
 API int cuDeviceGetUuid(char *uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
 
 API int cuDeviceGetPCIBusId(char *text, int length, int device) {
-    snprintf(text, (size_t)length, "0000:%02X:00.0", device + 1);
+    if (device < 0 || device >= vgpu_card()->devices) return INVALID_DEVICE;
+    snprintf(text, (size_t)length, "0000:%02X:00.0", vgpu_card()->physical[device] + 1);
     return SUCCESS;
 }
 

@@ -19,13 +19,13 @@ API int nvmlShutdown(void) { return SUCCESS; }
 API const char *nvmlErrorString(int error) { return error ? "Not Supported" : "Success"; }
 
 API int nvmlDeviceGetCount_v2(unsigned *count) {
-    *count = (unsigned)vgpu_card()->devices;
+    *count = (unsigned)vgpu_card()->installed;
     return SUCCESS;
 }
 API int nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
 
 API int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
-    if ((int)index >= vgpu_card()->devices) return INVALID_ARGUMENT;
+    if ((int)index >= vgpu_card()->installed) return INVALID_ARGUMENT;
     *handle = (void *)(uintptr_t)(index + 1);
     return SUCCESS;
 }
@@ -66,8 +66,14 @@ struct memory {
     unsigned long long total, free, used;
 };
 
+/* By this process; nothing of a GPU that it does not see. */
 static unsigned long long used(void *handle) {
-    return vgpu_card()->context_bytes + vgpu_memory_used(index_of(handle));
+    for (int device = 0; device < vgpu_card()->devices; device++) {
+        if (vgpu_card()->physical[device] == index_of(handle)) {
+            return vgpu_card()->context_bytes + vgpu_memory_used(device);
+        }
+    }
+    return 0;
 }
 
 API int nvmlDeviceGetMemoryInfo(void *handle, struct memory *memory) {
