@@ -40,7 +40,7 @@ LIBRARIES = (
         "driver",
         r"libcuda\.so\.1",
         r"cu[A-Z](?!File)",
-        _SILENT + r"|cu(Profiler|MemPrefetch|MemAdvise|Link(AddData|Destroy))\w*",
+        _SILENT + r"|cu(Profiler|MemPrefetch|MemAdvise|Logs|Link(AddData|Destroy))\w*",
         always="libcuda.so.1",
     ),
     Library(

@@ -54,5 +54,35 @@ API int cublasGetStream_v2(struct handle *handle, void **stream) {
     return SUCCESS;
 }
 
+/* Factorizations of batches succeed: their info is 0. */
+#define FACTORIZES(T)                                                                                          \
+    API int cublas##T##getrfBatched(void *h, int n, void *a, int lda, void *pivots, int *info, int batch) {    \
+        (void)h, (void)n, (void)a, (void)lda, (void)pivots;                                                    \
+        vgpu_memory_fill(info, 0, (size_t)batch * sizeof *info);                                               \
+        return SUCCESS;                                                                                        \
+    }                                                                                                          \
+    API int cublas##T##geqrfBatched(void *h, int m, int n, void *a, int lda, void *tau, int *info) {           \
+        (void)h, (void)m, (void)n, (void)a, (void)lda, (void)tau;                                              \
+        *info = 0;                                                                                             \
+        return SUCCESS;                                                                                        \
+    }                                                                                                          \
+    API int cublas##T##getrsBatched(void *h, int op, int n, int columns, void *a, int lda, void *pivots,       \
+                                    void *b, int ldb, int *info) {                                             \
+        (void)h, (void)op, (void)n, (void)columns, (void)a, (void)lda, (void)pivots, (void)b, (void)ldb;       \
+        *info = 0;                                                                                             \
+        return SUCCESS;                                                                                        \
+    }                                                                                                          \
+    API int cublas##T##gelsBatched(void *h, int op, int m, int n, int columns, void *a, int lda, void *c,      \
+                                   int ldc, int *info, int *device_info, int batch) {                          \
+        (void)h, (void)op, (void)m, (void)n, (void)columns, (void)a, (void)lda, (void)c, (void)ldc;            \
+        *info = 0;                                                                                             \
+        if (device_info) vgpu_memory_fill(device_info, 0, (size_t)batch * sizeof *device_info);                \
+        return SUCCESS;                                                                                        \
+    }
+FACTORIZES(S)
+FACTORIZES(D)
+FACTORIZES(C)
+FACTORIZES(Z)
+
 API const char *cublasGetStatusName(int status) { return status ? "CUBLAS_STATUS_INTERNAL_ERROR" : "CUBLAS_STATUS_SUCCESS"; }
 API const char *cublasGetStatusString(int status) { return status ? "internal error" : "success"; }
