@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -11,7 +12,8 @@ import pytest
 
 from profiler.errors import ProfilerError
 from profiler.gpu.virtual import launch
-from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
+from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE, write_card
+from profiler.gpu.virtual.journal import read_journal
 from profiler.units import GIB, MIB
 from tests.support.virtual_gpu import answer, installed_torch, needed, one, run_python, torch_of_version
 
@@ -150,6 +152,33 @@ said = subprocess.check_output([sys.executable, "-c", child], text=True)
 print(json.dumps([batches, said.strip()]))
 """
     assert answer(code, A100, needed(installed_torch())) == [10, "NVIDIA A100-SXM4-40GB"]
+
+
+def test_a_process_that_imported_torch_forks_for_cards_of_its_childrens_own(tmp_path):
+    code = """
+import json, os, sys, torch
+answers = []
+for card in sys.argv[1:]:
+    read, write = os.pipe()
+    if os.fork() == 0:
+        os.environ["PROFILER_VIRTUAL_GPU"] = card
+        held = torch.ones(1 << 20, device="cuda")
+        said = [torch.cuda.get_device_name(0), torch.cuda.memory_allocated()]
+        os.write(write, json.dumps(said).encode())
+        os._exit(0)
+    os.close(write)
+    answers.append(json.loads(os.read(read, 1000)))
+    os.wait()
+print(json.dumps(answers))
+"""
+    cards = []
+    for name in ("T4-16GB", "H100-80GB"):
+        cards.append(tmp_path / f"{name}.txt")
+        write_card(one(name), cards[-1], tmp_path)
+    done, _ = run_python(["-c", code, *map(str, cards)], A100, needed(installed_torch()))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == [["Tesla T4", 4 * MIB], ["NVIDIA H100 80GB HBM3", 4 * MIB]]
+    assert len(read_journal(tmp_path).peak_bytes) == 2  # a journal for each child
 
 
 def test_the_exit_code_is_the_programs_and_nothing_is_left_behind():

@@ -125,6 +125,14 @@ API int cuGetErrorName(int error, const char **text) {
     return SUCCESS;
 }
 
+/* Private tables, which only a CUDA runtime asks for: one that a library has linked into itself. */
+API int cuGetExportTable(const void **table, const void *id) {
+    (void)id;
+    JOURNAL(NOT_MODELLED, "cuGetExportTable: a library brings a CUDA runtime of its own, which finds no GPU");
+    *table = NULL;
+    return NOT_SUPPORTED;
+}
+
 /* What a plain name means since CUDA 3.2: its second version, where there is one. */
 API int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status) {
     (void)version, (void)flags;
