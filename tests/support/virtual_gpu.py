@@ -65,7 +65,7 @@ def run_python(
     timeout_seconds: float = 300,
     **variables: str,
 ) -> tuple[subprocess.CompletedProcess[str], Journal]:
-    """This Python with that torch on the virtual gpus; its output is captured."""
+    """This Python with that torch on the virtual GPUs; its output is captured."""
     paths = [str(installation.folder.parent), str(REPOSITORY)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -84,11 +84,14 @@ def run_python(
 
 def answer(code: str, gpus: VirtualGPUs, installation: Installation, **variables: str) -> object:
     """What the last line of the code's output says, as JSON. Raises AssertionError if the code fails."""
+    # The end is abrupt: torch 2.14's autograd thread may still let go of Python objects while the interpreter
+    # ends, and abort.
+    code += "\nimport os, sys; sys.stdout.flush(); os._exit(0)"
     done, _ = run_python(["-c", code], gpus, installation, **variables)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def one(gpu: str) -> VirtualGPUs:
-    """A gpus with one GPU of that name."""
+    """A machine with one GPU of that name."""
     return VirtualGPUs(find_gpu(gpu))
