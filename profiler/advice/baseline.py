@@ -53,12 +53,31 @@ def read_baseline(path: Path) -> dict[str, Peak]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
-            raise ProfilerError(f"{path} is a baseline of version {content['version']}, not {_VERSION}")
-        return {test: Peak(**values) for test, values in content["peaks"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ProfilerError(f"{path} is a baseline of version {content['version']!r}, not {_VERSION}")
+        return {test: _checked(Peak(**values)) for test, values in content["peaks"].items()}
+    except OSError as error:
+        raise ProfilerError(f"cannot read the memory baseline {path} ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProfilerError(f"{path} is not a memory baseline ({error}); move it away to begin one") from None
+
+
+def _checked(peak: Peak) -> Peak:
+    """The peak; raises TypeError where a size is none."""
+    sizes = [peak.peak_reserved_bytes, peak.peak_allocated_bytes]
+    sizes += [*peak.categories.values(), *peak.modules.values()]
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise TypeError("a size is not a number of bytes")
+    return peak
+
+
+def add_to_baseline(path: Path, peaks: Mapping[str, Peak]) -> None:
+    """Put peaks beside or in place of those in the file; of several processes one at a time."""
+    from profiler.files import alone_with
+
+    with alone_with(path):
+        write_baseline(path, {**read_baseline(path), **peaks})
 
 
 def write_baseline(path: Path, peaks: Mapping[str, Peak]) -> None:
@@ -80,7 +99,7 @@ def grown(old: Peak, new: Peak, tolerance_percent: float) -> str:
         return ""
     more = new.peak_reserved_bytes - old.peak_reserved_bytes
     return (
-        f"the peak grew by {format_bytes(more)} ({100 * more / old.peak_reserved_bytes:.1f} %, "
+        f"the peak grew by {format_bytes(more)} ({100 * more / max(1, old.peak_reserved_bytes):.1f} %, "
         f"{tolerance_percent:g} % is allowed): {format_bytes(old.peak_reserved_bytes)} before, "
         f"{format_bytes(new.peak_reserved_bytes)} now"
     )

@@ -12,7 +12,9 @@ until it is used.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from profiler.runs.isolated import SimulatedRun
 
 _BASELINE = pytest.StashKey["_Baseline"]()
+_PROPERTY = "memory_peak"  # of a test's report: its key and its new peak, as JSON
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,48 +70,65 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_BASELINE] = _Baseline(config, Path(file))
     except ProfilerError as error:
         raise pytest.UsageError(str(error)) from None
+    if not hasattr(config, "workerinput"):  # xdist's workers only run tests
+        config.pluginmanager.register(_Collector(Path(file)))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the baseline if it changed."""
-    baseline = session.config.stash.get(_BASELINE, None)
-    if baseline is not None:
-        baseline.save()
+class _Collector:
+    """The new peaks of all tests, whichever process ran them: their reports bring them to this one."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.new: dict[str, Peak] = {}
+        self.said = ""
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what became of the baseline."""
-    baseline = config.stash.get(_BASELINE, None)
-    if baseline is not None and baseline.new:
-        peaks = "1 peak" if len(baseline.new) == 1 else f"{len(baseline.new)} peaks"
-        terminalreporter.write_line(f"memory baseline: {peaks} written to {baseline.path}")
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a test's peaks; a test has three reports, all with the properties known by then."""
+        for name, value in report.user_properties:
+            if name == _PROPERTY:
+                test, peak = json.loads(str(value))
+                self.new[test] = Peak(**peak)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the baseline if it changed."""
+        if not self.new:
+            return
+        peaks = "1 peak" if len(self.new) == 1 else f"{len(self.new)} peaks"
+        try:
+            baselines.add_to_baseline(self.path, self.new)
+            self.said = f"memory baseline: {peaks} written to {self.path}"
+        except ProfilerError as error:
+            self.said = f"memory baseline: {peaks} not written: {error}"
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say what became of the baseline."""
+        if self.said:
+            terminalreporter.write_line(self.said)
 
 
 class _Baseline:
-    """The peaks of before, and those that this session puts in their place."""
+    """The peaks of before, and which of this session's take their place."""
 
     def __init__(self, config: pytest.Config, path: Path) -> None:
-        self.path = path
         self.tolerance_percent: float = config.getoption("--memory-tolerance")
         self.update: bool = config.getoption("--memory-baseline-update")
         self.old = baselines.read_baseline(path)
-        self.new: dict[str, Peak] = {}
+
+    def takes(self, test: str) -> bool:
+        """Whether the test's peak becomes the baseline's."""
+        return self.update or test not in self.old
 
     def check(self, test: str, peak: Peak) -> str:
         """What is wrong with a peak, or ""."""
-        old = self.old.get(test)
-        if old is None or self.update:
-            self.new[test] = peak
+        if self.takes(test):
             return ""
+        old = self.old[test]
         words = baselines.grown(old, peak, self.tolerance_percent)
         if not words:
             return ""
         details = (baselines.contributors(peak), baselines.changes_since(old, peak))
         return "\n".join((words, *details, "  if this is wanted: --memory-baseline-update"))
-
-    def save(self) -> None:
-        if self.new:
-            baselines.write_baseline(self.path, {**self.old, **self.new})
 
 
 @pytest.fixture
@@ -142,9 +162,12 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
                 + _since(baseline, _key(request, calls), peak),
                 pytrace=False,
             )
-        problem = baseline.check(_key(request, calls), peak) if baseline is not None else ""
-        if problem:
-            pytest.fail(problem, pytrace=False)
+        if baseline is not None:
+            key = _key(request, calls)
+            if baseline.takes(key):
+                request.node.user_properties.append((_PROPERTY, json.dumps([key, asdict(peak)])))
+            if problem := baseline.check(key, peak):
+                pytest.fail(problem, pytrace=False)
         return run
 
     return step

@@ -47,6 +47,7 @@ class RecordsDifference:
         paired: how many runs both sides have.
         only_before, only_after: runs of one side.
         out_of_memory_before, out_of_memory_after: runs that ran out of memory on this side only.
+        problems: a line for each file that could not be read, or what else is wrong with one.
     """
 
     runs: tuple[RunChange, ...]
@@ -55,6 +56,7 @@ class RecordsDifference:
     only_after: tuple[str, ...]
     out_of_memory_before: tuple[str, ...]
     out_of_memory_after: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 def is_records(path: Path) -> bool:
@@ -77,7 +79,8 @@ def records_difference(before: Path, after: Path) -> RecordsDifference:
 
     Raises ProfilerError where a side has no records, or they have no run in common.
     """
-    sides = [_phases(path) for path in (before, after)]
+    read = [records.read_below(path) for path in (before, after)]
+    sides = [_phases(path, rows) for path, (rows, _) in zip((before, after), read, strict=True)]
     several = any(side["device"].nunique() > 1 for side in sides)
     run = ["workload", "seed", *(["device"] if several else [])]
     ended = [side[side["outcome"] == "ok"] for side in sides]
@@ -95,6 +98,7 @@ def records_difference(before: Path, after: Path) -> RecordsDifference:
         only_after=_names(second - first),
         out_of_memory_before=_names(failed[0] - failed[1]),
         out_of_memory_after=_names(failed[1] - failed[0]),
+        problems=tuple(dict.fromkeys(problem for _, problems in read for problem in problems)),
     )
 
 
@@ -111,14 +115,8 @@ def _names(keys: Iterable[Sequence[Any]]) -> tuple[str, ...]:
     return tuple(sorted({_name(key) for key in keys}))
 
 
-def _phases(path: Path) -> pd.DataFrame:
+def _phases(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
     """One row a phase of each workload's last run, by the better of its sources."""
-    import pandas as pd
-
-    files = sorted(path.rglob("records.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
-    rows = pd.concat([records.read(file) for file in files], ignore_index=True)
     rows = last_of_each_workload(
         last_of_each_run(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")])
     )

@@ -9,11 +9,25 @@ from profiler.trace.phase import Phase
 if TYPE_CHECKING:
     import pandas as pd
 
+_PHASE = ["run_key", "source", "phase_index"]
+
 
 def last_of_each_run(records: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each run's last recording, where a run was recorded more than once."""
+    """The rows of each run's last recording, where a run was recorded more than once.
+
+    Each of its phases once, also where two processes recorded it in the same second.
+    """
     last = records.groupby(["run_key", "source"])["recorded_at"].transform("max")
-    return records[records["recorded_at"] == last]
+    return records[records["recorded_at"] == last].drop_duplicates(_PHASE, keep="last")
+
+
+def recorded_twice(records: pd.DataFrame) -> list[str]:
+    """A line if phases of a run were recorded twice in the same second, as by two processes at once."""
+    rows = records[records.duplicated([*_PHASE, "recorded_at"], keep="last")]
+    if rows.empty:
+        return []
+    runs = rows["run_key"].nunique()
+    return [f"{len(rows)} rows of {runs} runs are recorded twice; of each the last is taken"]
 
 
 def last_of_each_workload(records: pd.DataFrame) -> pd.DataFrame:

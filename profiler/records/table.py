@@ -1,7 +1,7 @@
 """Records: one row a (workload, device, phase, source), in pandas, kept as Parquet with CSV beside it.
 
 A file of records only ever grows, and is replaced atomically, so that a killed run loses nothing that was
-finished. Parquet is the data; the CSV of the same name is for reading.
+finished, and by one process at a time. Parquet is the data; the CSV of the same name is for reading.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError, first_line
-from profiler.files import write_table
+from profiler.files import alone_with, read_table, write_table
+from profiler.records.select import recorded_twice
 from profiler.trace.ledger import CATEGORIES
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "recorded_at": (_TEXT, "UTC, ISO 8601"),
 }
 
+_IN_EVERY_ROW = ("run_key", "workload", "device", "source", "outcome", "phase_index", "recorded_at")
+_WHERE_A_PHASE_ENDED = ("step", "phase", "micro_batch", "allocated_bytes", "peak_allocated_bytes")
+_LARGEST = 1 << 56  # a count, or bytes: 64 PiB; sums of many fit 64 bits
+
 # Columns that older files lack, and what the rows there mean.
 _ADDED = {"memory_format": "contiguous_format", "settings": None}
 
@@ -106,37 +111,75 @@ def _cell(value: Any) -> Any:
 def read(path: Path) -> pd.DataFrame:
     """The records in a Parquet file; no rows if there is no such file.
 
-    Raises ProfilerError for a file that is not Parquet or holds another schema.
+    Raises ProfilerError for a file that is not Parquet, holds another schema, or rows that no run can have.
+    """
+    return _checked(path, read_table(path)) if path.exists() else frame([])
+
+
+def read_below(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The records in a file, or in all files `records.parquet` of a folder, and what to say of them.
+
+    What to say: a line for each file that cannot be read, and one for rows that are there twice.
+
+    Raises ProfilerError if there is no record that can be read.
     """
     import pandas as pd
-    import pyarrow as pa
 
     if not path.exists():
-        return frame([])
-    try:
-        records = pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ProfilerError(f"{path} does not exist; `profiler run` makes records")
+    files = sorted(path.rglob("records.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
+    found, problems = [], []
+    for file in files:
+        try:
+            found.append(read(file))
+        except ProfilerError as error:
+            problems.append(str(error))
+    found = [rows for rows in found if len(rows)]
+    if not found:
+        raise ProfilerError("; ".join(problems[:1]) or f"{path} holds no records; `profiler run` makes them")
+    together = pd.concat(found, ignore_index=True)
+    return together, [*problems, *recorded_twice(together)]
+
+
+def _checked(path: Path, records: pd.DataFrame) -> pd.DataFrame:
+    """Every column of its type; raises ProfilerError for what cannot be a run's row."""
+    versions = set(records["schema_version"].dropna()) if "schema_version" in records else {None}
+    if versions - {SCHEMA_VERSION}:
+        shown = next(iter(versions - {SCHEMA_VERSION}))
         raise ProfilerError(
-            f"{path} is not a readable Parquet file ({first_line(error)}); move it away and run again"
-        ) from error
-    version = records["schema_version"].max() if "schema_version" in records else None
-    if version != SCHEMA_VERSION and len(records) + (version is None):
-        raise ProfilerError(
-            f"{path} holds records of schema {version}, not {SCHEMA_VERSION}; move it away and run again"
+            f"{path} holds records of schema {shown}, not {SCHEMA_VERSION}; move it away and run again"
         )
     records = records.assign(**{n: v for n, v in _ADDED.items() if n not in records})
     missing = COLUMNS.keys() - set(records.columns)
     if missing:
         raise ProfilerError(f"{path} lacks the columns {', '.join(sorted(missing))}; it is not a record file")
-    return records[list(COLUMNS)].astype({n: t for n, (t, _) in COLUMNS.items()})
+    try:
+        records = records[list(COLUMNS)].astype({n: t for n, (t, _) in COLUMNS.items()})
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ProfilerError(f"{path} is damaged ({first_line(error)}); move it away and run again") from error
+    ended = records[records["outcome"].eq("ok").fillna(False)]
+    for rows, names in ((records, _IN_EVERY_ROW), (ended, _WHERE_A_PHASE_ENDED)):
+        for name in names:
+            if rows[name].isna().any():
+                raise ProfilerError(f"{path} is damaged: a row has no {name}; move it away and run again")
+    for name, (dtype, _) in COLUMNS.items():
+        if dtype == _COUNT and bool((records[name].dropna().abs() > _LARGEST).any()):
+            raise ProfilerError(f"{path} is damaged: {name} is absurd; move it away and run again")
+    return records
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
     """Add rows to a Parquet file and to the CSV beside it; either file is old or new, never half.
 
+    Several processes may append to one file: every row is kept once.
+
     Raises ProfilerError if the file there is not one of records, or the folder cannot be written.
     """
     import pandas as pd
 
-    old, new = read(path), frame(rows)
-    write_table(path, pd.concat([old, new], ignore_index=True) if len(old) else new)
+    new = frame(rows)
+    with alone_with(path):
+        old = read(path)
+        write_table(path, pd.concat([old, new], ignore_index=True) if len(old) else new)

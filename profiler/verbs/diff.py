@@ -195,6 +195,8 @@ def _print_records(found: RecordsDifference, top: int, console: Console) -> None
         if names:
             more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
             console.print(f"  {words}: {'; '.join(names[:_NAMES_SHOWN])}{more}")
+    for problem in found.problems:
+        console.print(problem, style="yellow", soft_wrap=True)
     if not found.runs:
         return
     numbers = (screen.number(column) for column in ("peak before", "after", "difference"))
@@ -238,6 +240,7 @@ def _records_as_dict(found: RecordsDifference) -> dict[str, Any]:
         "only_after": list(found.only_after),
         "out_of_memory_before": list(found.out_of_memory_before),
         "out_of_memory_after": list(found.out_of_memory_after),
+        "problems": list(found.problems),
         "runs": [
             {
                 "workload": run.workload,

@@ -6,18 +6,26 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler.errors import ProfilerError
-from profiler.files import check_writable, write_atomically, write_csv, write_table
+from profiler.errors import ProfilerError, first_line
+from profiler.files import (
+    alone_with,
+    check_writable,
+    read_table,
+    write_atomically,
+    write_csv,
+    write_table,
+)
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
 from profiler.records import table as records
 from profiler.records.comparison import side_by_side
-from profiler.records.select import last_of_each_run, without_end
+from profiler.records.select import last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
@@ -105,18 +113,19 @@ def run(options: Namespace) -> None:
         console.print(screen.styled((name, "bold"), f"  {asked[name]}"))
         how = (options.size, options.fresh, options.repredict)
         experiment = _Experiment(name, results / name, settings, gpu, *how)
-        if name in catalog.WORKLOADS:
-            asks = catalog.WORKLOADS[name]
-            recorded = _measure(experiment, asks, console)
-            try:
-                _draw(experiment, asks.figures(recorded), console)
-            except (LookupError, ValueError):
-                if (recorded["outcome"] == "ok").all():
-                    raise
-                undrawn.append(name)  # a figure lacks a run without an end; the other experiments do not
-        else:
-            makes = catalog.TABLES[name]
-            _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
+        with alone_with(experiment.folder / "run", partial(_say_waiting, console)):
+            if name in catalog.WORKLOADS:
+                asks = catalog.WORKLOADS[name]
+                recorded = _measure(experiment, asks, console)
+                try:
+                    _draw(experiment, asks.figures(recorded), console)
+                except (LookupError, ValueError):
+                    if (recorded["outcome"] == "ok").all():
+                        raise
+                    undrawn.append(name)  # a figure lacks a run without an end; the other experiments do not
+            else:
+                makes = catalog.TABLES[name]
+                _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
     if undrawn:
         raise ProfilerError(
             f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
@@ -141,8 +150,10 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
             if not console.is_terminal:
                 console.print(f"  {run.name}")
     recorded = records.read(path)
-    recorded = last_of_each_run(recorded[recorded["run_key"].isin(runs)])
-    for words in without_end(recorded):
+    recorded = recorded[recorded["run_key"].isin(runs)]
+    twice = recorded_twice(recorded)
+    recorded = last_of_each_run(recorded)
+    for words in (*without_end(recorded), *twice):
         console.print(f"  {words}", style="yellow", soft_wrap=True)
     write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
@@ -214,18 +225,20 @@ def _progress(console: Console) -> Progress:
 
 def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> dict[str, pd.DataFrame]:
     """The tables of an experiment that measures something else than memory, made or read back."""
-    import pandas as pd
-
     from profiler.runs.provenance import provenance
 
     folder, device_type = experiment.folder, experiment.settings.device_type
     about = provenance(device_type) | {"size": experiment.size}
     path = folder / "about.json"
-    old = json.loads(path.read_text()) if path.exists() else {}
-    same = all(old.get(name) == about[name] for name in ("size", "torch_version", "device_name"))
-    if same and not experiment.fresh:
-        console.print("  recorded already")
-        return {name: pd.read_parquet(folder / f"{name}.parquet") for name in old["tables"]}
+    if path.exists() and not experiment.fresh:
+        try:
+            old = json.loads(path.read_text())
+            if all(old[name] == about[name] for name in ("size", "torch_version", "device_name")):
+                tables = {name: read_table(folder / f"{name}.parquet") for name in old["tables"]}
+                console.print("  recorded already")
+                return tables
+        except (ProfilerError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            console.print(f"  not as it was written, run again: {path.name} ({first_line(error)})")
     with console.status("running") as status:
 
         def progress(step: str) -> None:
@@ -239,6 +252,10 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
     text = json.dumps(about | {"tables": list(tables)}, indent=2)
     write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
     return tables
+
+
+def _say_waiting(console: Console) -> None:
+    console.print("  another process is at this experiment in this folder; waiting for it")
 
 
 def _draw(experiment: _Experiment, figures: dict[str, Figure], console: Console) -> None:

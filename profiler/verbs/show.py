@@ -53,7 +53,8 @@ def run(options: Namespace) -> None:
     Raises ProfilerError if there are no records, or none that match.
     """
     results, source, workload = options.results, options.source, options.workload
-    found = last_of_each_workload(last_of_each_run(_read_all(results)))
+    rows, problems = records.read_below(results)
+    found = last_of_each_workload(last_of_each_run(rows))
     chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
     comparisons = [("measured", compare(chosen, source))]
     if source == "simulation":
@@ -71,19 +72,8 @@ def run(options: Namespace) -> None:
             console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
     for truth, compared in comparisons:
         _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
-    for words in without_end(chosen):
+    for words in (*without_end(chosen), *problems):
         console.print(words, style="yellow", soft_wrap=True)
-
-
-def _read_all(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if not path.exists():
-        raise ProfilerError(f"{path} does not exist; `profiler run` makes records")
-    files = sorted(path.rglob("records.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise ProfilerError(f"no records.parquet in {path}; `profiler run` makes records")
-    return pd.concat([records.read(file) for file in files], ignore_index=True)
 
 
 def _title(truth: str, source: str, workload: str, device: str, predicted_device: str) -> str:

@@ -90,6 +90,35 @@ def test_a_baseline_is_begun_kept_and_noticed(pytester):
     assert json.loads((pytester.path / "memory.json").read_text()) != json.loads(before)
 
 
+def test_tests_in_several_processes_put_all_their_peaks_into_the_baseline(pytester):
+    for name in ("one", "two"):
+        pytester.makepyfile(**{f"test_{name}": USER.format(mark="")})
+    result = run(pytester, "-n", "2", "--dist", "loadfile", "--memory-baseline", "memory.json")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["memory baseline: 2 peaks written to memory.json"])
+    kept = json.loads((pytester.path / "memory.json").read_text())["peaks"]
+    assert list(kept) == ["test_one.py::test_step", "test_two.py::test_step"]
+    assert {peak["categories"]["parameters"] for peak in kept.values()} == {4 * MIB}
+
+
+def test_sessions_at_once_lose_no_peak_of_the_other(tmp_path):
+    path = tmp_path / "memory.json"
+    baselines.add_to_baseline(path, {"a": peak(1)})
+    baselines.add_to_baseline(path, {"b": peak(2)})  # read before "a" was written or after it: both stay
+    assert baselines.read_baseline(path) == {"a": peak(1), "b": peak(2)}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"version": 1}', "[" * 100_000, '{"version": 1, "peaks": [1]}']
+)
+def test_what_is_no_baseline_is_one_line(tmp_path, content):
+    (tmp_path / "memory.json").write_text(content)
+    for path in (tmp_path / "memory.json", tmp_path):
+        with pytest.raises(ProfilerError, match="baseline") as caught:
+            baselines.read_baseline(path)
+        assert "\n" not in str(caught.value)
+
+
 def test_what_cannot_be_simulated_fails_with_the_users_line(pytester):
     pytester.makepyfile(
         test_user=USER.format(mark="").replace("return model(batch).sum()", "return model(batch).summ()")

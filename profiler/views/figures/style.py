@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profiler.files import write_atomically
 from profiler.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -103,10 +105,13 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `figure` as folder/name.png and folder/name.svg and close it; returns both paths."""
     import matplotlib.pyplot as plt
 
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, bbox_inches="tight", metadata=metadata)
+        write_atomically(path, partial(_draw, figure, path.suffix[1:], metadata))
     plt.close(figure)
     return paths
+
+
+def _draw(figure: Figure, kind: str, metadata: dict[str, None] | None, path: Path) -> None:
+    figure.savefig(path, format=kind, bbox_inches="tight", metadata=metadata)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
+from profiler.files import read_table
 from profiler.records import table as records
 from profiler.records.comparison import compare
 from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 from profiler.views.pages.page import page, table
+from profiler.views.screen import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +54,7 @@ def results_page(folder: Path, questions: Mapping[str, str]) -> str:
         parts.append(f'<p class="lead">{escape(questions.get(path.name, ""))}</p>')
         parts += [_picture(image) for image in _pictures(path)]
         tables = [path / _RECORDS] if (path / _RECORDS).exists() else sorted(path.glob("*.parquet"))
-        parts += [_table(file) for file in tables]
+        parts += [_table_or_why(file) for file in tables]
     return page(title, "\n".join(parts))
 
 
@@ -62,7 +64,9 @@ def _words(name: str) -> str:
 
 def _pictures(folder: Path) -> list[Path]:
     """One file a picture: of its formats the smaller one."""
-    stems = sorted({path.with_suffix("") for path in folder.iterdir() if path.suffix in _KINDS})
+    stems = sorted(
+        {path.with_suffix("") for path in folder.iterdir() if path.suffix in _KINDS and path.is_file()}
+    )
     return [
         min((p for kind in _KINDS if (p := stem.with_suffix(kind)).exists()), key=lambda p: p.stat().st_size)
         for stem in stems
@@ -75,18 +79,25 @@ def _picture(path: Path) -> str:
     return f'<figure><img alt="{alt}" src="data:{_KINDS[path.suffix]};base64,{data}"></figure>'
 
 
+def _table_or_why(path: Path) -> str:
+    """The table, or what is wrong with its file."""
+    try:
+        return _table(path)
+    except ProfilerError as error:
+        return f'<p class="note">{escape(plain(str(error)))}</p>'
+
+
 def _table(path: Path) -> str:
     """A table to open: runs with their peaks, predictions and missing ends; or a table's first rows."""
-    import pandas as pd
-
     notes: list[str] = []
     if path.name == _RECORDS:
-        found = last_of_each_workload(last_of_each_run(records.read(path)))
-        notes = without_end(found)
+        read, notes = records.read_below(path)
+        found = last_of_each_workload(last_of_each_run(read))
+        notes = [*without_end(found), *notes]
         named, (head, rows) = "runs", _runs(found)
         numbers: Sequence[int] = range(_WORDS_OF_A_RUN, len(head))
     else:
-        data = pd.read_parquet(path)
+        data = read_table(path)
         named, head, rows = _words(path.stem), list(map(str, data)), [_cells(row) for row in data.to_numpy()]
         numbers = [i for i in range(len(head)) if all(row[i][-1:].isdigit() for row in rows if row[i])]
     more = f", the first {_ROWS_SHOWN} shown" if len(rows) > _ROWS_SHOWN else ""
