@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.errors import ProfilerError
+from profiler.gpu.virtual import inside
 from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE, VirtualGPUs, write_card
 from profiler.gpu.virtual.compile import stand_ins
 from profiler.gpu.virtual.installation import Installation, find_torch
@@ -55,7 +56,7 @@ def environment(
     variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
     variables["TRITON_LIBCUDA_PATH"] = str(compiled[0].parent)
     variables[ENVIRONMENT_VARIABLE] = str(card)
-    return variables
+    return variables | inside.environment(variables, folder)
 
 
 def run(

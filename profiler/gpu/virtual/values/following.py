@@ -1,0 +1,148 @@
+"""A CUDA kernel, and after it the values that it would have written."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from . import assumptions
+from .evaluate import OnTheCpu, computable, is_float, tensors_in
+from .host import on_host
+from .limits import ASSUMED_BYTES, FLOATS
+from .process import journal, known
+from .signature import Signature
+
+Kernel = Callable[..., object]  # takes the dispatch keys, then what the operation takes
+
+# In-place operations that do not read what they overwrite.
+ONLY_WRITE = {
+    "fill_", "zero_", "random_", "uniform_", "normal_", "exponential_", "bernoulli_", "cauchy_", "log_normal_", "geometric_"
+}  # fmt: skip
+
+
+@contextmanager
+def plain_cpu() -> Iterator[None]:
+    """Operations on the CPU as they are: no autograd, no default device or other mode of the program."""
+    with torch._C.DisableTorchFunction(), torch._C._AutoDispatchBelowAutograd():
+        yield
+
+
+def returning(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
+    """A kernel that returns new tensors."""
+    signature = Signature(operation)
+
+    def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+        try:
+            arguments = signature.with_numbers(arguments)
+            seed = signature.seed(arguments, keywords)
+            result = kernel(keys, *arguments, **keywords)
+        except BaseException:
+            del arguments, keywords  # the traceback of an out of memory keeps no tensor alive
+            raise
+        if isinstance(result, torch.Tensor) and is_float(result) and result.numel() > FLOATS:
+            return result  # the way of almost all
+        results = tensors_in(result)
+        if _worth_following(results, arguments, keywords):
+            with plain_cpu():
+                call = OnTheCpu(operation, arguments, keywords, known, seed=seed)
+                _settle(signature, call, signature.by_name(arguments, keywords), results, call.results)
+        return result
+
+    return run
+
+
+def writing(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
+    """A kernel that writes tensors it is given: in place, or as `out=`."""
+    signature = Signature(operation)
+    only_writes = signature.name in ONLY_WRITE
+
+    def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+        call, written, unread = None, (), ()
+        try:
+            arguments = signature.with_numbers(arguments)
+            written, outs = signature.written(arguments, keywords)
+            unread = written if only_writes else outs
+            if _worth_following(written, arguments, keywords, unread):
+                seed = signature.seed(arguments, keywords)
+                with plain_cpu():
+                    call = OnTheCpu(operation, arguments, keywords, known, written, unread, seed)
+            result = kernel(keys, *arguments, **keywords)
+        except BaseException:
+            del arguments, keywords, written, unread, call
+            raise
+        if call is None:
+            for tensor in written:
+                known.forget(tensor)
+        else:
+            with plain_cpu():
+                by_name = signature.by_name(arguments, keywords)
+                _settle(signature, call, by_name, written, lambda: call.results(written))
+        return result
+
+    return run
+
+
+def _worth_following(
+    outputs: Sequence[torch.Tensor],
+    arguments: tuple,
+    keywords: dict[str, object],
+    unread: Sequence[torch.Tensor] = (),
+) -> bool:
+    """Whether a value of `outputs` may become known: an integer or boolean one; floats where all that is read is."""
+    if any(not is_float(t) and computable(t) for t in outputs):
+        return True
+    if not any(computable(t) for t in outputs):
+        return False
+    skipped = {id(t) for t in unread}
+    read = (t for t in tensors_in([arguments, list(keywords.values())]) if id(t) not in skipped)
+    return all(computable(t) and known.assumption(t) is not None for t in read)
+
+
+def _settle(
+    signature: Signature,
+    call: OnTheCpu,
+    arguments: dict[str, object],
+    outputs: Sequence[torch.Tensor],
+    compute: Callable[[], list[torch.Tensor]],
+) -> None:
+    """Write to `outputs` what is known, else what can be assumed; the rest is no longer known."""
+    followed = [t for t in outputs if computable(t)]
+    if torch.cuda.is_current_stream_capturing():
+        followed = []  # the kernels of a graph run at each replay, where nothing is followed
+    if not call.all_known:
+        followed = [t for t in followed if not is_float(t) and t.numel() * t.element_size() <= ASSUMED_BYTES]
+    kept = {id(t) for t in followed}
+    for tensor in outputs:
+        if id(tensor) not in kept:
+            known.forget(tensor)
+    if not followed:
+        return
+    try:
+        if call.all_known:
+            _write(outputs, compute(), kept, call.assumption)
+        elif (choice := assumptions.choice(signature.name, arguments)) is not None:
+            for output in followed:
+                if output.dtype == torch.int64:
+                    known.write(output, choice.spread(on_host(output)))
+                else:
+                    known.forget(output)
+        elif signature.pointwise:
+            _write(outputs, compute(), kept, assumptions.AS_IF_ONE)
+        else:
+            for output in followed:
+                known.write(output, assumptions.whole(signature.name, on_host(output)))
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        for output in outputs:
+            known.forget(output)
+        journal.not_followed(signature.name, (str(error) or type(error).__name__).splitlines()[0])
+
+
+def _write(
+    outputs: Sequence[torch.Tensor], values: list[torch.Tensor], kept: set[int], assumption: str
+) -> None:
+    if [v.shape for v in values] != [o.shape for o in outputs]:
+        raise RuntimeError("the CPU's result has another shape")
+    for output, value in zip(outputs, values, strict=True):
+        if id(output) in kept:
+            on_host(output).copy_(value)
+            known.write(output, assumption)

@@ -1,0 +1,145 @@
+"""CUDA kernels wrapped: the kernel itself runs first, then the CPU computes what it would have written.
+
+The wrapper is registered for the dispatch key CUDA, below autograd: no mode is active, no path chosen by autograd or
+a composite operation changes, and the allocations are those of PyTorch's own kernel. Every kernel that writes
+memory it is given is wrapped, and of the others all but those that return nothing but floats.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils import checkpoint
+
+from . import following, reading
+from .following import Kernel
+from .process import journal, known
+
+# They write nothing, or what they write is no value.
+NOT_WRAPPED = {
+    "empty", "empty_strided", "_efficientzerotensor", "resize_", "resize_as_", "set_", "record_stream", "is_set_to",
+    "_assert_async", "_fused_sdp_choice", "_use_cudnn_ctc_loss", "_use_miopen_ctc_loss", "_cudnn_init_dropout_state",
+}  # fmt: skip
+
+# Parts of the names of kernels whose results are floats, whatever they are given in training.
+FLOATING_PARTS = (
+    "backward", "conv", "cudnn", "miopen", "attention", "norm", "pool", "softmax", "addmm", "addmv", "baddbmm", "addbmm",
+    "fft", "linalg", "grid_sampler", "upsample", "pixel", "loss", "cross_entropy", "thnn", "dropout", "embedding", "glu",
+    "gelu", "silu", "mish", "elu", "relu", "sigmoid", "hardtanh", "softplus", "softshrink", "hardshrink", "special_", "_mm",
+    "sparse", "nested", "jagged", "quantize", "cholesky", "cdist", "pdist", "pad1d", "pad2d", "pad3d", "col2im", "im2col",
+)  # fmt: skip
+FLOATING = {
+    "mm", "bmm", "dot", "vdot", "acos", "acosh", "asin", "asinh", "atan", "atanh", "atan2", "cos", "cosh", "sin", "sinh", "tan",
+    "tanh", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "log", "log10", "log1p", "log2", "rsqrt", "sqrt", "lgamma",
+    "digamma", "lerp", "addcdiv", "addcmul", "var", "std", "var_mean", "std_mean", "geqrf", "ormqr",
+}  # fmt: skip
+
+# What is wrapped in a backward pass too: what the host reads, and what it decides.
+ALWAYS = set(reading.WRAPPERS) - {"copy_"}
+
+_wrapped: list[tuple[str, Kernel]] = []  # those of forward passes only
+
+
+def wrap_all() -> None:
+    """Wrap the kernels of this process. Called when it first uses the GPU; once.
+
+    `copy_` is one function for all devices that launches kernels itself.
+    """
+    global _library
+    if _library is not None:
+        return
+    if not hasattr(torch.library, "get_kernel"):
+        journal.not_followed("every operation", f"torch {torch.__version__} has no torch.library.get_kernel")
+        return
+    _library = torch.library.Library("aten", "IMPL")
+    for full_name in [*torch._C._dispatch_get_registrations_for_dispatch_key("CUDA"), "aten::copy_"]:
+        namespace, _, name = full_name.partition("::")
+        packet, _, overload = name.partition(".")
+        if namespace != "aten" or not hasattr(torch.ops.aten, packet):
+            continue
+        operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
+        wrapper = reading.WRAPPERS.get(packet) or _wrapper(operation._schema, packet)
+        if wrapper is None:
+            continue
+        wrapped = wrapper(operation, torch.library.get_kernel(full_name, "CUDA").call_boxed)
+        if packet in ALWAYS:
+            _library.impl(name, wrapped, "CUDA", with_keyset=True)
+        else:
+            _wrapped.append((name, wrapped))
+    forward_passes.start()
+
+
+class _ForwardPasses:
+    """Which kernels are wrapped now: all, or in a backward pass those of ALWAYS.
+
+    A tensor that passes through Python gets an object there, which counts as one more user of it; autograd adds
+    gradients in place, and takes them over uncopied, only where there is no other
+    (torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h). So in a backward pass the kernels run as they are,
+    but where a checkpoint computes a forward pass again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._pauses = 0
+        self._library: Any = None
+
+    def start(self) -> None:
+        """Wrap them, and follow the backward passes of this process."""
+        self._pause(0)
+        for module in (torch.autograd, torch.autograd.graph):
+            module._engine_run_backward = self._paused(torch.autograd.graph._engine_run_backward, 1)  # type: ignore[attr-defined]
+        frame, function = checkpoint._CheckpointFrame, checkpoint.CheckpointFunction
+        initialize, forward = frame.__init__, function.forward
+
+        def initialize_frame(frame: Any, recompute: Callable[..., Any], *rest: Any, **keywords: Any) -> None:
+            initialize(frame, self._paused(recompute, -1), *rest, **keywords)
+
+        def forward_of(ctx: Any, run: Callable[..., Any], *rest: Any) -> Any:
+            result = forward(ctx, run, *rest)
+            ctx.run_function = self._paused(run, -1)
+            return result
+
+        frame.__init__, function.forward = initialize_frame, staticmethod(forward_of)
+
+    def _pause(self, by: int) -> None:
+        with self._lock:
+            self._pauses += by
+            if self._pauses > 0 and self._library is not None:
+                self._library.reset()
+                self._library = None
+            elif self._pauses <= 0 and self._library is None:
+                known.forget_floats()
+                # torch.library.Library would take five times as long for each.
+                self._library = torch._C._dispatch_library("IMPL", "aten", "")
+                for name, wrapped in _wrapped:
+                    self._library.impl(name, "CUDA", wrapped, True)
+
+    def _paused(self, function: Callable[..., Any], by: int) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            self._pause(by)
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                self._pause(-by)
+
+        return run
+
+
+forward_passes = _ForwardPasses()
+_library: torch.library.Library | None = None
+
+
+def _wrapper(
+    schema: torch.FunctionSchema, name: str
+) -> Callable[[torch._ops.OpOverload, Kernel], Kernel] | None:
+    written = [argument for argument in schema.arguments if argument.alias_info]
+    if name in NOT_WRAPPED or any(not argument.alias_info.is_write for argument in written):
+        return None  # the second: views
+    if written:
+        return following.writing
+    if name.startswith("_foreach_") or name in FLOATING or any(part in name for part in FLOATING_PARTS):
+        return None
+    return following.returning

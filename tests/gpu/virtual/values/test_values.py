@@ -1,0 +1,188 @@
+"""What a program on the virtual GPU reads back, against what arithmetic says, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from profiler.gpu.virtual import launch
+from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
+from tests.support.virtual_gpu import answer, installed_torch, needed, one
+
+A100 = one("A100-40GB")
+
+
+def reads_of(code: str, folder: Path, **variables: str) -> tuple[str, ProgramReads]:
+    """What `code`, a file of its own, printed on the virtual GPU, and what it read that was not computed."""
+    program = folder / "program.py"
+    program.write_text(code)
+    card = folder / "card"
+    card.mkdir()
+    environment = launch.environment(A100, card, needed(installed_torch()), inherited=os.environ | variables)
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, program_reads(card)
+
+
+def test_integers_and_booleans_are_true():
+    code = """
+import json, torch
+x = torch.arange(10, device="cuda")
+even = x % 2 == 0
+grid = torch.tensor([[3, 1], [2, 7]], device="cuda")
+print(json.dumps([
+    even.nonzero().flatten().tolist(), x[even].tolist(), torch.unique(x // 4).tolist(), x.sum().item(),
+    grid.sort(dim=1).values.tolist(), torch.cat([grid, grid]).max().item(), x.cumsum(0)[-1].item(),
+    torch.where(even, x, -x).tolist(), bool((x >= 0).all()), (x > 5).sum().item(), grid.T.contiguous().tolist(),
+]))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [
+        [0, 2, 4, 6, 8],
+        [0, 2, 4, 6, 8],
+        [0, 1, 2],
+        45,
+        [[1, 3], [2, 7]],
+        7,
+        45,
+        [0, -1, 2, -3, 4, -5, 6, -7, 8, -9],
+        True,
+        4,
+        [[3, 2], [1, 7]],
+    ]
+
+
+def test_random_integers_are_drawn_and_drawn_again_from_the_same_seed():
+    code = """
+import json, torch
+torch.manual_seed(1)
+first = torch.randint(5, 9, (2000,), device="cuda")
+order = torch.randperm(100, device="cuda")
+torch.manual_seed(1)
+again = torch.randint(5, 9, (2000,), device="cuda")
+print(json.dumps([sorted(set(first.tolist())), sorted(order.tolist()) == list(range(100)), torch.equal(first, again)]))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [[5, 6, 7, 8], True, True]
+
+
+def test_the_attention_of_a_mask_of_ones_is_the_one_without_a_mask():
+    code = """
+import json, torch
+from transformers import GPT2Config, GPT2LMHeadModel
+peaks = []
+ones = torch.ones(2, 256, dtype=torch.long, device="cuda")
+for mask in (None, None, ones):
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with torch.device("cuda"):
+        model = GPT2LMHeadModel(GPT2Config(n_layer=2))
+    ids = torch.zeros(2, 256, dtype=torch.long, device="cuda")
+    model(input_ids=ids, labels=ids, attention_mask=mask).loss.backward()
+    peaks.append(torch.cuda.max_memory_allocated() - before)
+    del model, ids
+print(json.dumps(peaks))
+"""
+    _, without, with_ones = answer(code, A100, needed(installed_torch()))  # the first also makes workspaces
+    # transformers asks the mask whether it is all ones, and then leaves it away.
+    assert with_ones == without
+
+
+def test_a_loss_that_is_read_is_named_with_its_line_and_a_size_is_a_warning(tmp_path):
+    code = """
+import torch
+x = torch.randn(300, 400, device="cuda", requires_grad=True)
+loss = (x @ x.T).sum()
+print(loss.item() > 0)
+kept = x[x > 0.5]
+print(kept.numel())
+"""
+    out, reads = reads_of(code, tmp_path)
+    assert out == f"True\n{300 * 400}\n"  # the largest result is assumed
+    sizes, losses = reads.reads
+    assert sizes.changes_memory
+    assert (Path(sizes.file).name, sizes.line, sizes.operation) == ("program.py", 6, "nonzero")
+    assert not losses.changes_memory
+    assert str(losses).endswith("program.py:5 print(loss.item() > 0)")
+    assert losses.count == 1
+
+
+def test_training_is_healthy_for_checks_scalers_and_clipping(tmp_path):
+    code = """
+import torch
+model = torch.nn.Linear(200, 200, device="cuda")
+optimizer = torch.optim.AdamW(model.parameters())
+scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
+with torch.autograd.detect_anomaly(check_nan=True):
+    for _ in range(3):
+        with torch.autocast("cuda", torch.float16):
+            loss = model(torch.randn(128, 200, device="cuda")).float().square().mean()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+assert not torch.isnan(loss) and torch.isfinite(norm)
+print(scaler.get_scale(), all(s["step"].item() == 3 for s in optimizer.state.values()))
+"""
+    out, _ = reads_of(code, tmp_path)
+    assert out.splitlines()[-1] == "1024.0 True"
+
+
+@pytest.mark.parametrize(("routing", "rows"), [("balanced", [64, 64, 64, 64]), ("worst", [256, 0, 0, 0])])
+def test_tokens_choose_experts_as_was_stated(tmp_path, routing, rows):
+    code = """
+import json, torch
+router = torch.nn.Linear(512, 4, device="cuda")
+chosen = router(torch.randn(256, 512, device="cuda")).softmax(-1).topk(1).indices.flatten()
+print(json.dumps([int((chosen == expert).nonzero().shape[0]) for expert in range(4)]))
+"""
+    out, reads = reads_of(code, tmp_path, PROFILER_VIRTUAL_ROUTING=routing)
+    assert json.loads(out) == rows
+    assert any(read.changes_memory for read in reads.reads)
+
+
+def test_following_values_changes_no_allocation(tmp_path):
+    program = """
+import json, torch
+torch.cuda.memory._record_memory_history()
+from transformers import LlamaConfig, LlamaForCausalLM
+config = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=999)
+model = LlamaForCausalLM(config).cuda()
+optimizer = torch.optim.Adam(model.parameters())
+for _ in range(2):
+    ids = torch.randint(0, 999, (2, 64), device="cuda")
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+events = torch.cuda.memory._snapshot()["device_traces"][0]
+print(json.dumps([e["size"] for e in events if e["action"] in ("alloc", "free_completed", "segment_alloc")]))
+"""
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    sequences = []
+    for name in ("followed", "left"):
+        card = tmp_path / name
+        card.mkdir()
+        environment = launch.environment(A100, card, needed(installed_torch()))
+        if name == "left":
+            environment["PROFILER_VIRTUAL_INSIDE"] = ""
+        done = subprocess.run(
+            [sys.executable, str(file)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        sequences.append(json.loads(done.stdout))
+    followed, left = sequences
+    # What is not followed reads a mask of ones as zeros, so that transformers makes a mask of 4-byte numbers
+    # more; nothing else may differ.
+    assert len(followed) > 1000
+    assert [size for size in left if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)] == [
+        size for size in followed if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)
+    ]
