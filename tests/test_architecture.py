@@ -28,7 +28,14 @@ MOST_FILES, MOST_LINES = 12, 400
 A_FILE_A_COMMAND = "profiler/verbs"  # as many files as there are commands
 
 # torch stands at the top of the files here; elsewhere it is late, in what a process of its own runs.
-TORCH_AT_TOP = ("gpu.simulated", "training", "recording", "formula.facts", "reference.probe_operations")
+TORCH_AT_TOP = (
+    "gpu.simulated",
+    "gpu.virtual.values",
+    "training",
+    "recording",
+    "formula.facts",
+    "reference.probe_operations",
+)
 TORCH_IS_THERE = "integrations.transformers"  # whoever imports it has imported transformers' Trainer
 TORCH_LATE = ("runs", "integrations", "gpu.virtual", "reference.probes")
 

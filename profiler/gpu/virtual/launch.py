@@ -56,7 +56,7 @@ def environment(
     variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
     variables["TRITON_LIBCUDA_PATH"] = str(compiled[0].parent)
     variables[ENVIRONMENT_VARIABLE] = str(card)
-    return variables | inside.environment(variables, folder)
+    return variables | inside.variables_for(variables, folder)
 
 
 def run(

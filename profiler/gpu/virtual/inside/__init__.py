@@ -14,7 +14,7 @@ ON_PATH = Path(__file__).parent / "on_path"
 VALUES = Path(__file__).parents[1] / "values"
 
 
-def environment(
+def variables_for(
     inherited: Mapping[str, str],
     journal_folder: Path,
     packages: Sequence[Path] = (VALUES,),

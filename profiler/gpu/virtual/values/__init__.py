@@ -5,12 +5,11 @@ operation has run (and allocated what it allocates on the card), integers, boole
 computed on the CPU and written where the kernel would have written them. Masks, token ids, positions, shapes
 and counters are then true, and branches that depend on them go the right way.
 
-A value is *known* when all that it depends on is known and small. Others are not computed: where the host reads
-one, it gets what a healthy run could have given, and the read is written down with its line.
+A value is *known* when all that it depends on is known and small. Others are not computed: where the host
+reads one, it gets what a healthy run could have given, and the read is written down with its line.
 
 - `known`     which device memory holds known values
-- `host`      a CPU tensor over device memory
-- `limits`    up to which size values are followed
+- `host`      a CPU tensor over device memory, and up to which size values are followed
 - `assumptions`  what stands for a value that is not computed
 - `signature` which arguments of an operation are tensors, which are written
 - `evaluate`  one operation on the CPU

@@ -1,4 +1,6 @@
-"""Answers for what PyTorch's own kernels read back inside one operation, as the number of nonzero elements."""
+"""Answers for what PyTorch's own kernels read back inside one operation, as the number of nonzero
+elements.
+"""
 
 import ctypes
 import threading
@@ -21,7 +23,9 @@ _answer = _stand_in()
 
 @contextmanager
 def next_read_gives(value: int) -> Iterator[None]:
-    """The next copy from the device to the host by this thread, or `.item()`, gives `value`, whatever memory holds."""
+    """The next copy from the device to the host by this thread, or `.item()`, gives `value`, whatever
+    memory holds.
+    """
     if _answer is not None:
         _answer(1, value)
     _waiting.value = value

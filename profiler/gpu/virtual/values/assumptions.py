@@ -1,8 +1,9 @@
-"""What stands for a value that is not computed: what a healthy run could have given, and said where it is read.
+"""What stands for a value that is not computed: what a healthy run could have given, and said where it is
+read.
 
 Floats stand as 1: finite, positive, safe to divide by. What is compared with them follows: `isnan` is false,
-`isfinite` true. Choices among numbers that are not computed (topk, argmax, sort) are spread evenly, which is what
-a router of experts is trained for; PROFILER_VIRTUAL_ROUTING says otherwise.
+`isfinite` true. Choices among numbers that are not computed (topk, argmax, sort) are spread evenly, which is
+what a router of experts is trained for; PROFILER_VIRTUAL_ROUTING says otherwise.
 """
 
 import os
@@ -72,7 +73,9 @@ def whole(operation: str, out: torch.Tensor) -> str:
 
 @dataclass(frozen=True)
 class Choice:
-    """Choices among `size` elements; those of one row lie along `dimension` of the result, None: one a row."""
+    """Choices among `size` elements; those of one row lie along `dimension` of the result, None: one a
+    row.
+    """
 
     size: int
     dimension: int | None
@@ -113,7 +116,9 @@ def choice(operation: str, arguments: dict[str, object]) -> Choice | None:
 
 
 def _by_shares(shares: list[float], rows: int, chosen: int) -> torch.Tensor:
-    """[rows, chosen] indices in these shares. No row has an index twice: none is chosen more often than there are rows."""
+    """[rows, chosen] indices in these shares. No row has an index twice: none is chosen more often than
+    there are rows.
+    """
     slots = rows * chosen
     counts = [min(rows, int(slots * share / sum(shares))) for share in shares]
     for index in sorted(

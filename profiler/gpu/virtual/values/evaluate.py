@@ -1,13 +1,14 @@
-"""One operation on the CPU, over the values that device memory holds, for what its CUDA kernel has allocated."""
+"""One operation on the CPU, over the values that device memory holds, for what its CUDA kernel has
+allocated.
+"""
 
 from collections.abc import Callable, Sequence
 
 import torch
 
 from .assumptions import stand_in
-from .host import on_host
+from .host import FLOATS, INTEGER_BYTES, on_host
 from .known import TRUE, KnownMemory
-from .limits import FLOATS, INTEGER_BYTES
 
 
 def is_float(tensor: torch.Tensor) -> bool:
@@ -22,14 +23,14 @@ def computable(tensor: torch.Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= INTEGER_BYTES
 
 
-def tensors_in(value: object, found: list[torch.Tensor] | None = None) -> list[torch.Tensor]:
+def all_tensors(value: object, found: list[torch.Tensor] | None = None) -> list[torch.Tensor]:
     """The tensors among arguments or results, in order."""
     found = [] if found is None else found
     if isinstance(value, torch.Tensor):
         found.append(value)
     elif isinstance(value, (list, tuple)):
         for element in value:
-            tensors_in(element, found)
+            all_tensors(element, found)
     return found
 
 
@@ -43,8 +44,8 @@ def map_arguments(value: object, convert: Callable[[object], object]) -> object:
 class OnTheCpu:
     """A call of an operation, its arguments taken to the CPU; made before the CUDA kernel writes any of them.
 
-    written: what the operation writes; only_written: those among them that it does not read. A tensor whose values
-    are not known takes part as its stand-in (assumptions.py).
+    written: what the operation writes; only_written: those among them that it does not read. A tensor whose
+    values are not known takes part as its stand-in (assumptions.py).
     """
 
     def __init__(
@@ -96,5 +97,5 @@ class OnTheCpu:
 
     def results(self, written: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """What the operation returns on the CPU; for one that writes, what it wrote for each of `written`."""
-        returned = self._operation(*self._arguments, **self._keywords)
-        return [self._here[id(t)] for t in written] if written else tensors_in(returned)
+        returned = self._operation(*self._arguments, **self._keywords)  # type: ignore[misc]
+        return [self._here[id(t)] for t in written] if written else all_tensors(returned)

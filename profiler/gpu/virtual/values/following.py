@@ -6,9 +6,9 @@ from contextlib import contextmanager
 import torch
 
 from . import assumptions
-from .evaluate import OnTheCpu, computable, is_float, tensors_in
-from .host import on_host
-from .limits import ASSUMED_BYTES, FLOATS
+from .evaluate import OnTheCpu, all_tensors, computable, is_float
+from .host import ASSUMED_BYTES, FLOATS, on_host
+from .known import TRUE
 from .process import journal, known
 from .signature import Signature
 
@@ -16,7 +16,8 @@ Kernel = Callable[..., object]  # takes the dispatch keys, then what the operati
 
 # In-place operations that do not read what they overwrite.
 ONLY_WRITE = {
-    "fill_", "zero_", "random_", "uniform_", "normal_", "exponential_", "bernoulli_", "cauchy_", "log_normal_", "geometric_"
+    "fill_", "zero_", "random_", "uniform_", "normal_", "exponential_", "bernoulli_", "cauchy_",
+    "log_normal_", "geometric_"
 }  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def returning(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
             raise
         if isinstance(result, torch.Tensor) and is_float(result) and result.numel() > FLOATS:
             return result  # the way of almost all
-        results = tensors_in(result)
+        results = all_tensors(result)
         if _worth_following(results, arguments, keywords):
             with plain_cpu():
                 call = OnTheCpu(operation, arguments, keywords, known, seed=seed)
@@ -57,7 +58,9 @@ def writing(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     only_writes = signature.name in ONLY_WRITE
 
     def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
-        call, written, unread = None, (), ()
+        call: OnTheCpu | None = None
+        written: Sequence[torch.Tensor] = ()
+        unread: Sequence[torch.Tensor] = ()
         try:
             arguments = signature.with_numbers(arguments)
             written, outs = signature.written(arguments, keywords)
@@ -82,19 +85,44 @@ def writing(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     return run
 
 
+def collective(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
+    """A collective of torch.distributed, whose small payloads the stand-in of NCCL carries.
+
+    What it writes is known where what it was given is; integers that are received are what was sent.
+    """
+    receives = operation._schema.name.partition("::")[2].startswith("recv")
+
+    def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+        tensors = all_tensors([arguments, list(keywords.values())])
+        before = [known.assumption(tensor) for tensor in tensors]
+        result = kernel(keys, *arguments, **keywords)
+        given = [assumption for assumption in before if assumption is not None]
+        carried = all(computable(t) and (not receives or not is_float(t)) for t in tensors)
+        for tensor in tensors:
+            if carried and (given or receives):
+                known.write(tensor, max(given, default=TRUE))
+            else:
+                known.forget(tensor)
+        return result
+
+    return run
+
+
 def _worth_following(
     outputs: Sequence[torch.Tensor],
     arguments: tuple,
     keywords: dict[str, object],
     unread: Sequence[torch.Tensor] = (),
 ) -> bool:
-    """Whether a value of `outputs` may become known: an integer or boolean one; floats where all that is read is."""
+    """Whether a value of `outputs` may become known: an integer or boolean one; floats where all that is
+    read is.
+    """
     if any(not is_float(t) and computable(t) for t in outputs):
         return True
     if not any(computable(t) for t in outputs):
         return False
     skipped = {id(t) for t in unread}
-    read = (t for t in tensors_in([arguments, list(keywords.values())]) if id(t) not in skipped)
+    read = (t for t in all_tensors([arguments, list(keywords.values())]) if id(t) not in skipped)
     return all(computable(t) and known.assumption(t) is not None for t in read)
 
 
@@ -121,11 +149,7 @@ def _settle(
         if call.all_known:
             _write(outputs, compute(), kept, call.assumption)
         elif (choice := assumptions.choice(signature.name, arguments)) is not None:
-            for output in followed:
-                if output.dtype == torch.int64:
-                    known.write(output, choice.spread(on_host(output)))
-                else:
-                    known.forget(output)
+            _choose(followed, choice)
         elif signature.pointwise:
             _write(outputs, compute(), kept, assumptions.AS_IF_ONE)
         else:
@@ -135,6 +159,14 @@ def _settle(
         for output in outputs:
             known.forget(output)
         journal.not_followed(signature.name, (str(error) or type(error).__name__).splitlines()[0])
+
+
+def _choose(outputs: Sequence[torch.Tensor], choice: assumptions.Choice) -> None:
+    for output in outputs:
+        if output.dtype == torch.int64:
+            known.write(output, choice.spread(on_host(output)))
+        else:
+            known.forget(output)
 
 
 def _write(

@@ -1,7 +1,7 @@
 """Reads of values that were not computed, written down by the process that read them.
 
-One file a process, one line of JSON a place and power of two of its reads, each written by one call: a crash loses
-at most the exact count. `reads` opens it.
+One file a process, one line of JSON a place and power of two of its reads, each written by one call: a crash
+loses at most the exact count. `reads` opens it.
 """
 
 import atexit
@@ -9,6 +9,7 @@ import json
 import linecache
 import os
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 FOLDER = "PROFILER_VIRTUAL_READS"
@@ -21,7 +22,7 @@ _LIBRARIES = (
 )
 
 
-class Journal:
+class ReadsJournal:
     """The places of this process at which the host read what was not computed."""
 
     def __init__(self, folder: str | None):
@@ -88,7 +89,7 @@ class Journal:
         self._lines.clear()
 
 
-def _innermost(wanted) -> FrameType | None:
+def _innermost(wanted: Callable[[str], bool]) -> FrameType | None:
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and not wanted(frame.f_code.co_filename):
         frame = frame.f_back

@@ -1,6 +1,7 @@
 """CUDA kernels wrapped: the kernel itself runs first, then the CPU computes what it would have written.
 
-The wrapper is registered for the dispatch key CUDA, below autograd: no mode is active, no path chosen by autograd or
+The wrapper is registered for the dispatch key CUDA, below autograd: no mode is active, no path chosen by
+autograd or
 a composite operation changes, and the allocations are those of PyTorch's own kernel. Every kernel that writes
 memory it is given is wrapped, and of the others all but those that return nothing but floats.
 """
@@ -19,20 +20,28 @@ from .process import journal, known
 
 # They write nothing, or what they write is no value.
 NOT_WRAPPED = {
-    "empty", "empty_strided", "_efficientzerotensor", "resize_", "resize_as_", "set_", "record_stream", "is_set_to",
-    "_assert_async", "_fused_sdp_choice", "_use_cudnn_ctc_loss", "_use_miopen_ctc_loss", "_cudnn_init_dropout_state",
+    "empty", "empty_strided", "_efficientzerotensor", "resize_", "resize_as_", "set_", "record_stream",
+    "is_set_to",
+    "_assert_async", "_fused_sdp_choice", "_use_cudnn_ctc_loss", "_use_miopen_ctc_loss",
+    "_cudnn_init_dropout_state",
 }  # fmt: skip
 
 # Parts of the names of kernels whose results are floats, whatever they are given in training.
 FLOATING_PARTS = (
-    "backward", "conv", "cudnn", "miopen", "attention", "norm", "pool", "softmax", "addmm", "addmv", "baddbmm", "addbmm",
-    "fft", "linalg", "grid_sampler", "upsample", "pixel", "loss", "cross_entropy", "thnn", "dropout", "embedding", "glu",
-    "gelu", "silu", "mish", "elu", "relu", "sigmoid", "hardtanh", "softplus", "softshrink", "hardshrink", "special_", "_mm",
-    "sparse", "nested", "jagged", "quantize", "cholesky", "cdist", "pdist", "pad1d", "pad2d", "pad3d", "col2im", "im2col",
+    "backward", "conv", "cudnn", "miopen", "attention", "norm", "pool", "softmax", "addmm", "addmv",
+    "baddbmm", "addbmm",
+    "fft", "linalg", "grid_sampler", "upsample", "pixel", "loss", "cross_entropy", "thnn", "dropout",
+    "embedding", "glu",
+    "gelu", "silu", "mish", "elu", "relu", "sigmoid", "hardtanh", "softplus", "softshrink", "hardshrink",
+    "special_", "_mm",
+    "sparse", "nested", "jagged", "quantize", "cholesky", "cdist", "pdist", "pad1d", "pad2d", "pad3d",
+    "col2im", "im2col",
 )  # fmt: skip
 FLOATING = {
-    "mm", "bmm", "dot", "vdot", "acos", "acosh", "asin", "asinh", "atan", "atanh", "atan2", "cos", "cosh", "sin", "sinh", "tan",
-    "tanh", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "log", "log10", "log1p", "log2", "rsqrt", "sqrt", "lgamma",
+    "mm", "bmm", "dot", "vdot", "acos", "acosh", "asin", "asinh", "atan", "atanh", "atan2", "cos", "cosh",
+    "sin", "sinh", "tan",
+    "tanh", "erf", "erfc", "erfinv", "exp", "exp2", "expm1", "log", "log10", "log1p", "log2", "rsqrt",
+    "sqrt", "lgamma",
     "digamma", "lerp", "addcdiv", "addcmul", "var", "std", "var_mean", "std_mean", "geqrf", "ormqr",
 }  # fmt: skip
 
@@ -47,25 +56,28 @@ def wrap_all() -> None:
 
     `copy_` is one function for all devices that launches kernels itself.
     """
-    global _library
-    if _library is not None:
+    if _always:
         return
     if not hasattr(torch.library, "get_kernel"):
         journal.not_followed("every operation", f"torch {torch.__version__} has no torch.library.get_kernel")
         return
-    _library = torch.library.Library("aten", "IMPL")
+    libraries = {name: torch.library.Library(name, "IMPL") for name in ("aten", "c10d")}
+    _always.extend(libraries.values())
     for full_name in [*torch._C._dispatch_get_registrations_for_dispatch_key("CUDA"), "aten::copy_"]:
         namespace, _, name = full_name.partition("::")
         packet, _, overload = name.partition(".")
-        if namespace != "aten" or not hasattr(torch.ops.aten, packet):
+        if namespace not in libraries or not hasattr(getattr(torch.ops, namespace), packet):
             continue
-        operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
-        wrapper = reading.WRAPPERS.get(packet) or _wrapper(operation._schema, packet)
+        operation = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+        if namespace == "c10d":
+            wrapper: Any = following.collective
+        else:
+            wrapper = reading.WRAPPERS.get(packet) or _wrapper(operation._schema, packet)
         if wrapper is None:
             continue
         wrapped = wrapper(operation, torch.library.get_kernel(full_name, "CUDA").call_boxed)
-        if packet in ALWAYS:
-            _library.impl(name, wrapped, "CUDA", with_keyset=True)
+        if packet in ALWAYS or namespace == "c10d":
+            libraries[namespace].impl(name, wrapped, "CUDA", with_keyset=True)
         else:
             _wrapped.append((name, wrapped))
     forward_passes.start()
@@ -74,10 +86,10 @@ def wrap_all() -> None:
 class _ForwardPasses:
     """Which kernels are wrapped now: all, or in a backward pass those of ALWAYS.
 
-    A tensor that passes through Python gets an object there, which counts as one more user of it; autograd adds
-    gradients in place, and takes them over uncopied, only where there is no other
-    (torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h). So in a backward pass the kernels run as they are,
-    but where a checkpoint computes a forward pass again.
+    A tensor that passes through Python gets an object there, which counts as one more user of it; autograd
+    adds gradients in place, and takes them over uncopied, only where there is no other
+    (torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h). So in a backward pass the kernels run as they
+    are, but where a checkpoint computes a forward pass again.
     """
 
     def __init__(self) -> None:
@@ -101,7 +113,8 @@ class _ForwardPasses:
             ctx.run_function = self._paused(run, -1)
             return result
 
-        frame.__init__, function.forward = initialize_frame, staticmethod(forward_of)
+        frame.__init__ = initialize_frame  # type: ignore[method-assign, assignment]
+        function.forward = staticmethod(forward_of)  # type: ignore[method-assign]
 
     def _pause(self, by: int) -> None:
         with self._lock:
@@ -129,14 +142,14 @@ class _ForwardPasses:
 
 
 forward_passes = _ForwardPasses()
-_library: torch.library.Library | None = None
+_always: list[torch.library.Library] = []  # holds what is wrapped for good
 
 
 def _wrapper(
     schema: torch.FunctionSchema, name: str
 ) -> Callable[[torch._ops.OpOverload, Kernel], Kernel] | None:
-    written = [argument for argument in schema.arguments if argument.alias_info]
-    if name in NOT_WRAPPED or any(not argument.alias_info.is_write for argument in written):
+    written = [argument.alias_info for argument in schema.arguments if argument.alias_info]
+    if name in NOT_WRAPPED or any(not alias.is_write for alias in written):
         return None  # the second: views
     if written:
         return following.writing

@@ -36,7 +36,7 @@ class _Storage:
 
 
 def _storage_address(tensor: torch.Tensor) -> int:
-    return tensor.data_ptr() - tensor.storage_offset() * tensor.element_size()
+    return int(tensor.data_ptr() - tensor.storage_offset() * tensor.element_size())
 
 
 class KnownMemory:
@@ -53,7 +53,9 @@ class KnownMemory:
         return storage
 
     def assumption(self, tensor: torch.Tensor) -> str | None:
-        """None where a value of `tensor` is not known; else what it rests on, TRUE where it is simply true."""
+        """None where a value of `tensor` is not known; else what it rests on, TRUE where it is simply
+        true.
+        """
         if not tensor.is_cuda:
             return TRUE
         storage = self._storage(tensor)
@@ -65,8 +67,8 @@ class KnownMemory:
         return None if tensor.numel() else TRUE
 
     def write(self, tensor: torch.Tensor, assumption: str = TRUE) -> None:
-        """All of `tensor` has been written with known values. With gaps between its elements, only what was known
-        around them stays known."""
+        """All of `tensor` has been written with known values. With gaps between its elements, only what was
+        known around them stays known."""
         if not tensor.numel():
             return
         storage = self._storage(tensor)

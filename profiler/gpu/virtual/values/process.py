@@ -2,8 +2,8 @@
 
 import os
 
-from .journal import FOLDER, Journal
+from .journal import FOLDER, ReadsJournal
 from .known import KnownMemory
 
 known = KnownMemory()
-journal = Journal(os.environ.get(FOLDER))
+journal = ReadsJournal(os.environ.get(FOLDER))

@@ -9,9 +9,8 @@ import torch
 from . import answers, assumptions
 from .evaluate import is_float
 from .following import Kernel, plain_cpu
-from .host import on_host
+from .host import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES, on_host
 from .known import TRUE
-from .limits import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES
 from .process import journal, known
 
 _scalars = assumptions.Scalars()
@@ -58,7 +57,9 @@ def item(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
 
 
 def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
-    """`copy_` between host and device and within the device: `.cpu()`, `.cuda()`, `.to()`, `.clone()`, `.tolist()`."""
+    """`copy_` between host and device and within the device: `.cpu()`, `.cuda()`, `.to()`, `.clone()`,
+    `.tolist()`.
+    """
 
     def run(keys: torch.DispatchKeySet, to: torch.Tensor, source: torch.Tensor, *rest: object) -> object:
         assumption = known.assumption(source)
@@ -115,11 +116,13 @@ def _to_the_device(to: torch.Tensor, source: torch.Tensor, assumption: str | Non
 
 
 def copy_many(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
-    """`_foreach_copy_`. Where a tensor of the host is among them, it is made of single copies, followed before."""
+    """`_foreach_copy_`. Where a tensor of the host is among them, it is made of single copies, followed
+    before.
+    """
 
     def run(
         keys: torch.DispatchKeySet, to: Sequence[torch.Tensor], source: Sequence[torch.Tensor], *rest: object
-    ):
+    ) -> object:
         before = [known.assumption(tensor) for tensor in source]
         result = kernel(keys, to, source, *rest)
         with plain_cpu():
@@ -132,10 +135,11 @@ def copy_many(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
 
 
 def sized(count: Callable[[torch.Tensor, list[torch.Tensor]], int]) -> Wrapper:
-    """A kernel whose result has a size that lies in device memory: PyTorch reads it there before it allocates.
+    """A kernel whose result has a size that lies in device memory: PyTorch reads it there before it
+    allocates.
 
-    count: the number that it reads, from the input on the CPU and the CPU's results. Where the input is not known,
-    every element counts.
+    count: the number that it reads, from the input on the CPU and the CPU's results. Where the input is not
+    known, every element counts.
     """
 
     def wrapper(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
@@ -148,7 +152,9 @@ def sized(count: Callable[[torch.Tensor, list[torch.Tensor]], int]) -> Wrapper:
             read, values = tensor.numel(), []
             if assumption is not None:
                 out = {
-                    n: torch.empty(0, dtype=v.dtype, device="cpu") for n, v in keywords.items() if n == "out"
+                    name: torch.empty(0, dtype=value.dtype, device="cpu")
+                    for name, value in keywords.items()
+                    if name == "out" and isinstance(value, torch.Tensor)
                 }
                 with plain_cpu():
                     here = on_host(tensor)
@@ -214,7 +220,7 @@ def healthy_scale(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
 
     def run(
         keys: torch.DispatchKeySet, gradients: Sequence[torch.Tensor], found_inf: torch.Tensor, *rest: object
-    ):
+    ) -> object:
         assumption = known.assumption(found_inf)
         result = kernel(keys, gradients, found_inf, *rest)
         for gradient in gradients:

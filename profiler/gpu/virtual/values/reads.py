@@ -1,4 +1,6 @@
-"""What a program on the virtual GPU read back although it was not computed, as its processes wrote it down."""
+"""What a program on the virtual GPU read back although it was not computed, as its processes wrote it
+down.
+"""
 
 import json
 from collections.abc import Iterator
@@ -56,7 +58,8 @@ def program_reads(folder: Path) -> ProgramReads:
             counts[place] = counts.get(place, 0) + count
     names = [name for name in FloatRead.__dataclass_fields__ if name != "count"]
     reads = [
-        FloatRead(**dict(zip(names, place, strict=True)), count=count) for place, count in counts.items()
+        FloatRead(**dict(zip(names, place, strict=True)), count=count)  # type: ignore[arg-type]
+        for place, count in counts.items()
     ]
     reads.sort(key=lambda read: (not read.changes_memory, -read.count, read.file, read.line))
     return ProgramReads(tuple(processes), tuple(reads), tuple(sorted(not_followed.items())))

@@ -2,7 +2,7 @@
 
 import torch
 
-from .evaluate import tensors_in
+from .evaluate import all_tensors
 
 
 class Signature:
@@ -30,7 +30,7 @@ class Signature:
         written: list[torch.Tensor] = []
         outs: list[torch.Tensor] = []
         for i, name, is_out in self._written:
-            found = tensors_in(arguments[i] if i < len(arguments) else keywords.get(name))
+            found = all_tensors(arguments[i] if i < len(arguments) else keywords.get(name))
             written += found
             if is_out:
                 outs += found
@@ -53,7 +53,8 @@ class Signature:
         return arguments
 
     def seed(self, arguments: tuple, keywords: dict[str, object]) -> int | None:
-        """Where the CUDA generator of a random operation stands before its kernel runs, as a seed for the CPU's.
+        """Where the CUDA generator of a random operation stands before its kernel runs, as a seed for the
+        CPU's.
 
         So the same numbers come where the program has set the generator back, as checkpointing does. None for
         other operations, and while a CUDA graph is captured, which draws at each replay.
@@ -62,7 +63,7 @@ class Signature:
             return None
         generator = self.by_name(arguments, keywords).get("generator")
         if generator is None:
-            devices = [t.device.index for t in tensors_in([arguments, list(keywords.values())]) if t.is_cuda]
+            devices = [t.device.index for t in all_tensors([arguments, list(keywords.values())]) if t.is_cuda]
             generator = torch.cuda.default_generators[devices[0] if devices else torch.cuda.current_device()]
         assert isinstance(generator, torch.Generator)
         try:

@@ -1,4 +1,6 @@
-"""What a program on the virtual GPU reads back, against what arithmetic says, and what is said of the rest."""
+"""What a program on the virtual GPU reads back, against what arithmetic says, and what is said of the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ grid = torch.tensor([[3, 1], [2, 7]], device="cuda")
 print(json.dumps([
     even.nonzero().flatten().tolist(), x[even].tolist(), torch.unique(x // 4).tolist(), x.sum().item(),
     grid.sort(dim=1).values.tolist(), torch.cat([grid, grid]).max().item(), x.cumsum(0)[-1].item(),
-    torch.where(even, x, -x).tolist(), bool((x >= 0).all()), (x > 5).sum().item(), grid.T.contiguous().tolist(),
+    torch.where(even, x, -x).tolist(), bool((x >= 0).all()), (x > 5).sum().item(),
+    grid.T.contiguous().tolist(),
 ]))
 """
     assert answer(code, A100, needed(installed_torch())) == [
@@ -66,7 +69,8 @@ first = torch.randint(5, 9, (2000,), device="cuda")
 order = torch.randperm(100, device="cuda")
 torch.manual_seed(1)
 again = torch.randint(5, 9, (2000,), device="cuda")
-print(json.dumps([sorted(set(first.tolist())), sorted(order.tolist()) == list(range(100)), torch.equal(first, again)]))
+print(json.dumps([sorted(set(first.tolist())), sorted(order.tolist()) == list(range(100)), torch.equal(first,
+again)]))
 """
     assert answer(code, A100, needed(installed_torch())) == [[5, 6, 7, 8], True, True]
 
@@ -153,7 +157,9 @@ def test_following_values_changes_no_allocation(tmp_path):
 import json, torch
 torch.cuda.memory._record_memory_history()
 from transformers import LlamaConfig, LlamaForCausalLM
-config = LlamaConfig(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=999)
+config = LlamaConfig(
+    hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=999
+)
 model = LlamaForCausalLM(config).cuda()
 optimizer = torch.optim.Adam(model.parameters())
 for _ in range(2):

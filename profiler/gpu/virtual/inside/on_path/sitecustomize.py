@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
+from typing import Any
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -11,19 +12,19 @@ _HERE = os.path.dirname(os.path.abspath(__file__))
 class _AfterTorch:
     """A finder that finds nothing itself: it lets the others find torch, and acts once torch has loaded."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != "torch":
             return None
         sys.meta_path.remove(self)
         try:
-            spec = importlib.util.find_spec("torch")
+            spec: Any = importlib.util.find_spec("torch")
         finally:
             sys.meta_path.insert(0, self)
         if spec is None or not hasattr(spec.loader, "exec_module"):
             return spec
         loader, load = spec.loader, spec.loader.exec_module
 
-        def load_and_install(module):
+        def load_and_install(module: Any) -> None:
             load(module)
             del loader.exec_module  # the loader is as it was
             if self in sys.meta_path:
@@ -34,10 +35,10 @@ class _AfterTorch:
         return spec
 
 
-def _install():
+def _install() -> None:
     for folder in os.environ["PROFILER_VIRTUAL_INSIDE"].split(os.pathsep):
         name = "_profiler_virtual_" + os.path.basename(folder)
-        spec = importlib.util.spec_from_file_location(
+        spec: Any = importlib.util.spec_from_file_location(
             name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
         )
         package = sys.modules[name] = importlib.util.module_from_spec(spec)
@@ -45,8 +46,10 @@ def _install():
         package.install()
 
 
-def _run_the_next_sitecustomize():
-    """Python loads one module of this name; the environment's or the program's own is the next on the path."""
+def _run_the_next_sitecustomize() -> None:
+    """Python loads one module of this name; the environment's or the program's own is the next on the
+    path.
+    """
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
     if spec is not None and spec.loader is not None:
         module = sys.modules["sitecustomize"] = importlib.util.module_from_spec(spec)
