@@ -1,5 +1,6 @@
 """A CUDA kernel, and after it the values that it would have written."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -85,6 +86,9 @@ def writing(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     return run
 
 
+inside_collective = threading.local()
+
+
 def collective(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     """A collective of torch.distributed, whose small payloads the stand-in of NCCL carries.
 
@@ -95,7 +99,11 @@ def collective(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
         tensors = all_tensors([arguments, list(keywords.values())])
         before = [known.assumption(tensor) for tensor in tensors]
-        result = kernel(keys, *arguments, **keywords)
+        inside_collective.here = True  # copies through its flat buffers are what memory holds
+        try:
+            result = kernel(keys, *arguments, **keywords)
+        finally:
+            inside_collective.here = False
         given = [assumption for assumption in before if assumption is not None]
         carried = all(computable(t) and (not receives or not is_float(t)) for t in tensors)
         for tensor in tensors:

@@ -11,7 +11,7 @@ COPIED_BYTES = 4 << 20  # a tensor that is only copied; the stand-ins copy as mu
 ASSUMED_BYTES = 1 << 20  # an integer or boolean result of values that are not computed
 
 
-def span_bytes(tensor: torch.Tensor) -> int:
+def extent_bytes(tensor: torch.Tensor) -> int:
     """Bytes from the first element of a tensor with elements to the end of its last, gaps included."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
@@ -21,6 +21,6 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """The same elements as a CPU tensor of the same shape and strides; shares the memory, does not own it."""
     if not tensor.numel():
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
-    memory = (ctypes.c_char * span_bytes(tensor)).from_address(tensor.data_ptr())
+    memory = (ctypes.c_char * extent_bytes(tensor)).from_address(tensor.data_ptr())
     flat = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype)
     return flat.as_strided(tensor.shape, tensor.stride())

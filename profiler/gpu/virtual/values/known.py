@@ -8,7 +8,7 @@ to the next tensor is not known, whatever was there. Every operation that writes
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from .host import span_bytes
+from .host import extent_bytes
 
 TRUE = ""  # the assumption behind a value that needs none
 
@@ -61,7 +61,7 @@ class KnownMemory:
         storage = self._storage(tensor)
         if storage is not None and tensor.numel():
             start = tensor.data_ptr()
-            end = start + span_bytes(tensor)
+            end = start + extent_bytes(tensor)
             if any(first <= start and end <= last for first, last in storage.spans):
                 return storage.assumption
         return None if tensor.numel() else TRUE
@@ -72,7 +72,7 @@ class KnownMemory:
         if not tensor.numel():
             return
         storage = self._storage(tensor)
-        start, bytes_ = tensor.data_ptr(), span_bytes(tensor)
+        start, bytes_ = tensor.data_ptr(), extent_bytes(tensor)
         whole = tensor.untyped_storage()
         if storage is None:
             self._clean()
@@ -98,7 +98,7 @@ class KnownMemory:
             return
         if tensor.numel():
             start = tensor.data_ptr()
-            storage.spans = storage.without(start, start + span_bytes(tensor))
+            storage.spans = storage.without(start, start + extent_bytes(tensor))
         if not storage.spans:
             self._storages.pop(_storage_address(tensor), None)
 

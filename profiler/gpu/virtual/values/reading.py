@@ -8,7 +8,7 @@ import torch
 
 from . import answers, assumptions
 from .evaluate import is_float
-from .following import Kernel, plain_cpu
+from .following import Kernel, inside_collective, plain_cpu
 from .host import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES, on_host
 from .known import TRUE
 from .process import journal, known
@@ -62,6 +62,8 @@ def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     """
 
     def run(keys: torch.DispatchKeySet, to: torch.Tensor, source: torch.Tensor, *rest: object) -> object:
+        if getattr(inside_collective, "here", False):
+            return kernel(keys, to, source, *rest)
         assumption = known.assumption(source)
         to_the_host = source.is_cuda and not to.is_cuda
         outermost = to_the_host and not getattr(_copying, "to_the_host", False)
