@@ -43,10 +43,13 @@ class VirtualGPUs:
         return in_total(process_terms(self.gpu)).typical_bytes
 
 
-def write_card(gpus: VirtualGPUs, path: Path, journal_folder: Path) -> None:
+def write_card(
+    gpus: VirtualGPUs, path: Path, journal_folder: Path, cudnn: Path | None = None, cudnn_version: int = 0
+) -> None:
     """The GPUs as lines of "key value" (struct card in stand_ins/common.h).
 
     journal_folder: where each process writes what it met.
+    cudnn: the cuDNN that is installed, None: none; cudnn_version: that torch asks for (92400 is 9.24.0).
     """
     gpu = gpus.gpu
     limits = limits_of(gpu.capability)
@@ -75,6 +78,8 @@ def write_card(gpus: VirtualGPUs, path: Path, journal_folder: Path) -> None:
         "nvml_total_bytes": gpu.nvml_total_bytes,
         "pci_device_id": gpu.pci_device_id,
         "rising_addresses": int(gpus.rising_addresses),
+        "cudnn_library": str(cudnn or ""),
+        "cudnn_version": cudnn_version,
     }
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     if text.count("\n") != len(values):

@@ -28,6 +28,24 @@ class Installation:
         """The shared libraries of torch itself."""
         return tuple(sorted((self.folder / "lib").glob("lib*.so*")))
 
+    @property
+    def cudnn(self) -> Path | None:
+        """The cuDNN of the nvidia-cudnn package beside torch, or None."""
+        found = self.folder.parent / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9"
+        return found if found.is_file() else None
+
+    @property
+    def cudnn_version(self) -> int:
+        """The cuDNN that torch's own package asks for, as cudnnGetVersion counts (92400 is 9.24.0); 0: not
+        said.
+        """
+        for metadata in self.folder.parent.glob(f"torch-{self.version.split('+')[0]}*.dist-info/METADATA"):
+            asked = re.search(r"nvidia-cudnn-cu\d+\s*\(?==\s*(\d+)\.(\d+)\.(\d+)", metadata.read_text())
+            if asked:
+                major, minor, patch = (int(number) for number in asked.groups())
+                return major * 10_000 + minor * 100 + patch
+        return 0
+
 
 def find_torch(folders: tuple[Path, ...] = ()) -> Installation:
     """The CUDA build of torch in the first of `folders` that has a torch, or on this Python's path.

@@ -50,7 +50,7 @@ def environment(
     installation = installation or find_torch()
     compiled = stand_ins(installation)
     card = folder / "card.txt"
-    write_card(gpus, card, folder)
+    write_card(gpus, card, folder, installation.cudnn, installation.cudnn_version)
     variables = dict(os.environ if inherited is None else inherited)
     preloaded = [*map(str, compiled), *variables.get("LD_PRELOAD", "").split(":")]
     variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)

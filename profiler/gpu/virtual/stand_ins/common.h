@@ -25,6 +25,7 @@ enum {
 struct card {
     char name[256];
     char journal_folder[4096];
+    char cudnn_library[4096];  /* the cuDNN that is installed; "": none */
     int installed;             /* GPUs of the machine */
     int devices;               /* those that the program sees */
     int physical[MAX_DEVICES]; /* which of the installed ones each of them is */
@@ -43,6 +44,7 @@ struct card {
     int memory_bus_bits;
     int clock_khz, memory_clock_khz;
     int ecc, clusters, copy_engines, pci_device_id;
+    int cudnn_version;     /* that torch asks for, as cudnnGetVersion counts; 0: unknown */
     int rising_addresses;  /* new segments above the old ones; the driver for Linux puts them below */
 };
 const struct card *vgpu_card(void);

@@ -23,7 +23,7 @@ static const struct number NUMBERS[] = {
     SIZE(reserved_shared_memory_per_block_bytes), SIZE(shared_memory_unit_bytes),
     SIZE(l2_cache_bytes), SIZE(nvml_total_bytes), INT(memory_bus_bits), INT(clock_khz), INT(memory_clock_khz), INT(ecc), INT(clusters),
     INT(copy_engines), INT(pci_device_id),
-    INT(rising_addresses),
+    INT(rising_addresses), INT(cudnn_version),
 };
 
 static void take(const char *key, const char *value) {
@@ -31,6 +31,8 @@ static void take(const char *key, const char *value) {
         snprintf(the_card.name, sizeof the_card.name, "%s", value);
     } else if (!strcmp(key, "journal_folder")) {
         snprintf(the_card.journal_folder, sizeof the_card.journal_folder, "%s", value);
+    } else if (!strcmp(key, "cudnn_library")) {
+        snprintf(the_card.cudnn_library, sizeof the_card.cudnn_library, "%s", value);
     }
     for (size_t i = 0; i < sizeof NUMBERS / sizeof *NUMBERS; i++) {
         if (strcmp(key, NUMBERS[i].key) != 0) continue;

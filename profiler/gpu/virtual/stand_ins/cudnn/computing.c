@@ -1,0 +1,42 @@
+/* cuDNN's old API: what only sets a descriptor of which nothing is read, or only runs kernels. */
+#include "cudnn.h"
+
+#define NOTHING_TO_DO(name_) \
+    API int name_(void) { return CUDNN_SUCCESS; }
+
+NOTHING_TO_DO(cudnnSetActivationDescriptor)
+NOTHING_TO_DO(cudnnSetConvolutionGroupCount)
+NOTHING_TO_DO(cudnnSetConvolutionMathType)
+NOTHING_TO_DO(cudnnSetConvolutionNdDescriptor)
+NOTHING_TO_DO(cudnnSetPooling2dDescriptor)
+NOTHING_TO_DO(cudnnSetPoolingNdDescriptor)
+NOTHING_TO_DO(cudnnSetSpatialTransformerNdDescriptor)
+
+NOTHING_TO_DO(cudnnActivationBackward)
+NOTHING_TO_DO(cudnnActivationForward)
+NOTHING_TO_DO(cudnnAddTensor)
+NOTHING_TO_DO(cudnnBatchNormalizationBackward)
+NOTHING_TO_DO(cudnnBatchNormalizationBackwardEx)
+NOTHING_TO_DO(cudnnBatchNormalizationForwardInference)
+NOTHING_TO_DO(cudnnBatchNormalizationForwardTraining)
+NOTHING_TO_DO(cudnnBatchNormalizationForwardTrainingEx)
+NOTHING_TO_DO(cudnnCTCLoss)
+NOTHING_TO_DO(cudnnCTCLoss_v8)
+NOTHING_TO_DO(cudnnConvolutionBackwardBias)
+NOTHING_TO_DO(cudnnConvolutionBackwardData)
+NOTHING_TO_DO(cudnnConvolutionBackwardFilter)
+NOTHING_TO_DO(cudnnConvolutionBiasActivationForward)
+NOTHING_TO_DO(cudnnConvolutionForward)
+NOTHING_TO_DO(cudnnDropoutBackward)
+NOTHING_TO_DO(cudnnDropoutForward)
+NOTHING_TO_DO(cudnnPoolingBackward)
+NOTHING_TO_DO(cudnnPoolingForward)
+NOTHING_TO_DO(cudnnRNNBackwardData_v8)
+NOTHING_TO_DO(cudnnRNNBackwardWeights_v8)
+NOTHING_TO_DO(cudnnRNNForward)
+NOTHING_TO_DO(cudnnSoftmaxBackward)
+NOTHING_TO_DO(cudnnSoftmaxForward)
+NOTHING_TO_DO(cudnnSpatialTfGridGeneratorBackward)
+NOTHING_TO_DO(cudnnSpatialTfGridGeneratorForward)
+NOTHING_TO_DO(cudnnSpatialTfSamplerBackward)
+NOTHING_TO_DO(cudnnSpatialTfSamplerForward)
