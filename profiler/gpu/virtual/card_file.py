@@ -8,7 +8,7 @@ from pathlib import Path
 from profiler.errors import ProfilerError
 from profiler.gpu.capability import limits_of
 from profiler.gpu.cards import GPU
-from profiler.gpu.device_used import in_total, process_terms
+from profiler.gpu.device_used import in_total, nccl_term, process_terms
 
 ENVIRONMENT_VARIABLE = "PROFILER_VIRTUAL_GPU"
 MOST_DEVICES = 16
@@ -22,12 +22,20 @@ class VirtualGPUs:
         what processes on this card typically took (profiler.gpu.device_used.process_terms).
     rising_addresses: new segments stand above the old ones. The driver for Linux puts them below; above was
         seen in recordings from Windows. The order decides between free blocks of the same size.
+    lone_rank: the process stands for one rank of many: collectives answer as if all ranks had what it has.
+    events_wait: events end when the program waits for the device, not at once: blocks that another stream
+        used come back as late as on a GPU that is behind. On a GPU it is between the two.
+    nccl_bytes: what NCCL takes for each communicator of several ranks. None: typically, with rings and trees
+        over NVLink (profiler.gpu.device_used.nccl_term).
     """
 
     gpu: GPU
     devices: int = 1
     context_bytes: int | None = None
     rising_addresses: bool = False
+    lone_rank: bool = False
+    events_wait: bool = False
+    nccl_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.devices <= MOST_DEVICES:
@@ -41,6 +49,12 @@ class VirtualGPUs:
         if self.context_bytes is not None:
             return self.context_bytes
         return in_total(process_terms(self.gpu)).typical_bytes
+
+
+def _typical_nccl_bytes(gpu: GPU) -> int:
+    """Of a communicator. NVLink joins the boards of data centres (capability X.0) that are not PCIe cards."""
+    nvlink = gpu.capability[1] == 0 and "PCI" not in gpu.device_name
+    return nccl_term(ranks=2, nvlink=nvlink).typical_bytes
 
 
 def write_card(
@@ -80,6 +94,9 @@ def write_card(
         "rising_addresses": int(gpus.rising_addresses),
         "cudnn_library": str(cudnn or ""),
         "cudnn_version": cudnn_version,
+        "lone_rank": int(gpus.lone_rank),
+        "events_wait": int(gpus.events_wait),
+        "nccl_bytes": _typical_nccl_bytes(gpu) if gpus.nccl_bytes is None else gpus.nccl_bytes,
     }
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     if text.count("\n") != len(values):

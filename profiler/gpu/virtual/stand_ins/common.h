@@ -18,7 +18,9 @@ enum {
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     NOT_FOUND = 500,
+    NOT_READY = 600,
     NOT_SUPPORTED = 801,
+    UNKNOWN_ERROR = 999,
 };
 
 /* card.c: what the file named by PROFILER_VIRTUAL_GPU says. Without one there are no devices. */
@@ -45,6 +47,9 @@ struct card {
     int clock_khz, memory_clock_khz;
     int ecc, clusters, copy_engines, pci_device_id;
     int cudnn_version;     /* that torch asks for, as cudnnGetVersion counts; 0: unknown */
+    int lone_rank;         /* this process stands for one rank of many: the others are as this one */
+    int events_wait;       /* events end when somebody waits for the device, not at once */
+    size_t nccl_bytes;     /* what NCCL takes of a device for a communicator of several ranks */
     int rising_addresses;  /* new segments above the old ones; the driver for Linux puts them below */
 };
 const struct card *vgpu_card(void);
@@ -84,6 +89,8 @@ void vgpu_memory_copy(void *to, const void *from, size_t bytes);
 void vgpu_memory_fill(void *to, int value, size_t bytes);
 int vgpu_memory_host_allocate(void **address, size_t bytes);
 int vgpu_memory_host_free(void *address);
+int vgpu_memory_take(size_t bytes, int device); /* without addresses: what a library keeps for itself */
+void vgpu_memory_give_back(size_t bytes, int device);
 /* Virtual addresses and physical memory apart (expandable segments). */
 int vgpu_memory_reserve(void **address, size_t bytes, int device);
 int vgpu_memory_unreserve(void *address, size_t bytes);
@@ -107,6 +114,13 @@ uint64_t vgpu_stream_capture(void *stream, void **graph); /* the capture's id, 0
 int vgpu_stream_begin_capture(void *stream, void *graph);
 int vgpu_stream_end_capture(void *stream, void **graph);
 void vgpu_stream_wait_event(void *stream, void *event);
+/* Wait for what a stream, an event or any stream waits for (pending.c): another process's part of a collective. */
+int vgpu_settle(const void *stream);
+int vgpu_settle_all(void);
+int vgpu_wait_for_data(const void *stream); /* before a copy on the stream; no event ends by it */
+int vgpu_event_settle(void *event);
+bool vgpu_stream_waits(const void *stream);
+bool vgpu_event_waits(void *event);
 void *vgpu_event_create(void);
 int vgpu_event_destroy(void *event);
 void vgpu_event_record(void *event, void *stream);

@@ -23,7 +23,7 @@ static const struct number NUMBERS[] = {
     SIZE(reserved_shared_memory_per_block_bytes), SIZE(shared_memory_unit_bytes),
     SIZE(l2_cache_bytes), SIZE(nvml_total_bytes), INT(memory_bus_bits), INT(clock_khz), INT(memory_clock_khz), INT(ecc), INT(clusters),
     INT(copy_engines), INT(pci_device_id),
-    INT(rising_addresses), INT(cudnn_version),
+    INT(rising_addresses), INT(cudnn_version), INT(lone_rank), INT(events_wait), SIZE(nccl_bytes),
 };
 
 static void take(const char *key, const char *value) {

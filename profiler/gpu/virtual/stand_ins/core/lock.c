@@ -1,5 +1,6 @@
 /* One lock for all that the stand-ins keep, held over a fork so that the child finds it whole. */
 #include "common.h"
+#include "pending.h"
 
 #include <pthread.h>
 
@@ -18,6 +19,7 @@ static void make(void) {
 static void in_child(void) {
     make();
     vgpu_journal_after_fork();
+    vgpu_pending_after_fork();
 }
 
 static void start(void) {

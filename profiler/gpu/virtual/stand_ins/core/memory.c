@@ -147,6 +147,19 @@ API int vgpu_memory_allocate(void **address, size_t bytes, int device) {
     return result;
 }
 
+API int vgpu_memory_take(size_t bytes, int device) {
+    vgpu_lock();
+    bool there = ready() && device >= 0 && device < vgpu_card()->devices && charge(device, rounded(bytes));
+    vgpu_unlock();
+    return there ? SUCCESS : OUT_OF_MEMORY;
+}
+
+API void vgpu_memory_give_back(size_t bytes, int device) {
+    vgpu_lock();
+    devices[device].used_bytes -= rounded(bytes);
+    vgpu_unlock();
+}
+
 static int release(struct device *span, void *address) {
     struct block *block = find(&span->blocks, address);
     if (!block || block->start != address) return INVALID_VALUE;

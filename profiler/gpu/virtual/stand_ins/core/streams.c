@@ -1,5 +1,10 @@
-/* Streams, events and captures. Work on a stream is done when it is asked for: there is nothing to wait for. */
+/* Streams, events and captures.
+ *
+ * Work on a stream is done when it is asked for, so that events end at once; what comes from another process does
+ * not (pending.c). With events_wait they end later, when somebody waits: as late as a GPU may be.
+ */
 #include "common.h"
+#include "pending.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -16,7 +21,13 @@ struct event {
     double recorded_ms;
     uint64_t capture;
     void *graph;
+    struct vgpu_waits waits;
+    uint64_t recorded; /* 0: never */
+    int asked;         /* how often whether it has ended, since it was recorded */
 };
+
+#define ASKED_MOST 10000 /* a program that asks until an event has ended does not wait */
+static _Atomic uint64_t records, ended = 0; /* events recorded; those of them that have ended */
 
 static struct stream *streams; /* all that are alive */
 static uint64_t captures;
@@ -94,7 +105,9 @@ API int vgpu_stream_end_capture(void *handle, void **graph) {
 API void vgpu_stream_wait_event(void *handle, void *of) {
     struct stream *stream = own(handle);
     struct event *event = of;
-    if (!stream || !event) return;
+    if (!event) return;
+    vgpu_waits_join(&event->waits, handle);
+    if (!stream) return;
     vgpu_lock();
     bool alive = false;
     for (struct stream *other = streams; event->capture && other; other = other->next) {
@@ -109,7 +122,9 @@ API void vgpu_stream_wait_event(void *handle, void *of) {
 
 API void *vgpu_event_create(void) { return calloc(1, sizeof(struct event)); }
 
-API int vgpu_event_destroy(void *event) {
+API int vgpu_event_destroy(void *handle) {
+    struct event *event = handle;
+    if (event) free(event->waits.numbers);
     free(event);
     return SUCCESS;
 }
@@ -122,6 +137,24 @@ API void vgpu_event_record(void *handle, void *stream) {
     event->recorded_ms = (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
     event->graph = NULL;
     event->capture = vgpu_stream_capture(stream, &event->graph);
+    event->recorded = atomic_fetch_add(&records, 1) + 1;
+    event->asked = 0;
+    vgpu_waits_record(&event->waits, stream);
+}
+
+void vgpu_events_end(void) { atomic_store(&ended, atomic_load(&records)); }
+
+API bool vgpu_event_waits(void *handle) {
+    struct event *event = handle;
+    if (!event) return false;
+    if (vgpu_waits_left(&event->waits)) return true;
+    return vgpu_card()->events_wait && event->recorded > atomic_load(&ended) && event->asked++ < ASKED_MOST;
+}
+
+API int vgpu_event_settle(void *handle) {
+    struct event *event = handle;
+    vgpu_events_end();
+    return event ? vgpu_waits_settle(&event->waits) : SUCCESS;
 }
 
 /* The host's time between the two, never 0: a program may divide by it. */

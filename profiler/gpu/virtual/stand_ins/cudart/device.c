@@ -63,7 +63,7 @@ API int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     return SUCCESS;
 }
 
-API int cudaDeviceSynchronize(void) { return SUCCESS; }
+API int cudaDeviceSynchronize(void) { return vgpu_failed(vgpu_settle_all()); }
 
 API int cudaDeviceGetLimit(size_t *value, int limit) {
     static const size_t VALUES[] = {1024, 1 << 20, 8 << 20, 2, 2048}; /* stack, printf, heap, depth, launches */

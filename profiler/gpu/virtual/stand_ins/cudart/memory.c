@@ -50,12 +50,15 @@ API int cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 API int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
     (void)kind;
+    int waited = vgpu_wait_for_data(NULL);
+    if (waited) return vgpu_failed(waited);
     vgpu_memory_copy(to, from, bytes);
     return SUCCESS;
 }
 
 API int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return vgpu_failed(waited);
     return cudaMemcpy(to, from, bytes, kind);
 }
 
@@ -65,7 +68,8 @@ API int cudaMemcpyPeer(void *to, int to_device, const void *from, int from_devic
 }
 
 API int cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int from_device, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return vgpu_failed(waited);
     return cudaMemcpyPeer(to, to_device, from, from_device, bytes);
 }
 
@@ -79,7 +83,8 @@ API int cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pi
 
 API int cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
                           int kind, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return vgpu_failed(waited);
     return cudaMemcpy2D(to, to_pitch, from, from_pitch, width, height, kind);
 }
 
@@ -89,7 +94,8 @@ API int cudaMemset(void *to, int value, size_t bytes) {
 }
 
 API int cudaMemsetAsync(void *to, int value, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return vgpu_failed(waited);
     return cudaMemset(to, value, bytes);
 }
 

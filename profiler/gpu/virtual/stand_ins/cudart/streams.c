@@ -28,15 +28,9 @@ API int cudaStreamGetDevice(void *stream, int *device) {
     return SUCCESS;
 }
 
-API int cudaStreamSynchronize(void *stream) {
-    (void)stream;
-    return SUCCESS;
-}
+API int cudaStreamSynchronize(void *stream) { return vgpu_failed(vgpu_settle(stream)); }
 
-API int cudaStreamQuery(void *stream) {
-    (void)stream;
-    return SUCCESS;
-}
+API int cudaStreamQuery(void *stream) { return vgpu_stream_waits(stream) ? vgpu_failed(NOT_READY) : SUCCESS; }
 
 API int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) {
     (void)flags;
@@ -75,15 +69,9 @@ API int cudaEventRecordWithFlags(void *event, void *stream, unsigned flags) {
     return cudaEventRecord(event, stream);
 }
 
-API int cudaEventQuery(void *event) {
-    (void)event;
-    return SUCCESS;
-}
+API int cudaEventQuery(void *event) { return vgpu_event_waits(event) ? vgpu_failed(NOT_READY) : SUCCESS; }
 
-API int cudaEventSynchronize(void *event) {
-    (void)event;
-    return SUCCESS;
-}
+API int cudaEventSynchronize(void *event) { return vgpu_failed(vgpu_event_settle(event)); }
 
 API int cudaEventElapsedTime(float *milliseconds, void *start, void *end) {
     *milliseconds = vgpu_event_elapsed_ms(start, end);

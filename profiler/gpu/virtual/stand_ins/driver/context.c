@@ -101,7 +101,7 @@ API int cuCtxGetDevice(int *device) {
     return SUCCESS;
 }
 
-API int cuCtxSynchronize(void) { return SUCCESS; }
+API int cuCtxSynchronize(void) { return vgpu_settle_all(); }
 
 API int cuCtxGetApiVersion(void *context, unsigned *version) {
     (void)context;

@@ -106,8 +106,8 @@ API int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) 
 }
 
 API int cuStreamDestroy_v2(void *stream) { return vgpu_stream_destroy(stream); }
-API int cuStreamSynchronize(void *stream) { return (void)stream, SUCCESS; }
-API int cuStreamQuery(void *stream) { return (void)stream, SUCCESS; }
+API int cuStreamSynchronize(void *stream) { return vgpu_settle(stream); }
+API int cuStreamQuery(void *stream) { return vgpu_stream_waits(stream) ? NOT_READY : SUCCESS; }
 
 API int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
     (void)flags;
@@ -149,8 +149,8 @@ API int cuEventRecord(void *event, void *stream) {
     return SUCCESS;
 }
 
-API int cuEventQuery(void *event) { return (void)event, SUCCESS; }
-API int cuEventSynchronize(void *event) { return (void)event, SUCCESS; }
+API int cuEventQuery(void *event) { return vgpu_event_waits(event) ? NOT_READY : SUCCESS; }
+API int cuEventSynchronize(void *event) { return vgpu_event_settle(event); }
 
 API int cuEventElapsedTime(float *milliseconds, void *start, void *end) {
     *milliseconds = vgpu_event_elapsed_ms(start, end);

@@ -46,22 +46,26 @@ API int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) { return co
 API int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t bytes) { return copy(to, from, bytes); }
 
 API int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return copy((uintptr_t)to, from, bytes);
 }
 
 API int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return copy(to, (uintptr_t)from, bytes);
 }
 
 API int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return copy(to, from, bytes);
 }
 
 API int cuMemcpyAsync(uint64_t to, uint64_t from, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return copy(to, from, bytes);
 }
 
@@ -71,7 +75,8 @@ API int cuMemsetD8_v2(uint64_t to, unsigned char value, size_t bytes) {
 }
 
 API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return cuMemsetD8_v2(to, value, bytes);
 }
 
@@ -82,7 +87,8 @@ API int cuMemsetD32_v2(uint64_t to, unsigned value, size_t count) {
 }
 
 API int cuMemsetD32Async(uint64_t to, unsigned value, size_t count, void *stream) {
-    (void)stream;
+    int waited = vgpu_wait_for_data(stream);
+    if (waited) return waited;
     return cuMemsetD32_v2(to, value, count);
 }
 
