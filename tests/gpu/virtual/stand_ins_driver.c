@@ -46,6 +46,22 @@ int cuMemUnmap(uint64_t, size_t);
 int cuMemRelease(uint64_t);
 int cusolverDnSgetrf_bufferSize(void *, int, int, void *, int, int *);
 int cudaGraphExecUpdate(void);
+int cudaStreamSynchronize(void *);
+int cudaEventQuery(void *);
+struct unique_id {
+    char bytes[128];
+};
+int ncclGetUniqueId(struct unique_id *);
+int ncclCommInitRank(void **, int, struct unique_id, int);
+int ncclCommSplit(void *, int, int, void **, void *);
+int ncclCommShrink(void *, const int *, int, void **, void *, int);
+int ncclCommCount(void *, int *);
+int ncclCommUserRank(void *, int *);
+int ncclCommDestroy(void *);
+int ncclAllReduce(const void *, void *, size_t, int, int, void *, void *);
+int ncclAllGather(const void *, void *, size_t, int, void *, void *);
+int ncclSend(const void *, size_t, int, int, void *, void *);
+int ncclRecv(void *, size_t, int, int, void *, void *);
 
 static size_t free_bytes(void) {
     size_t left, total;
@@ -182,6 +198,57 @@ static void threads_and_forks(void) {
     EXPECT(free_bytes() == before);
 }
 
+static void rank_of_three(struct unique_id id, int rank) {
+    void *all, *part, *stream, *other, *event;
+    int *values;
+    EXPECT(!cudaStreamCreateWithFlags(&stream, 1) && !cudaStreamCreateWithFlags(&other, 1));
+    EXPECT(!cudaEventCreateWithFlags(&event, 0) && !cudaMalloc((void **)&values, MIB));
+    EXPECT(!ncclCommInitRank(&all, 3, id, rank));
+    for (int i = 0; i < 50; i++) {
+        values[0] = rank + i;
+        EXPECT(!ncclAllReduce(values, values, 1, 2, 0, all, stream));
+        EXPECT(!cudaEventRecord(event, stream) && !cudaStreamWaitEvent(other, event, 0));
+        EXPECT(!cudaStreamSynchronize(other) && values[0] == 3 + 3 * i && !cudaEventQuery(event));
+    }
+    values[0] = 10 * rank;
+    EXPECT(!ncclRecv(values + 1, 1, 2, (rank + 2) % 3, all, stream)); /* asked for before anybody has sent */
+    EXPECT(!ncclSend(values, 1, 2, (rank + 1) % 3, all, stream));
+    EXPECT(!cudaStreamSynchronize(stream) && values[1] == (rank + 2) % 3 * 10);
+    /* Ranks 0 and 2 in reversed order, rank 1 alone; then all but rank 1. */
+    int count, own;
+    EXPECT(!ncclCommSplit(all, rank == 1, -rank, &part, NULL));
+    EXPECT(!ncclCommCount(part, &count) && count == (rank == 1 ? 1 : 2) && !ncclCommUserRank(part, &own));
+    EXPECT(own == (rank == 0));
+    EXPECT(!ncclAllGather(values, values + 2, 1, 2, part, stream) && !cudaStreamSynchronize(stream));
+    EXPECT(rank == 1 ? values[2] == 10 : values[2] == 20 && values[3] == 0);
+    EXPECT(!ncclCommDestroy(part));
+    if (rank != 1) {
+        int left_out = 1;
+        EXPECT(!ncclCommShrink(all, &left_out, 1, &part, NULL, 0));
+        EXPECT(!ncclAllGather(values, values + 2, 1, 2, part, stream) && !cudaStreamSynchronize(stream));
+        EXPECT(values[2] == 0 && values[3] == 20 && !ncclCommDestroy(part));
+        EXPECT(!ncclAllReduce(values, values, 1, 2, 0, all, stream)); /* rank 1 has ended */
+        EXPECT(cudaStreamSynchronize(stream) == 999);
+    }
+    EXPECT(!ncclCommDestroy(all));
+}
+
+static void ranks(void) {
+    struct unique_id id;
+    pid_t children[3];
+    EXPECT(!ncclGetUniqueId(&id));
+    for (int rank = 0; rank < 3; rank++) {
+        children[rank] = fork();
+        if (children[rank]) continue;
+        rank_of_three(id, rank);
+        _exit(0);
+    }
+    for (int rank = 2; rank >= 0; rank--) { /* rank 1 is a zombie for rank 2 */
+        int status;
+        EXPECT(waitpid(children[rank], &status, 0) == children[rank] && WIFEXITED(status) && !WEXITSTATUS(status));
+    }
+}
+
 int main(void) {
     memory();
     pinned();
@@ -189,6 +256,7 @@ int main(void) {
     captures();
     virtual_memory();
     threads_and_forks();
+    ranks();
     int size = 0;
     EXPECT(!cusolverDnSgetrf_bufferSize(NULL, 30, 20, NULL, 30, &size) && size == 600);
     for (int i = 0; i < 3; i++) cudaGraphExecUpdate();

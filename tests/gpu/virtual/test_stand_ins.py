@@ -26,7 +26,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sanitized")
     names = compile_all(needed(installed_torch()), folder, SANITIZERS + WARNINGS)
     wanted = [
-        name for name in names if name.startswith(("libvirtual", "libcudart", "libcuda.", "libcusolver"))
+        name
+        for name in names
+        if name.startswith(("libvirtual", "libcudart", "libcuda.", "libcusolver", "libnccl"))
     ]
     path = folder / "driver"
     subprocess.run(
@@ -40,7 +42,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_memory_streams_threads_and_forks(program: Path, tmp_path: Path) -> None:
     gpu = find_gpu("A100-40GB").with_memory(1500 * MIB, "small", "for this test")
-    write_card(VirtualGPUs(gpu, devices=2, context_bytes=300 * MIB), tmp_path / "card.txt", tmp_path)
+    write_card(
+        VirtualGPUs(gpu, devices=2, context_bytes=300 * MIB, nccl_bytes=100 * MIB),
+        tmp_path / "card.txt",
+        tmp_path,
+    )
     environment = {
         **os.environ,
         ENVIRONMENT_VARIABLE: str(tmp_path / "card.txt"),
