@@ -86,8 +86,8 @@ def test_small_payloads_go_between_the_ranks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("whole") == 3
     assert journal.not_modelled == {}
-    # Each rank: the context, three communicators (of all, which the ring uses too, and of two groups), the tensor
-    # of 256 MiB and a small segment
+    # Each rank: the context, three communicators (of all, which the ring uses too, and of two groups), the
+    # tensor of 256 MiB and a small segment
     assert set(journal.peak_bytes.values()) == {(500 + 3 * 100 + 256 + 2) * MIB}
 
 
