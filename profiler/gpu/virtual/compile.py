@@ -113,7 +113,7 @@ def _wanted(needs: list[Needs]) -> dict[str, dict[str, str]]:
 
 def _sources(name: str) -> list[str]:
     """The C files of a library: one of its name, or all in a folder of its name."""
-    return [str(path) for path in sorted([*_SOURCES.rglob(f"{name}.c"), *_SOURCES.rglob(f"{name}/*.c")])]
+    return [str(path) for path in sorted([*_SOURCES.rglob(f"{name}.c"), *_SOURCES.rglob(f"{name}/**/*.c")])]
 
 
 def _compile(cc: tuple[str, ...], soname: str, symbols: dict[str, str], folder: Path, scratch: Path) -> None:

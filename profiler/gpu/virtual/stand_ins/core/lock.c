@@ -1,6 +1,6 @@
 /* One lock for all that the stand-ins keep, held over a fork so that the child finds it whole. */
 #include "common.h"
-#include "pending.h"
+#include "streams/pending.h"
 
 #include <pthread.h>
 

@@ -4,7 +4,7 @@
  * has. Large ones are not moved, and nobody waits for them: what kernels would have computed is not there anyway.
  */
 #include "nccl.h"
-#include "core/pending.h"
+#include "core/streams/pending.h"
 #include "reduce.h"
 
 #include <stdlib.h>

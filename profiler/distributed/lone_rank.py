@@ -1,0 +1,51 @@
+"""One rank of many in one process: what the launcher would have told it, and collectives that answer for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from profiler.errors import ProfilerError
+
+MOST_RANKS = 4096
+
+
+@dataclass(frozen=True)
+class LoneRank:
+    """Rank `rank` of `world_size`, on a machine with `devices` GPUs, as all the others are."""
+
+    rank: int
+    world_size: int
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.world_size <= MOST_RANKS:
+            raise ProfilerError(f"--world-size is from 1 to {MOST_RANKS}")
+        if not 0 <= self.rank < self.world_size:
+            raise ProfilerError(f"--rank is from 0 to {self.world_size - 1}, the world's size less one")
+
+    def environment(self, port: int) -> dict[str, str]:
+        """What torchrun tells a rank, with the store of profiler.distributed.store at `port`.
+
+        The names are torchrun's (torch/distributed/elastic/agent/server/local_elastic_agent.py).
+        """
+        devices = min(self.devices, self.world_size)
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_RANK": str(self.rank % devices),
+            "LOCAL_WORLD_SIZE": str(devices),
+            "GROUP_RANK": str(self.rank // devices),
+            "GROUP_WORLD_SIZE": str(-(-self.world_size // devices)),
+            "ROLE_RANK": str(self.rank),
+            "ROLE_WORLD_SIZE": str(self.world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # rank 0 too asks the store and serves none
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_MAX_RESTARTS": "0",
+            "TORCHELASTIC_RUN_ID": "lone-rank",
+            # NCCL's identifiers come from one rank, so that the store has to answer for no other
+            "TORCH_NCCL_RANKS_PER_ROOT": str(MOST_RANKS),
+            # Gloo connects ranks when they first talk, which a lone rank on the CPU does not
+            "TORCH_GLOO_LAZY_INIT": "1",
+        }
