@@ -1,4 +1,4 @@
-"""One rank of many in one process: what the launcher would have told it, and collectives that answer for all."""
+"""One rank of many in one process: what the launcher would have told it."""
 
 from __future__ import annotations
 

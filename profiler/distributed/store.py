@@ -124,12 +124,12 @@ class _Connection:
             lambda: self._say_number(store.count()),
             lambda: self._say_number(int(store.delete(self._bytes()))),
             lambda: store.append(self._bytes(), self._bytes()),
-            lambda: [self._say(store.get(key)) for key in self._list()],  # MULTI_GET
-            lambda: [store.set(self._bytes(), self._bytes()) for _ in range(self._length())],
+            self._get_many,
+            self._set_many,
             lambda: write(_WAIT_CANCELED),  # CANCEL_WAIT
             lambda: write(struct.pack("<I", self._number("<I"))),  # PING
             lambda: store.queue(self._bytes()).append(self._bytes()),  # QUEUE_PUSH
-            lambda: self._pop(),
+            self._pop,
             lambda: self._say_number(len(store.queue(self._bytes()))),
         )
 
@@ -162,6 +162,14 @@ class _Connection:
 
     def _say_number(self, value: int) -> None:
         self._write(struct.pack("<q", value))
+
+    def _get_many(self) -> None:
+        for key in self._list():
+            self._say(self._store.get(key))
+
+    def _set_many(self) -> None:
+        for _ in range(self._length()):
+            self._store.set(self._bytes(), self._bytes())
 
     def _pop(self) -> None:
         queue = self._store.queue(self._bytes())
