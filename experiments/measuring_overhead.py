@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from profiler.runs.execute import output_to
-from profiler.runs.runner import process_context
+from profiler.runs.processes import in_fresh_process
 from profiler.units import MIB
 from profiler.workload import Workload
 
@@ -73,17 +70,12 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
 
 
 def _run(workload: Workload, recorded: bool, device: str) -> dict[str, Any]:
-    context = process_context()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, workload, recorded, device))
-    process.start()
-    sender.close()
-    row: dict[str, Any] = receiver.recv()
-    process.join()
+    name = f"{workload}, {'recorded' if recorded else 'bare'}"
+    row: dict[str, Any] = in_fresh_process(_measure, workload, recorded, device, name=name)
     return row
 
 
-def _measure(sender: Connection, workload: Workload, recorded: bool, device: str) -> None:
+def _measure(workload: Workload, recorded: bool, device: str) -> dict[str, Any]:
     import resource
 
     import torch
@@ -94,7 +86,7 @@ def _measure(sender: Connection, workload: Workload, recorded: bool, device: str
 
     on_cuda = device == "cuda"
     recorder: Any = (CudaRecorder() if on_cuda else CpuRecorder()) if recorded else _Bare()
-    with output_to(os.devnull), recorder:
+    with recorder:
         train(workload, torch.device(device), recorder)
     row: dict[str, Any] = {
         "recorded": recorded,
@@ -113,7 +105,7 @@ def _measure(sender: Connection, workload: Workload, recorded: bool, device: str
         row |= {"seconds": recorder.seconds, "reading_seconds": 0.0}
         if on_cuda:
             row["peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
-    sender.send(row)
+    return row
 
 
 def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:

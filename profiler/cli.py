@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     print_to_any_terminal()
     try:
+        _stop_once()
         options = _parser().parse_args(arguments)
         code = options.verb(options)
         sys.stdout.flush()
@@ -74,6 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return code or 0
+
+
+def _stop_once() -> None:
+    """The first Ctrl-C stops; those that follow while the rest is put away do nothing."""
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -15,8 +12,7 @@ from profiler.errors import ProfilerError
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, PhaseTerms, highest_phase
 from profiler.gpu.cards import GPU
-from profiler.runs.execute import output_to
-from profiler.runs.runner import process_context
+from profiler.runs.processes import each_in_fresh_process
 from profiler.workload import Workload
 
 
@@ -77,23 +73,17 @@ def _facts(
 ) -> dict[Workload, ModelFacts | ProfilerError]:
     needed = list(dict.fromkeys(_counted(workload) for workload in workloads))
     found = {}
-    processes = min(len(needed), os.cpu_count() or 1)
-    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
-        try:
-            for workload, facts in pool.map(_count, [(workload, gpu) for workload in needed]):
-                found[workload] = facts
-                on_count(len(found), len(needed))
-        except BrokenProcessPool:
-            raise ProfilerError("a process that counts was killed, as when memory runs out") from None
+    counted = each_in_fresh_process(_count, [(workload, gpu) for workload in needed], "counting")
+    for workload, facts in zip(needed, counted, strict=True):
+        found[workload] = facts
+        on_count(len(found), len(needed))
     return found
 
 
-def _count(job: tuple[Workload, GPU]) -> tuple[Workload, ModelFacts | ProfilerError]:
+def _count(workload: Workload, gpu: GPU) -> ModelFacts | ProfilerError:
     from profiler.formula.facts import facts_on
 
-    workload, gpu = job
-    with output_to(os.devnull):
-        try:
-            return workload, facts_on(gpu, workload)
-        except ProfilerError as error:
-            return workload, error
+    try:
+        return facts_on(gpu, workload)
+    except ProfilerError as error:
+        return error

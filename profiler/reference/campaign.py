@@ -20,8 +20,9 @@ from profiler.reference.archive import read_about, read_probes
 from profiler.reference.suite import Case, cases
 from profiler.reference.target import SIMULATED, Target
 from profiler.runs.execute import phase_columns
+from profiler.runs.processes import in_fresh_process
 from profiler.runs.run_settings import RunSettings
-from profiler.runs.runner import in_fresh_process, measured
+from profiler.runs.runner import measured
 from profiler.trace.phase import phases
 
 FOLDER = "reference"
@@ -143,7 +144,9 @@ class _Recorder:
         settings = RunSettings(target.device_type, gpu=target.gpu)
         try:
             name = f"the {PROBES}"
-            rows = in_fresh_process(probes.run, (chosen, settings), name, timeout_seconds=PROBES_SECONDS)
+            rows = in_fresh_process(
+                probes.measure, chosen, settings, name=name, timeout_seconds=PROBES_SECONDS
+            )
         except ProfilerError as error:
             return "skipped", str(error)
         table = pd.DataFrame(rows, columns=list(probes.COLUMNS))

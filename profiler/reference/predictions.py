@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +14,10 @@ from profiler.records import table as records
 from profiler.reference import probes
 from profiler.reference.archive import Archive
 from profiler.reference.suite import Case
-from profiler.runs.execute import attention_by, output_to
+from profiler.runs.limits import attention_by
+from profiler.runs.processes import each_in_fresh_process, in_fresh_process
 from profiler.runs.rows import formula_rows, simulation_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.runs.runner import process_context
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,15 +47,16 @@ def predict(
     rows: list[records.Row] = []
     device_type = "cpu" if recording.gpu is None else "cuda"
     chosen = [recording.cases[key] for key in keys]
-    with ProcessPoolExecutor(processes, mp_context=process_context()) as pool:
-        facts = pool.map(_facts, chosen, repeat(recording.gpu))
-        for key, case, counted in zip(keys, chosen, facts, strict=True):
-            rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
-        if recording.gpu is not None:
-            jobs = [(key, recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
-            for key, simulated in pool.map(_simulate, jobs):
-                rows += _complete(recording, key, simulated)
-                on_run(key)
+    counting = [(case, recording.gpu) for case in chosen]
+    facts = each_in_fresh_process(_facts, counting, "counting", processes)
+    for key, case, counted in zip(keys, chosen, facts, strict=True):
+        rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
+    if recording.gpu is not None:
+        jobs = [(recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
+        simulations = each_in_fresh_process(_simulate, jobs, "simulating", processes)
+        for key, simulated in zip(keys, simulations, strict=True):
+            rows += _complete(recording, key, simulated)
+            on_run(key)
     return records.frame(rows)
 
 
@@ -76,8 +74,8 @@ def predict_probes(recording: Archive) -> pd.DataFrame:
         probes.Probe(row.operation, tuple(map(int, row.shape.split("×"))), row.dtype, row.option)
         for row in recorded.itertuples()
     ]
-    with process_context().Pool(1) as pool:
-        rows = pool.apply(_simulate_probes, (chosen, recording.gpu))
+    settings = RunSettings("simulated", gpu=recording.gpu)
+    rows = in_fresh_process(probes.measure, chosen, settings, name="simulating the probes")
     return pd.DataFrame(rows, columns=list(probes.COLUMNS))
 
 
@@ -85,21 +83,13 @@ def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
     """Counted with the attention kernel that the case ran with; with torch's choice where that cannot be."""
     from profiler.formula.facts import facts_on
 
-    with output_to(os.devnull):
-        with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
-            return facts_on(gpu, case.workload)
+    with suppress(RuntimeError, ProfilerError), attention_by(case.attention_kernel):
         return facts_on(gpu, case.workload)
+    return facts_on(gpu, case.workload)
 
 
-def _simulate(job: tuple[str, Case, GPU, Path]) -> tuple[str, list[records.Row]]:
-    key, case, gpu, trace = job
-    with output_to(os.devnull):
-        return key, simulation_rows(case.workload, case.settings("simulated", gpu, trace))
-
-
-def _simulate_probes(chosen: list[probes.Probe], gpu: GPU) -> list[probes.Row]:
-    with output_to(os.devnull):
-        return probes.measure(chosen, RunSettings("simulated", gpu=gpu))
+def _simulate(case: Case, gpu: GPU, trace: Path) -> list[records.Row]:
+    return simulation_rows(case.workload, case.settings("simulated", gpu, trace))
 
 
 def _complete(recording: Archive, key: str, rows: Iterable[records.Row]) -> Iterator[records.Row]:

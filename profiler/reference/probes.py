@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from multiprocessing.connection import Connection
 from typing import Any
 
 from profiler.errors import first_line
@@ -54,20 +53,13 @@ class Probe:
         return " ".join(word for word in words if word)
 
 
-def run(connection: Connection, probes: Sequence[Probe], settings: RunSettings, log: str) -> None:
-    """Run the probes one after the other and send their rows; the entry point of a fresh process."""
-    from profiler.runs.execute import output_to
-
-    with output_to(log):
-        connection.send(("rows", measure(probes, settings)))
-
-
 def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
     """The rows of all probes (see COLUMNS), run in this process on the settings' device."""
     import torch
 
     from profiler.reference.probe_operations import OPERATIONS
-    from profiler.runs.execute import attention_by, make_recorder
+    from profiler.runs.execute import make_recorder
+    from profiler.runs.limits import attention_by
     from profiler.training.step import TrainingState
 
     failures: dict[Probe, str] = {}

@@ -7,8 +7,8 @@ from typing import Any
 
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU, find_gpu
+from profiler.runs.processes import in_fresh_process
 from profiler.runs.provenance import default_device, device_class, gpu_here, in_a_path, provenance
-from profiler.runs.runner import process_context
 
 SIMULATED = "simulated"
 
@@ -38,15 +38,18 @@ class Target:
         Asked in a process of its own, so that this one takes no memory of the device.
         Raises ProfilerError if there is no such device.
         """
-        with process_context().Pool(1) as pool:
-            try:
-                facts: dict[str, Any] = pool.apply(_describe, (self,))
-            except RuntimeError as error:  # a driver too old, say
-                raise ProfilerError(f"the device does not answer: {first_line(error)}") from error
+        facts: dict[str, Any] = in_fresh_process(_describe, self, name="asking the device")
         return facts
 
 
 def _describe(target: Target) -> dict[str, Any]:
+    try:
+        return _facts(target)
+    except RuntimeError as error:  # a driver too old, say
+        raise ProfilerError(f"the device does not answer: {first_line(error)}") from error
+
+
+def _facts(target: Target) -> dict[str, Any]:
     if target.gpu is not None:
         name = target.gpu.name
         about = provenance("cpu") | {"device_name": f"simulated {name}"}

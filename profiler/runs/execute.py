@@ -1,53 +1,32 @@
-"""One measured run in a fresh process: trains the workload under a recorder and reports rows.
-
-Messages to the parent, in order: ("phase", index) as each phase begins, then ("rows", rows) with whatever
-was measured. A process that dies without rows was killed in the phase it last named.
-"""
+"""One run in this process: trains the workload under a recorder and gives its rows."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from profiler.errors import first_line
 from profiler.records.table import Row
+from profiler.runs.limits import attention_by, is_out_of_memory, limited
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase, phases
 from profiler.trace.run import PhaseMeasurement
 from profiler.workload import Workload
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-
-def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:
-    """Measure `workload` and send its rows; the entry point of the worker process.
-
-    Args:
-        connection: to the parent.
-        workload: what to run.
-        settings: where and how.
-        log: file for what libraries print.
-    """
-    with output_to(log):
-        order = phases(workload)
-        rows = measure(workload, settings, lambda phase: connection.send(("phase", order.index(phase))))
-        connection.send(("rows", rows))
-
-
-def measure(workload: Workload, settings: RunSettings, on_phase: Callable[[Phase], None]) -> list[Row]:
+def measure(
+    workload: Workload, settings: RunSettings, on_phase: Callable[[int], None] = lambda index: None
+) -> list[Row]:
     """Train `workload` in this process, under a recorder, and write the trace if the settings name a file.
+
+    `on_phase` is told the index of each phase as it begins.
 
     Returns one row a phase; running out of memory is the last row's outcome.
     """
-    recorder = make_recorder(settings, on_phase)
+    order = phases(workload)
+    recorder = make_recorder(settings, lambda phase: on_phase(order.index(phase)))
     error = _train(workload, settings, recorder)
     rows = [phase_row(index, m) for index, m in enumerate(recorder.measurements())]
     if error is not None:
@@ -98,61 +77,15 @@ def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | No
     with recorder, attention_by(settings.attention_kernel):
         if limit_bytes is not None:
             count(workload)  # imports the model's code, which the limit is not about
-            _limit_memory(settings.device_type, limit_bytes)
         device = recorder.device if simulated else torch.device(settings.device_type)
         try:
-            train(workload, device, recorder, initialize=not simulated)
+            with limited(settings.device_type, limit_bytes):
+                train(workload, device, recorder, initialize=not simulated)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error, under_limit=limit_bytes is not None):
                 raise
             return first_line(error)
-        finally:
-            if limit_bytes is not None:
-                _lift_limit(settings.device_type)
     return None
-
-
-def attention_by(kernel: str) -> AbstractContextManager[None]:
-    """Let scaled dot product attention use this kernel only ("" for torch's own choice)."""
-    if not kernel:
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    backend = "MATH" if kernel == "math" else f"{kernel.upper()}_ATTENTION"
-    chosen: AbstractContextManager[None] = sdpa_kernel(getattr(SDPBackend, backend))
-    return chosen
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """The CPU allocator says it in words (c10/core/impl/alloc_cpu.cpp), the CUDA one by its type."""
-    import torch
-
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _limit_memory(device_type: str, limit_bytes: int) -> None:
-    """Let the device give out at most about `limit_bytes` more."""
-    import torch
-
-    if device_type == "cuda":
-        _, total_bytes = torch.cuda.mem_get_info()
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total_bytes))
-        return
-    import resource
-
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    now_bytes = pages * os.sysconf("SC_PAGE_SIZE")
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now_bytes + limit_bytes, hard))
-
-
-def _lift_limit(device_type: str) -> None:
-    """Reading the recording takes memory too."""
-    if device_type == "cpu":
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
 def phase_row(index: int, measurement: PhaseMeasurement, source: str = "measured") -> Row:
@@ -196,14 +129,3 @@ def phase_columns(index: int, phase: Phase) -> Row:
         "phase": phase.name,
         "micro_batch": phase.micro_batch,
     }
-
-
-@contextmanager
-def output_to(log: str) -> Iterator[None]:
-    """Send this process's standard output and error, C++'s included, to a file."""
-    with open(log, "ab", buffering=0) as file:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
-from profiler.runs.runner import in_fresh_process
+from profiler.runs.processes import in_fresh_process
 from profiler.trace.requests import Requests
 from profiler.workload import Workload
 
@@ -91,7 +91,7 @@ def simulate(
 
     limited = replace(gpu, memory_bytes=memory_bytes)
     request = simulation_worker.Request(workload, limited, allocator_settings)
-    simulated: SimulatedRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
+    simulated: SimulatedRun = in_fresh_process(simulation_worker.run, request, name=str(workload))
     return simulated
 
 
@@ -122,5 +122,5 @@ def measure(workload: Workload, device_type: str = "cuda", allocator_settings: s
     from profiler.runs import simulation_worker
 
     request = simulation_worker.Request(workload, device_type, allocator_settings)
-    measured: MeasuredRun = in_fresh_process(simulation_worker.run, (request,), str(workload))
+    measured: MeasuredRun = in_fresh_process(simulation_worker.run, request, name=str(workload))
     return measured

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from profiler.errors import first_line
@@ -11,28 +10,19 @@ from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, Term
 from profiler.formula.textbook import textbook_terms
 from profiler.records.table import Row
-from profiler.runs.execute import measure, output_to, phase_columns
+from profiler.runs.execute import measure, phase_columns
 
 if TYPE_CHECKING:
     from profiler.runs.run_settings import RunSettings
     from profiler.workload import Workload
 
 
-def run(connection: Connection, workload: Workload, settings: RunSettings, log: str) -> None:
-    """Send the rows of formula, textbook and simulation; the entry point of a process.
-
-    Args:
-        connection: to the parent, which gets ("rows", rows).
-        workload: what to predict.
-        settings: of a simulated GPU.
-        log: file for what libraries print.
-    """
+def gpu_rows(workload: Workload, settings: RunSettings) -> list[Row]:
+    """The rows of formula, textbook and simulation on the settings' simulated GPU."""
     from profiler.formula.facts import facts_on
 
-    with output_to(log):
-        facts = facts_on(settings.gpu, workload)
-        rows = [*formula_rows(workload, facts, "cuda"), *simulation_rows(workload, settings)]
-        connection.send(("rows", rows))
+    facts = facts_on(settings.gpu, workload)
+    return [*formula_rows(workload, facts, "cuda"), *simulation_rows(workload, settings)]
 
 
 def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
@@ -57,7 +47,7 @@ def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Ite
 def simulation_rows(workload: Workload, settings: RunSettings) -> list[Row]:
     """One row a phase, simulated in this process; where it cannot be, one row "skipped" with the reason."""
     try:
-        rows = measure(workload, settings, lambda phase: None)
+        rows = measure(workload, settings)
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import signal
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU
 from profiler.records.table import Row
 from profiler.runs import execute as worker
 from profiler.runs import rows as predicted_rows
+from profiler.runs.limits import allocator_environment
+from profiler.runs.processes import Died, in_fresh_process
 from profiler.runs.provenance import device_class, gpu_here, in_a_path, provenance
 from profiler.runs.rows import formula_rows
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.workload import Workload
-
-# Seconds of imports that each run would repeat.
-_PRELOADED_MODELS = ("gpt2", "bert", "llama", "vit", "resnet")
 
 
 def run_key(workload: Workload, device: str, about: Mapping[str, str | None]) -> str:
@@ -92,7 +83,8 @@ def _predicted_here(workload: Workload, device_type: str) -> list[Row]:
 
 def _predicted(workload: Workload, gpu: GPU) -> list[Row]:
     settings = RunSettings("simulated", gpu=gpu)
-    rows: list[Row] = in_fresh_process(predicted_rows.run, (workload, settings), f"simulating {workload}")
+    name = f"simulating {workload}"
+    rows: list[Row] = in_fresh_process(predicted_rows.gpu_rows, workload, settings, name=name)
     return rows
 
 
@@ -123,123 +115,29 @@ def measured(workload: Workload, settings: RunSettings, on_phase: Callable[[int]
         on_phase(index)
 
     try:
-        with _environment(settings.allocator_settings):
-            rows: list[Row] = in_fresh_process(
-                worker.run,
-                (workload, settings),
-                str(workload),
-                note,
-                bool(settings.allocator_settings),
-                settings.timeout_seconds,
-            )
-            return rows
-    except _Killed:
-        return [_killed(workload, phase_index)]
+        rows: list[Row] = in_fresh_process(
+            worker.measure,
+            workload,
+            settings,
+            name=str(workload),
+            on_phase=note,
+            environment=allocator_environment(settings.allocator_settings),
+            timeout_seconds=settings.timeout_seconds,
+        )
+    except Died as error:
+        # Under a limit a library may not even look whether it got what it asked for.
+        if not error.killed and not (error.signal and settings.limit_bytes is not None):
+            raise
+        return [_killed(workload, phase_index, error)]
+    return rows
 
 
-class _Killed(ProfilerError):
-    """A process that the operating system ended."""
-
-
-def in_fresh_process(
-    target: Callable[..., None],
-    arguments: tuple[Any, ...],
-    name: str,
-    on_phase: Callable[[int], None] = lambda index: None,
-    fresh_environment: bool = False,
-    timeout_seconds: float | None = None,
-) -> Any:
-    """What `target(connection, *arguments, log)` sends at last from a process of its own.
-
-    It may send ("phase", index) before that, of which `on_phase` is told, and ("error", line) in its place.
-
-    Raises ProfilerError with that line; or, with `name` and the last line of the log, if it ends without
-    sending anything, or is silent for `timeout_seconds`: it is ended then.
-    """
-    context = process_context(fresh_environment)
-    receiver, sender = context.Pipe(duplex=False)
-    with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
-        process = context.Process(target=target, args=(sender, *arguments, log.name))
-        process.start()
-        sender.close()
-        try:
-            kind, content = _listen(receiver, on_phase, timeout_seconds)
-        except TimeoutError:
-            process.kill()
-            process.join()
-            raise ProfilerError(f"{name} said nothing for {timeout_seconds:.0f} s and was ended") from None
-        process.join()
-        if kind == "error":
-            raise ProfilerError(content)
-        if kind != "died":
-            return content
-        if process.exitcode == -signal.SIGKILL:
-            raise _Killed(f"{name} was killed by the operating system, as it does when memory runs out")
-        raise ProfilerError(f"{name} failed: {_last_line(Path(log.name))} (exit code {process.exitcode})")
-
-
-@contextmanager
-def _environment(allocator_settings: str) -> Iterator[None]:
-    """What a process started in here inherits: torch reads its allocator's settings from there, once.
-
-    PYTORCH_CUDA_ALLOC_CONF is the old name of PYTORCH_ALLOC_CONF, which torch reads since 2.9.
-    """
-    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF") if allocator_settings else ()
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, allocator_settings))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def process_context(fresh_environment: bool = False) -> Any:
-    """Fresh processes that start fast: forked from a server that has the libraries but no CUDA context.
-
-    The server keeps the environment that it started with: `fresh_environment` asks for a process that does
-    not come from it.
-    """
-    if fresh_environment or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Asking CUDA how many devices there are would spoil it for every process forked later; NVML may be asked.
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    models = [f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS]
-    # The optimizers import torch._dynamo, which takes longer than a simulation.
-    libraries = ["torch", "torch._dynamo", "transformers", *models]
-    context.set_forkserver_preload([*libraries, "profiler.runs.rows", "profiler.runs.simulation_worker"])
-    return context
-
-
-def _listen(
-    receiver: Connection, on_phase: Callable[[int], None], timeout_seconds: float | None
-) -> tuple[str, Any]:
-    """The worker's last message; ("died", None) without one. Raises TimeoutError after so long a silence."""
-    while True:
-        if not receiver.poll(timeout_seconds):
-            raise TimeoutError
-        try:
-            kind, content = receiver.recv()
-        except EOFError:
-            return "died", None
-        if kind != "phase":
-            return kind, content
-        on_phase(content)
-
-
-def _killed(workload: Workload, phase_index: int) -> Row:
+def _killed(workload: Workload, phase_index: int, error: Died) -> Row:
     """The row of a run that the operating system ended, as it does when memory runs out."""
+    how = "killed by the operating system, as it does when memory runs out"
+    if not error.killed:
+        how = f"ended by {signal.Signals(error.signal).name} under the memory limit"
     return {
         **worker.phase_columns(phase_index, phases(workload)[phase_index]),
-        **worker.out_of_memory("killed by the operating system, as it does when memory runs out"),
+        **worker.out_of_memory(how),
     }
-
-
-def _last_line(log: Path) -> str:
-    """What a process said last, before it died."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "the process ended without a word"

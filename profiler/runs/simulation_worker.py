@@ -1,19 +1,13 @@
-"""The inside of one process: loads the target, trains it on a simulated or a real device, reports once.
-
-Messages to the parent: ("result", SimulatedRun or MeasuredRun), or ("error", one line).
-"""
+"""The inside of one process: loads the target, trains it on a simulated or a real device, reports once."""
 
 from __future__ import annotations
 
-import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from profiler.errors import ProfilerError, first_line
+from profiler.errors import first_line
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU
-from profiler.runs.execute import output_to
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -31,16 +25,9 @@ class Request:
     allocator_settings: str = ""
 
 
-def run(connection: Connection, request: Request, log: str) -> None:
-    """Simulate and send the outcome; the entry point of the process."""
-    with output_to(log):
-        try:
-            connection.send(
-                ("result", _measured(request) if isinstance(request.device, str) else _simulated(request))
-            )
-        except ProfilerError as error:
-            traceback.print_exc()
-            connection.send(("error", str(error)))
+def run(request: Request) -> SimulatedRun | MeasuredRun:
+    """Simulate or measure, in this process."""
+    return _measured(request) if isinstance(request.device, str) else _simulated(request)
 
 
 def _simulated(request: Request) -> SimulatedRun:

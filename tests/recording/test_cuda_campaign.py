@@ -6,7 +6,7 @@ import pytest
 
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPUS
-from profiler.reference import accuracy, campaign, probes
+from profiler.reference import accuracy, campaign
 from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign
 from profiler.reference.predictions import predict, predict_probes
@@ -30,12 +30,12 @@ CASES = [
 
 def in_this_process(workload, settings, on_phase):
     with cuda_with_history(H100, AllocatorSettings.parse(settings.allocator_settings)):
-        return worker.measure(workload, settings, lambda phase: None)
+        return worker.measure(workload, settings)
 
 
-def probes_in_this_process(target, arguments, name, timeout_seconds):
+def probes_in_this_process(function, *arguments, name, timeout_seconds):
     with cuda_with_history(H100):
-        return probes.measure(*arguments)
+        return function(*arguments)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from profiler.errors import ProfilerError
@@ -77,14 +75,3 @@ def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
     assert (after["source"] == "measured").sum() == (before["source"] == "measured").sum()
     for source in ("formula", "textbook", "simulation"):
         assert (after["source"] == source).sum() == 2 * (before["source"] == source).sum()
-
-
-def _silent(connection, log):
-    time.sleep(60)
-
-
-def test_a_process_that_says_nothing_is_ended():
-    from profiler.runs.runner import in_fresh_process
-
-    with pytest.raises(ProfilerError, match="the test said nothing for 1 s and was ended"):
-        in_fresh_process(_silent, (), "the test", timeout_seconds=1.0)
