@@ -12,7 +12,7 @@ from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.runs.isolated import SimulatedRun, simulate
-from profiler.runs.processes import side_by_side
+from profiler.runs.processes import threads_side_by_side
 from profiler.workload import Workload
 
 FITS, TIGHT, DOES_NOT_FIT = "fits", "tight", "does not fit"
@@ -133,7 +133,7 @@ def fit(
     limited = None
     if first.peak_reserved_bytes > usable_bytes:
         limited = run(workload, usable_bytes)
-    with side_by_side(1) as background:
+    with threads_side_by_side(1) as background:
         techniques = background.submit(_techniques, first, run if question.with_techniques else None)
         largest = None
         if question.with_largest:

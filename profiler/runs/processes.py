@@ -110,14 +110,14 @@ def each_in_fresh_process(
 
     Raises as `in_fresh_process` does, at the first job that fails.
     """
-    with side_by_side(processes) as threads:
+    with threads_side_by_side(processes) as threads:
         futures = [threads.submit(in_fresh_process, function, *job, name=name) for job in jobs]
         for future in futures:
             yield future.result()
 
 
 @contextmanager
-def side_by_side(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
+def threads_side_by_side(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
     """Threads (one a processor unless said) that may each wait for a fresh process.
 
     An error inside the block, Ctrl-C too, ends their processes at once and starts no other.

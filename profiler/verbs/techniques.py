@@ -12,7 +12,7 @@ from rich.table import Table
 from profiler.errors import ProfilerError
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU, find_gpu
-from profiler.runs.processes import side_by_side
+from profiler.runs.processes import threads_side_by_side
 from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
 from profiler.verbs import options as words
@@ -75,7 +75,7 @@ def run(options: Namespace) -> None:
             progress.advance(simulating)
             return run
 
-        with side_by_side() as threads:
+        with threads_side_by_side() as threads:
             first, *runs = threads.map(simulated, workloads)
     console.print(screen.styled((str(workload), "bold"), f" on {gpu.name}"))
     console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")

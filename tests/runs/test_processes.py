@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from profiler.errors import ProfilerError
-from profiler.runs.processes import Died, each_in_fresh_process, in_fresh_process, side_by_side
+from profiler.runs.processes import Died, each_in_fresh_process, in_fresh_process, threads_side_by_side
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +100,7 @@ def test_an_error_in_the_block_ends_the_processes_of_its_threads():
     begun = []
 
     def interrupted():
-        with side_by_side(1) as threads:
+        with threads_side_by_side(1) as threads:
             begun.append(threads.submit(in_fresh_process, _sleep, 60, name="the test"))
             time.sleep(1)
             raise KeyboardInterrupt
