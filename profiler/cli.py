@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _stop_once()
         options = _parser().parse_args(arguments)
+        options.words = tuple(sys.argv[1:] if arguments is None else arguments)
         code = options.verb(options)
         sys.stdout.flush()
     except ProfilerError as error:

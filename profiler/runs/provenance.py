@@ -11,6 +11,7 @@ from pathlib import Path
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU
+from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
 
 
 def default_device() -> str:
@@ -29,12 +30,19 @@ def check_device(device_type: str) -> None:
 
 
 def device_class(device_type: str) -> str:
-    """The name of the results folder: "cpu", or the GPU's name as in "nvidia-h100-80gb-hbm3"."""
+    """The name of the results folder: "cpu", or the GPU's name as in "nvidia-h100-80gb-hbm3", with
+    "virtual-" before that of a virtual one."""
     if device_type == "cpu":
         return "cpu"
+    return in_a_path(_gpu_name())
+
+
+def _gpu_name() -> str:
+    """The GPU's name; that of a virtual one says so."""
     import torch
 
-    return in_a_path(torch.cuda.get_device_name())
+    name = torch.cuda.get_device_name()
+    return f"virtual {name}" if os.environ.get(ENVIRONMENT_VARIABLE) else name
 
 
 def in_a_path(name: str) -> str:
@@ -75,7 +83,7 @@ def provenance(device_type: str) -> dict[str, str | None]:
     settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF") or ""
     on_cuda = device_type == "cuda"
     return {
-        "device_name": torch.cuda.get_device_name() if on_cuda else _processor_name(),
+        "device_name": _gpu_name() if on_cuda else _processor_name(),
         "driver_version": _driver_version() if on_cuda else None,
         "cuda_version": torch.version.cuda,
         "torch_version": torch.__version__,

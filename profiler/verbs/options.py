@@ -46,6 +46,29 @@ _WORDS = {
 SIMULATION_OPTIONS = (*_WORDS, "gpu", "allocator_settings", "set")
 
 
+def add_virtual(parser: argparse.ArgumentParser) -> None:
+    """The virtual GPU to measure on, in place of a device that is here."""
+    parser.add_argument(
+        "--virtual",
+        metavar="GPU",
+        help="measure on a virtual GPU of that name: the CUDA build of torch, on a card that is not there",
+    )
+
+
+def again_virtually(options: argparse.Namespace) -> int:
+    """The exit code of the same command on its virtual GPU. Raises ProfilerError where none can be had."""
+    from profiler.runs.virtually import again_on_virtual_gpu
+
+    words, at = list(options.words), 0
+    while at < len(words):  # --virtual GPU or --virtual=GPU, --device too
+        name, given, _ = words[at].partition("=")
+        if name in ("--virtual", "--device"):
+            del words[at : at + (1 if given else 2)]
+        else:
+            at += 1
+    return again_on_virtual_gpu([*words, "--device", "cuda"], find_gpu(options.virtual))
+
+
 def add_simulation_options(parser: argparse.ArgumentParser) -> None:
     """The GPU, its allocator, and every field of a workload but its model; none has a value unless given."""
     parser.add_argument(

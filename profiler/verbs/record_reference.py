@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from profiler.units import format_bytes
+from profiler.verbs.options import add_virtual, again_virtually
 from profiler.views import screen
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cuda", metavar="DEVICE", help="cuda (default), cpu, or a GPU's name to rehearse"
     )
+    add_virtual(parser)
     parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no run after this; default: 9")
     parser.add_argument(
@@ -35,11 +37,13 @@ def add_options(parser: ArgumentParser) -> None:
     )
 
 
-def run(options: Namespace) -> None:
+def run(options: Namespace) -> int | None:
     """Record what is missing and say how each run went: a line a run, and on a terminal a bar below.
 
     Raises ProfilerError as profiler.reference.campaign.record does.
     """
+    if options.virtual:
+        return again_virtually(options)
     from profiler.reference.campaign import Campaign, record_suite
     from profiler.reference.target import Target
 
@@ -72,3 +76,4 @@ def run(options: Namespace) -> None:
     )
     if summary.time_was_over:
         console.print("the time was over; the same command goes on from here")
+    return None

@@ -30,7 +30,7 @@ from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
-from profiler.verbs.options import gpu_name, refuse
+from profiler.verbs.options import add_virtual, again_virtually, gpu_name, refuse
 from profiler.views import screen
 from profiler.views.figures import style
 from profiler.workload import Workload
@@ -51,6 +51,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Which experiments, where, and what of them to do again."""
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="names from `profiler list`")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
+    add_virtual(parser)
     parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
@@ -81,7 +82,7 @@ class _Experiment:
     repredict: bool
 
 
-def run(options: Namespace) -> None:
+def run(options: Namespace) -> int | None:
     """Run the named experiments, all of them if none is named.
 
     Results go to a folder of the device's name, those in small size to one beside it.
@@ -89,6 +90,8 @@ def run(options: Namespace) -> None:
     Raises ProfilerError for an unknown experiment or device, a folder that cannot be written, records that
     cannot be read; what had finished by then is kept. At the end also if figures lack runs without an end.
     """
+    if options.virtual:
+        return again_virtually(options)
     from profiler.runs.provenance import check_device, default_device, device_class
 
     make_importable()
@@ -130,6 +133,7 @@ def run(options: Namespace) -> None:
         raise ProfilerError(
             f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
         )
+    return None
 
 
 def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> pd.DataFrame:
