@@ -1,7 +1,7 @@
 """Where an allocation comes from: the module that was running, and the line of Python that asked for it.
 
-In a forward pass both are read off the running program: a stack of modules, kept by torch's global module
-hooks, and the Python frames. The backward pass runs in C++ on a thread of its own, without either. There
+In a forward pass both are read off the running program: a stack of modules, kept from call to call, and the
+Python frames. The backward pass runs in C++ on a thread of its own, without either. There
 the autograd node that is running says it by its sequence number: a node takes its thread's next number when
 its operation runs forward (torch/csrc/autograd/function.h), just before the operation allocates, so that a
 tape of (number, module, line) written in the forward pass names every node. Nothing of the program is held:
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
+from profiler.recording.module_calls import told_of_module_calls
 from profiler.trace.events import Place
 from profiler.training.user_code import is_user_code, short_path
 
@@ -37,14 +37,14 @@ class _Tape:
     """One thread's running modules, and which module and line each of its sequence numbers belongs to."""
 
     def __init__(self) -> None:
-        self.running: list[tuple[int, str]] = []  # id of the module, its path
+        self.running: list[str] = []  # paths
         self.starts: list[int] = []  # from this number on the module of the same index was running
         self.modules: list[str] = []
         self.places: dict[int, Place] = {}  # by the number of the node whose operation allocated
 
     @property
     def module(self) -> str:
-        return self.running[-1][1] if self.running else ""
+        return self.running[-1] if self.running else ""
 
     def note_running(self) -> None:
         """The running module has changed."""
@@ -73,15 +73,12 @@ class Attribution:
 
     def __enter__(self) -> Attribution:
         self._home = self._tapes[threading.get_ident()]
-        self._handles = (
-            register_module_forward_pre_hook(self._enter_module),
-            register_module_forward_hook(self._leave_module, always_call=True),
-        )
+        self._calls = told_of_module_calls(self._enter_module, self._leave_module)
+        self._calls.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._calls.__exit__(None, None, None)
 
     def know(self, model: torch.nn.Module) -> None:
         """Name a model's modules by their paths in it, whichever of them is called first."""
@@ -104,19 +101,17 @@ class Attribution:
         # A backward pass started from Python that autograd itself runs has nodes of this thread.
         return (tape if calls.through_engine else self._home).place_of(node)
 
-    def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
+    def _enter_module(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
         tape = self._tapes[threading.get_ident()]
         path = self._names.get(module)
         if path is None:
             path = self._name(module, tape)
-        tape.running.append((id(module), path))
+        tape.running.append(path)
         tape.note_running()
 
-    def _leave_module(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
+    def _leave_module(self, module: torch.nn.Module) -> None:
         tape = self._tapes[threading.get_ident()]
-        # Modules whose forward raised have left without a word where a hook of theirs was replaced.
-        while tape.running and tape.running.pop()[0] != id(module):
-            pass
+        tape.running.pop()
         tape.note_running()
 
     def _name(self, module: torch.nn.Module, tape: _Tape) -> str:

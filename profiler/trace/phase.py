@@ -11,6 +11,7 @@ FORWARD = "forward"
 BACKWARD = "backward"
 OPTIMIZER_STEP = "optimizer_step"
 ZERO_GRAD = "zero_grad"
+EVALUATION = "evaluation"  # forwards without gradients, of a loop of the user's own
 
 
 @dataclass(frozen=True)
