@@ -31,12 +31,10 @@ from torch.optim import optimizer as optimizers
 from profiler.recording.module_calls import told_of_module_calls
 from profiler.recording.step_count import StepCount
 from profiler.trace.phase import (
-    BACKWARD,
     EVALUATION,
     FORWARD,
     MODEL_LOADED,
     OPTIMIZER_STEP,
-    ZERO_GRAD,
     Phase,
 )
 from profiler.training.step import Recorder, TrainingState

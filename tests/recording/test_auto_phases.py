@@ -226,10 +226,14 @@ def test_the_loop_can_be_ended_where_a_step_is_over():
 
     recorder = Recorder()
     model = nn.Linear(4, 2)
-    with pytest.raises(SystemExit), auto_phases(recorder, stop):
+
+    def loop():
         optimizer = torch.optim.SGD(model.parameters())
         while True:
             plain(model, optimizer)
+
+    with auto_phases(recorder, stop), pytest.raises(SystemExit):
+        loop()
     assert ended == [1, 2]
     assert recorder.phases == ["model_loaded", *STEPS]
 
