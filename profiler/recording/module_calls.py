@@ -24,7 +24,7 @@ def told_of_module_calls(
     enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None],
     leave: Callable[[torch.nn.Module], None],
 ) -> Iterator[None]:
-    """Inside, each call has `enter(module, args, kwargs)` before it, on its thread, and `leave(module)` after.
+    """Inside, a call has `enter(module, args, kwargs)` before it, on its thread, and `leave(module)` after it.
 
     `leave` runs for a call that raised too; not where `enter` did.
     """
