@@ -20,6 +20,7 @@ from profiler.verbs import (
     explain,
     fit,
     list,
+    on,
     predict,
     record_reference,
     replay,
@@ -47,7 +48,7 @@ class Verb(Protocol):
 
 
 _GROUPS: dict[str, tuple[Verb, ...]] = {
-    "your model": (predict, fit, techniques, report),
+    "your model": (on, predict, fit, techniques, report),
     "files": (diff, explain, replay),
     "experiments": (run, list, show),
     "reference": (record_reference, compare_reference),
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_to_any_terminal()
     try:
         _stop_once()
-        options = _parser().parse_args(arguments)
-        options.words = tuple(sys.argv[1:] if arguments is None else arguments)
+        words = tuple(sys.argv[1:] if arguments is None else arguments)
+        own, command = on.split(words)
+        options = _parser().parse_args(own)
+        options.words, options.command = words, command
         code = options.verb(options)
         sys.stdout.flush()
     except ProfilerError as error:

@@ -12,25 +12,22 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import cached_property
 
 import torch
 
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
-from profiler.gpu.kernels.blas import DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES
 from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, parse_snapshot
 from profiler.gpu.stacks import UNKNOWN, origin
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
+from profiler.recording.workspaces import with_workspaces
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 from profiler.units import round_up
 
 Entry = Allocation | Free | Mark
-
-_WORKSPACE_BYTES = (DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES)
 
 
 class CudaRecorder(PhaseRecorder):
@@ -75,7 +72,7 @@ class CudaRecorder(PhaseRecorder):
     @cached_property
     def entries(self) -> Sequence[Entry]:
         """Everything that happened on the device, in order; ask for it after the `with` block."""
-        return _with_workspaces(self._entries)
+        return with_workspaces(self._entries)
 
 
 def _record_history() -> None:
@@ -135,25 +132,3 @@ def _cause(event: TraceEvent) -> str:
     """The operation and what it ran for, "" where the stack does not say."""
     found = origin(event.frames)
     return "" if found == UNKNOWN else found
-
-
-def _with_workspaces(entries: Sequence[Entry]) -> list[Entry]:
-    """Blocks of exactly a cuBLAS workspace's size that no tensor owns and nobody frees get that category."""
-    kept: dict[int, int] = {}
-    held: set[int] = set()
-    for index, entry in enumerate(entries):
-        if isinstance(entry, Allocation):
-            kept.pop(entry.address, None)
-            if entry.requested_bytes in _WORKSPACE_BYTES:
-                kept[entry.address] = index
-        elif isinstance(entry, Free):
-            kept.pop(entry.address, None)
-        else:
-            held.update(entry.labels)
-    workspaces = {index for address, index in kept.items() if address not in held}
-    return [
-        replace(entry, category="workspaces")
-        if isinstance(entry, Allocation) and index in workspaces
-        else entry
-        for index, entry in enumerate(entries)
-    ]

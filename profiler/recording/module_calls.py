@@ -24,7 +24,7 @@ def told_of_module_calls(
     enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None],
     leave: Callable[[torch.nn.Module], None],
 ) -> Iterator[None]:
-    """Inside, a call has `enter(module, args, kwargs)` before it, on its thread, and `leave(module)` after it.
+    """Inside, a call has `enter(module, args, kwargs)` before it, on its thread, and `leave(module)` after.
 
     `leave` runs for a call that raised too; not where `enter` did.
     """

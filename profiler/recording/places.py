@@ -14,6 +14,7 @@ import sys
 import threading
 from bisect import bisect_right
 from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -28,6 +29,9 @@ from profiler.training.user_code import is_user_code, short_path
 _TORCH_FOLDER = f"{Path(torch.__file__).parent}/"
 
 _USER, _TORCH, _ENGINE, _OTHER = range(4)
+
+# Of a tape, whose program may run for days: far more than one step's nodes.
+_REMEMBERED = 1 << 18
 
 _sequence_number = torch._C._autograd._get_sequence_nr
 _current_node = torch._C._current_autograd_node
@@ -50,6 +54,10 @@ class _Tape:
         """The running module has changed."""
         self.starts.append(_sequence_number())
         self.modules.append(self.module)
+        if len(self.starts) > _REMEMBERED:
+            del self.starts[: _REMEMBERED // 2], self.modules[: _REMEMBERED // 2]
+        if len(self.places) > _REMEMBERED:
+            self.places = dict(islice(self.places.items(), _REMEMBERED // 2, None))
 
     def place_of(self, node: Any) -> Place:
         """Where the node's operation ran; the line is "" if that allocated nothing (a view)."""

@@ -25,6 +25,7 @@ _HERE = Path(__file__).parent
 _SOURCES = _HERE / "stand_ins"
 _NAMES = _HERE / "public_names"
 _CORE = "libvirtual_gpu.so"
+EVENTS = "libvirtual_gpu_events.so"
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 _LIBRARIES = ("-ldl", "-lpthread")
 
@@ -66,6 +67,7 @@ def compile_all(installation: Installation, folder: Path, options: tuple[str, ..
     )
     wanted = _wanted([read_needs(path) for path in installation.libraries])
     _run(cc, f"-Wl,-soname,{_CORE}", "-o", str(folder / _CORE), *_sources("core"), *_LIBRARIES)
+    _run(cc, f"-Wl,-soname,{EVENTS}", "-o", str(folder / EVENTS), *_sources("events"), *_LIBRARIES)
     with (
         tempfile.TemporaryDirectory(prefix="virtual_gpu.") as scratch,
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -76,7 +78,7 @@ def compile_all(installation: Installation, folder: Path, options: tuple[str, ..
         ]
         for job in jobs:
             job.result()
-    return [_CORE, *wanted]
+    return [_CORE, EVENTS, *wanted]
 
 
 def _key(installation: Installation) -> str:

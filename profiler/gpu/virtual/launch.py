@@ -34,11 +34,13 @@ def environment(
     *,
     hide_real_gpu: bool = False,
     inherited: Mapping[str, str] | None = None,
+    packages: Sequence[Path] = (inside.VALUES,),
 ) -> dict[str, str]:
     """The environment of a process, and of its children, that sees the virtual GPUs.
 
     folder: an empty folder of the caller's, which gets the card's file and the journal of each process.
     inherited: what the environment is otherwise; this process's own by default.
+    packages: what is loaded into each Python process (profiler.gpu.virtual.inside).
 
     Raises ProfilerError where no virtual GPU can be had, and where a real one is there, unless
     `hide_real_gpu`: a program never sees both.
@@ -56,7 +58,7 @@ def environment(
     variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
     variables["TRITON_LIBCUDA_PATH"] = str(compiled[0].parent)
     variables[ENVIRONMENT_VARIABLE] = str(card)
-    return variables | inside.variables_for(variables, folder)
+    return variables | inside.variables_for(variables, folder, packages)
 
 
 def run(

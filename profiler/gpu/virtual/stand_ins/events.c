@@ -11,7 +11,6 @@
  *
  * The file is mapped, so that what a killed process had written is there. Little-endian records of 48 bytes.
  */
-#define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>

@@ -1,0 +1,103 @@
+"""Any program on a virtual GPU, watched: what it took is read back when it has ended, however it did."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from profiler.errors import ProfilerError
+from profiler.gpu.virtual import inside, launch
+from profiler.gpu.virtual.card_file import VirtualGPUs
+from profiler.gpu.virtual.compile import EVENTS
+from profiler.gpu.virtual.journal import Journal, read_journal
+from profiler.recording.program_run import ProgramRun, read_program
+
+_WATCHER = Path(__file__).parents[1] / "recording" / "inside"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A program's end: its exit code (128 and the signal's number for one that a signal ended), and its runs.
+
+    `runs` has each process on each GPU that it used; `journal` what was called and is not modelled.
+    """
+
+    exit_code: int
+    runs: Sequence[ProgramRun]
+    journal: Journal
+
+
+def run_program(
+    command: Sequence[str],
+    gpus: VirtualGPUs,
+    steps: int = 0,
+    hide_real_gpu: bool = False,
+    stdout: Any = None,
+) -> Watched:
+    """Run a command to its end on virtual GPUs, its input and output where this process's are.
+
+    Args:
+        command: the program and its arguments; children have the GPUs too.
+        gpus: what it sees.
+        steps: end each process after so many training steps; 0 lets it run.
+        hide_real_gpu: go on where a real GPU is.
+        stdout: where its output goes instead, as in subprocess.
+
+    Ctrl-C and SIGTERM are the program's: what it had done by then is the result.
+
+    Raises ProfilerError where there can be no virtual GPU or the command cannot be started.
+    """
+    hidden = inside.flag_that_hides(command)
+    if hidden is not None:
+        raise ProfilerError(f"python {hidden} loads nothing from outside: run the command without {hidden}")
+    with tempfile.TemporaryDirectory(prefix="virtual_gpu.") as name:
+        folder, events = Path(name), Path(name) / "events"
+        events.mkdir()
+        packages = (inside.VALUES, _WATCHER)
+        variables = launch.environment(gpus, folder, hide_real_gpu=hide_real_gpu, packages=packages)
+        library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))
+        variables |= {
+            "PROFILER_EVENTS": str(events),
+            "PROFILER_EVENTS_LIBRARY": library,
+            "PROFILER_EVENTS_STEPS": str(steps),
+        }
+        sys.stdout.flush()
+        try:
+            process = subprocess.Popen(list(command), env=variables, stdout=stdout)
+        except OSError as error:
+            raise ProfilerError(f"cannot run {command[0]}: {error.strerror}") from error
+        with _signals_to(process):
+            code = process.wait()
+        return Watched(code if code >= 0 else 128 - code, read_program(events), read_journal(folder))
+
+
+@contextmanager
+def _signals_to(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Inside, what ends us ends the program instead, and we go on to say what it took."""
+
+    def forward(number: int, frame: object) -> None:
+        # A terminal's Ctrl-C goes to all of its foreground processes: the program has it already.
+        if number != signal.SIGINT or not _in_foreground():
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_foreground() -> bool:
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):  # no terminal
+        return False

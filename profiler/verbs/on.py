@@ -1,0 +1,286 @@
+"""`profiler on`: any program, as it is, on a GPU that is not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPU, find_gpu
+from profiler.gpu.device_used import device_used_terms, in_total
+from profiler.trace.events import Mark
+from profiler.trace.ledger import account
+from profiler.trace.moments import by_category, by_line, by_module
+from profiler.units import format_bytes
+from profiler.verbs.options import whole_number
+from profiler.views import screen
+
+if TYPE_CHECKING:
+    from profiler.recording.program_run import ProgramRun, Refused
+    from profiler.runs.program import Watched
+
+SUMMARY = "any program, unmodified, on a GPU that is not there: what it takes, phase by phase"
+DESCRIPTION = (
+    "Run a command on a virtual GPU: the CUDA build of torch as it is, whose kernels do not run. Exit code: "
+    "the program's. Needs Linux, a C compiler and a CUDA build of torch; no GPU."
+)
+EXAMPLES = (
+    "examples: profiler on A100-80GB -- python train.py --batch 32; "
+    "profiler on 2xH100-80GB --steps 3 -- torchrun --nproc-per-node 2 train.py"
+)
+_PARTS_SHOWN = 12
+_STEPS_SHOWN = 2
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our own words, and the command after "--"."""
+    if arguments[:1] != ["on"] or "--" not in arguments:
+        return list(arguments), []
+    at = list(arguments).index("--")
+    return list(arguments[:at]), list(arguments[at + 1 :])
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The GPU, when to stop, and the files to write."""
+    parser.usage = "profiler on GPU [options] -- COMMAND ..."
+    parser.add_argument("gpu", metavar="GPU", help="a GPU's name, a card's file, or several as 2xH100-80GB")
+    parser.add_argument("--steps", type=whole_number, metavar="N", help="end it after N training steps")
+    parser.add_argument("--all", action="store_true", help="print every phase")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON; its output to stderr")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="an HTML page of the largest process")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="the run of the largest process, for diff and report"
+    )
+    parser.add_argument(
+        "--hide-real-gpu", action="store_true", help="run on the virtual GPU though a real one is here"
+    )
+
+
+def run(options: Namespace) -> int:
+    """Run the command, then print and write what it took; the exit code is the command's.
+
+    Raises ProfilerError for an unknown GPU, no command, and where there can be no virtual GPU.
+    """
+    from profiler.gpu.virtual.card_file import VirtualGPUs
+    from profiler.runs.program import run_program
+
+    command = getattr(options, "command", [])
+    if not command:
+        raise ProfilerError("no command: profiler on GPU -- COMMAND, as in `-- python train.py`")
+    several = re.fullmatch(r"(\d+)x(.+)", options.gpu)
+    count, name = (int(several[1]), several[2]) if several else (1, options.gpu)
+    gpu = find_gpu(name)
+    watched = run_program(
+        command,
+        VirtualGPUs(gpu, count),
+        steps=options.steps or 0,
+        hide_real_gpu=options.hide_real_gpu,
+        stdout=sys.stderr if options.json else None,
+    )
+    report = _report(watched, gpu, command)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report, watched.runs, options.all, screen.console())
+    if watched.runs:
+        _write(max(watched.runs, key=_peak_reserved), options, f"{' '.join(command)} on {gpu.name}")
+    return watched.exit_code
+
+
+def _write(run: ProgramRun, options: Namespace, title: str) -> None:
+    from profiler.files import write_atomically
+    from profiler.trace.file import write_trace
+    from profiler.views.pages.run import run_page
+
+    if options.save:
+        write_trace(options.save, run.run.entries)
+    if options.report:
+        data = run_page(run.run, title).encode()
+        write_atomically(options.report, lambda temporary: temporary.write_bytes(data))
+    for path in (options.save, options.report):
+        if path:
+            print(path, file=sys.stderr if options.json else sys.stdout)
+
+
+# --- as data -------------------------------------------------------------------------------------------
+
+
+def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "command": list(command),
+        "engine": "virtual",
+        "gpu": gpu.name,
+        "gpu_bytes": gpu.memory_bytes,
+        "exit_code": watched.exit_code,
+        "processes": [_process(run, gpu) for run in watched.runs],
+        "not_modelled": watched.journal.not_modelled,
+        "assumed": watched.journal.assumed,
+    }
+
+
+def _process(run: ProgramRun, gpu: GPU) -> dict[str, Any]:
+    peak, entries = run.run.peak(), run.run.entries
+    reserved_bytes = _peak_reserved(run)
+    used = in_total(device_used_terms(gpu, reserved_bytes), "device used")
+    return {
+        "pid": run.pid,
+        "rank": run.rank,
+        "device": run.device,
+        "command": list(run.command),
+        "ended": run.ended,
+        "peak_allocated_bytes": peak.allocated_bytes,
+        "peak_reserved_bytes": reserved_bytes,
+        "device_used_bytes": used.typical_bytes,
+        "device_used_low_bytes": used.low_bytes,
+        "device_used_high_bytes": used.high_bytes,
+        "peak": {
+            "phase": str(peak.phase),
+            "reserved_bytes": peak.reserved_bytes,
+            "fragmentation_bytes": peak.fragmentation_bytes,
+            "made_by": _made_by(peak.allocation),
+            "categories": by_category(entries, peak.position),
+            "modules": {share.name: share.size_bytes for share in by_module(entries, peak.position)},
+            "lines": by_line(entries, peak.position),
+        },
+        "phases": _phases(run),
+        "out_of_memory": [_refused(each) for each in run.refused],
+    }
+
+
+def _made_by(allocation: Any) -> str:
+    if allocation is None:
+        return ""
+    words = [format_bytes(allocation.requested_bytes), allocation.op, *(allocation.where or ())]
+    return ", ".join(word for word in words if word)
+
+
+def _refused(request: Refused) -> dict[str, Any]:
+    return {
+        "phase": str(request.phase),
+        "requested_bytes": request.requested_bytes,
+        "allocated_bytes": request.allocated_bytes,
+        "reserved_bytes": request.reserved_bytes,
+        "op": request.op,
+        "module": request.where.module if request.where else "",
+        "line": request.where.line if request.where else "",
+    }
+
+
+def _phases(run: ProgramRun) -> list[dict[str, Any]]:
+    entries, reserved = run.run.entries, run.run.reserved_bytes
+    ends = [index for index, entry in enumerate(entries) if isinstance(entry, Mark)]
+    found, start = [], 0
+    for phase, end in zip(account(entries), ends, strict=True):
+        found.append(
+            {
+                "phase": str(phase.phase),
+                "step": phase.phase.step,
+                "allocated_bytes": phase.end_bytes,
+                "peak_allocated_bytes": phase.peak_bytes,
+                "peak_reserved_bytes": max(reserved[start : end + 1]),
+                "peak_categories": {name: size for name, size in phase.peak.items() if size},
+            }
+        )
+        start = end
+    return found
+
+
+def _peak_reserved(run: ProgramRun) -> int:
+    return max(run.run.reserved_bytes, default=0)
+
+
+# --- on screen -----------------------------------------------------------------------------------------
+
+
+def _show(report: dict[str, Any], runs: Sequence[ProgramRun], every_phase: bool, console: Console) -> None:
+    if not runs:
+        console.print(f"No process of this program used the virtual {report['gpu']}.", style="yellow")
+    for process in report["processes"]:
+        console.print()
+        _show_process(process, report, every_phase, console)
+    for title, calls in (("not modelled", report["not_modelled"]), ("assumed", report["assumed"])):
+        if calls:
+            words = ", ".join(f"{name} ({count})" for name, count in calls.items())
+            console.print(f"{title}: {words}", style="dim", soft_wrap=True)
+
+
+def _show_process(process: dict[str, Any], report: dict[str, Any], all_: bool, console: Console) -> None:
+    capacity = report["gpu_bytes"]
+    failed = process["out_of_memory"]
+    name = f"rank {process['rank']}" if process["rank"] else f"process {process['pid']}"
+    verdict = ("out of memory", "bold yellow") if failed else ("fits", "bold green")
+    console.print(
+        screen.styled(
+            verdict,
+            f"  {name} on GPU {process['device']}, a virtual {report['gpu']}"
+            f" ({format_bytes(capacity)}): peak ",
+            (format_bytes(process["peak_allocated_bytes"]), "bold"),
+            f" allocated, {format_bytes(process['peak_reserved_bytes'])} reserved,"
+            f" about {format_bytes(process['device_used_bytes'])} device-used"
+            f" ({format_bytes(process['device_used_low_bytes'])} to"
+            f" {format_bytes(process['device_used_high_bytes'])})",
+        ),
+        soft_wrap=True,
+    )
+    if process["ended"]:
+        console.print(f"  {process['ended']}", soft_wrap=True)
+    for request in failed[:1]:
+        place = ", ".join(word for word in (request["op"], request["module"], request["line"]) if word)
+        console.print(
+            f"  in {request['phase']}: asked for {format_bytes(request['requested_bytes'])} with"
+            f" {format_bytes(request['allocated_bytes'])} allocated and"
+            f" {format_bytes(request['reserved_bytes'])} reserved; {place}"
+            + (f" ({len(failed)} refusals in all)" if len(failed) > 1 else ""),
+            soft_wrap=True,
+        )
+    peak = process["peak"]
+    console.print(
+        f"  peak in {peak['phase']}, {format_bytes(peak['fragmentation_bytes'])} reserved and not"
+        f" allocated then; made by {peak['made_by'] or 'what was there before'}",
+        soft_wrap=True,
+    )
+    console.print(_phase_table(process, all_))
+    total = process["peak_allocated_bytes"]
+    for what in ("categories", "modules", "lines"):
+        console.print(_share_table(what, peak[what], total))
+
+
+def _phase_table(process: dict[str, Any], every_phase: bool) -> Table:
+    numbers = ("allocated", "peak allocated", "peak reserved")
+    table = screen.table("phase", *(screen.number(name) for name in numbers))
+    phases = process["phases"]
+    last = max((phase["step"] for phase in phases), default=0)
+    shown = [
+        phase
+        for phase in phases
+        if every_phase
+        or phase["step"] <= _STEPS_SHOWN
+        or phase["step"] == last
+        or phase["phase"] == process["peak"]["phase"]
+    ]
+    for phase in shown:
+        keys = ("allocated_bytes", "peak_allocated_bytes", "peak_reserved_bytes")
+        table.add_row(phase["phase"], *(format_bytes(phase[key]) for key in keys))
+    if len(shown) < len(phases):
+        table.caption = f"{len(phases) - len(shown)} more phases; --all prints them"
+    return table
+
+
+def _share_table(name: str, shares: dict[str, int], total_bytes: int) -> Table:
+    table = screen.table(f"{name} at the peak", *(screen.number(column) for column in ("bytes", "%")))
+    sizes = list(shares.items())
+    shown, rest = sizes[:_PARTS_SHOWN], sizes[_PARTS_SHOWN:]
+    if rest:
+        shown.append((f"{len(rest)} more", sum(size for _, size in rest)))
+    for label, size_bytes in shown:
+        share = f"{100 * size_bytes / total_bytes:.1f}" if total_bytes else ""
+        table.add_row(label or "(no line)", format_bytes(size_bytes), share)
+    return table
