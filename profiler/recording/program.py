@@ -54,6 +54,7 @@ class _Watch:
         self._places: dict[tuple[str, str, str], int] = {}
         self._written_places = self._marks = 0
         self._labelled: set[tuple[int, str]] = set()
+        self._ended = ""
         self._said_of_process = False
         self._hold = _PLACE_OF(self._place)  # ctypes keeps no reference
 
@@ -71,7 +72,7 @@ class _Watch:
 
         def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
             if self._events.events_written():
-                self._say_of_process(ended=f"{kind.__name__}: {str(error).partition(chr(10))[0]}")
+                self._say_of_process(f"{kind.__name__}: {str(error).partition(chr(10))[0]}")
             shown(kind, error, traceback)
 
         sys.excepthook = hook
@@ -129,12 +130,12 @@ class _Watch:
         self._written_places = len(known)
         self._events.events_mark(self._marks)
         if not self._said_of_process:
-            self._say_of_process(ended="")
+            self._say_of_process()
             self._said_of_process = True
 
     def _step_ends(self, step: int) -> None:
         if self._steps and step >= self._steps and self._events.events_written():
-            self._say_of_process(ended=f"stopped after {step} steps")
+            self._say_of_process(f"stopped after {step} steps")
             raise SystemExit(0)
 
     # --- files ------------------------------------------------------------------------------------------
@@ -146,12 +147,13 @@ class _Watch:
         with (self._folder() / name).open("a") as file:
             file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
-    def _say_of_process(self, ended: str) -> None:
+    def _say_of_process(self, ended: str = "") -> None:
+        self._ended = ended or self._ended
         said = {
             "pid": os.getpid(),
             "command": sys.argv,
             "rank": os.environ.get("RANK", ""),
-            "ended": ended,
+            "ended": self._ended,
         }
         (self._folder() / "process.json").write_text(json.dumps(said))
         known = list(self._places)

@@ -106,7 +106,11 @@ def _run(
             reserved.append(reserved[-1] if reserved else 0)
     end = until_last_phase(entries)
     unfinished = end == len(entries) and not isinstance(entries[-1], Mark)
-    if unfinished or any(isinstance(entry, Allocation) for entry in entries[end:]) or len(refused) > 0:
+    if (
+        unfinished
+        or any(isinstance(entry, Allocation) for entry in entries[end:])
+        or any(position >= end for position, _ in refused)
+    ):
         last = next((entry.phase.step for entry in reversed(entries) if isinstance(entry, Mark)), 0)
         entries.append(Mark(Phase(last, _AT_THE_END), {}))
         reserved.append(reserved[-1] if reserved else 0)

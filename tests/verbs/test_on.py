@@ -1,0 +1,243 @@
+"""`profiler on`: programs as they are, against numbers worked out by hand and what torch tells them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
+
+PROFILER = [sys.executable, "-m", "profiler", "on"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+# PyTorch's cuBLAS workspace below Hopper, one for each thread's handle.
+WORKSPACE = (2 * 4096 + 8 * 16) * 1024
+
+# Two weights of 1024 * 1024 floats without bias, 4 MiB each; a batch of 512 * 1024 floats, 2 MiB.
+TRAIN = """
+import torch
+model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(2))).cuda()
+optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+for _ in range(3):
+    batch = torch.ones(512, 1024, device="cuda")
+    model(batch).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print("own", torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _cuda_build():
+    needed(installed_torch())
+
+
+def on(
+    folder: Path, code: str, *options: str, arguments: tuple[str, ...] = (), gpu: str = "A100-40GB", **how
+):
+    """Run the code as a file of `folder`; the completed process, and what --json said."""
+    program = folder / "program.py"
+    program.write_text(code)
+    command = [*PROFILER, gpu, "--json", *options, "--", sys.executable, str(program), *arguments]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=250, check=False, **how
+    )
+    return done, json.loads(done.stdout[done.stdout.index("{") :])
+
+
+def test_a_training_program_is_accounted_for_to_the_byte(tmp_path):
+    done, said = on(tmp_path, TRAIN)
+    assert done.returncode == said["exit_code"] == 0
+    (process,) = said["processes"]
+    own = re.search(r"own (\d+) (\d+)", done.stderr)
+    assert process["peak_allocated_bytes"] == int(own[1])
+    assert process["peak_reserved_bytes"] == int(own[2])
+    steps = [
+        f"step {n} {p}" for n in (1, 2, 3) for p in ("forward", "backward", "optimizer_step", "zero_grad")
+    ]
+    assert [phase["phase"] for phase in process["phases"]] == ["model_loaded", *steps]
+    at_end = {phase["phase"]: phase for phase in process["phases"]}
+    weights, batch = 2 * 4 << 20, 2 << 20
+    assert at_end["model_loaded"]["allocated_bytes"] == weights + batch
+    # The peak's parts: weights, gradients, two moments each. Steps counters of Adam stay on the CPU.
+    peak = at_end["step 2 optimizer_step"]["peak_categories"]
+    assert peak["parameters"] == peak["gradients"] == weights
+    assert peak["optimizer_states"] == 2 * weights
+    assert peak["inputs"] == batch
+    assert peak["workspaces"] == 2 * WORKSPACE
+    # What the second forward keeps: the output of the first layer, which the second's weight needs, and the
+    # output itself, which its own name no more holds than the loss does.
+    assert at_end["step 2 forward"]["peak_categories"]["activations"] >= batch
+    assert {path.name for path in tmp_path.iterdir()} == {"program.py"}
+
+
+def test_modules_and_lines(tmp_path):
+    _, said = on(tmp_path, TRAIN, "--save", "run.parquet", "--report", "page.html")
+    peak = said["processes"][0]["peak"]
+    assert peak["modules"].keys() >= {"0", "1"}
+    assert any(line.startswith("program.py:3 ") for line in peak["lines"])
+    assert sum(peak["modules"].values()) == said["processes"][0]["peak_allocated_bytes"]
+    assert "Who owns each byte" in (tmp_path / "page.html").read_text()
+    same = [sys.executable, "-m", "profiler", "diff", "run.parquet", "run.parquet"]
+    compared = subprocess.run(
+        same, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert "Nothing changed at the peak" in compared.stdout
+
+
+def test_the_program_is_as_without_us(tmp_path):
+    code = """
+import os, sys
+here = [sys.argv[1:], __name__, os.getcwd(), sys.stdin.read(), sys.path[0], "profiler" in sys.modules]
+import torch
+torch.zeros(1000, device="cuda")
+history = torch.cuda.memory._snapshot()["device_traces"]
+here += [len(history[0]) if history else 0, "profiler" in sys.modules]
+print("here", here, file=sys.stderr)
+sys.exit(7)
+"""
+    done, said = on(tmp_path, code, arguments=("--json", "--", "x"), input="typed")
+    assert done.returncode == said["exit_code"] == 7
+    expected = [["--json", "--", "x"], "__main__", str(tmp_path), "typed", str(tmp_path), False, 0, False]
+    assert f"here {expected}" in done.stderr
+
+
+def test_the_programs_own_history_is_whole(tmp_path):
+    code = """
+import torch
+torch.cuda.memory._record_memory_history()
+torch.cuda.reset_peak_memory_stats()
+kept = [torch.zeros(1 << 20, device="cuda") for _ in range(3)]
+actions = [event["action"] for event in torch.cuda.memory._snapshot()["device_traces"][0]]
+print("history", actions.count("alloc"), torch.cuda.max_memory_allocated())
+"""
+    done, _ = on(tmp_path, code)
+    assert f"history 3 {3 * 4 << 20}" in done.stderr
+
+
+def test_out_of_memory_is_a_result(tmp_path):
+    code = """
+import torch
+kept = []
+while True:
+    kept.append(torch.empty(1 << 30, dtype=torch.uint8, device="cuda"))
+"""
+    done, said = on(tmp_path, code)
+    assert done.returncode == 1
+    assert "OutOfMemoryError" in done.stderr
+    (process,) = said["processes"]
+    (refused,) = process["out_of_memory"]
+    assert refused["requested_bytes"] == 1 << 30
+    assert refused["allocated_bytes"] == process["peak_allocated_bytes"]
+    assert refused["allocated_bytes"] % (1 << 30) == 0
+    assert refused["line"] == "program.py:5 <module>"
+    assert process["ended"].startswith("OutOfMemoryError")
+
+
+def test_steps_end_it(tmp_path):
+    done, said = on(tmp_path, TRAIN.replace("range(3)", "iter(int, 1)"), "--steps", "2")
+    assert done.returncode == 0
+    (process,) = said["processes"]
+    assert process["ended"] == "stopped after 2 steps"
+    assert "step 2 zero_grad" in [phase["phase"] for phase in process["phases"]]
+
+
+def test_ctrl_c_ends_it_with_a_result(tmp_path):
+    program = tmp_path / "program.py"
+    begun = tmp_path / "begun"
+    endless = TRAIN.replace("range(3)", "iter(int, 1)")
+    program.write_text(
+        f"{endless.replace('    optimizer.zero_grad()', '    optimizer.zero_grad(); touch()')}"
+    )
+    code = program.read_text().replace(
+        "import torch\n",
+        f"import torch, time, pathlib\ndef touch(): pathlib.Path({str(begun)!r}).touch(); time.sleep(0.1)\n",
+        1,
+    )
+    program.write_text(code)
+    command = [*PROFILER, "A100-40GB", "--json", "--", sys.executable, str(program)]
+    process = subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode in (1, 130), errors
+    assert "KeyboardInterrupt" in errors
+    (found,) = json.loads(output)["processes"]
+    assert found["peak_allocated_bytes"] > 4 * (8 << 20)
+    assert found["ended"].startswith("KeyboardInterrupt")
+
+
+def test_children_have_the_card_and_workers_that_use_none_say_nothing(tmp_path):
+    code = """
+import subprocess, sys, torch
+
+class Ones(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return torch.ones(4)
+
+if __name__ == "__main__":
+    child = "import torch; kept = torch.zeros(1 << 20, device='cuda')"
+    subprocess.run([sys.executable, "-c", child], check=True)
+    for batch in torch.utils.data.DataLoader(Ones(), batch_size=2, num_workers=2):
+        batch.cuda()
+"""
+    done, said = on(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    assert sorted(process["peak_allocated_bytes"] for process in said["processes"]) == [512, 4 << 20]
+
+
+def test_each_rank_of_torchrun(tmp_path):
+    code = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1024, 1024, bias=False).cuda())
+optimizer = torch.optim.SGD(model.parameters())
+for _ in range(2):
+    model(torch.ones(8, 1024, device="cuda")).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+dist.destroy_process_group()
+"""
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    ranks = ["-m", "torch.distributed.run", "--nproc-per-node", "2", str(program)]
+    command = [*PROFILER, "2xA100-40GB", "--json", "--", sys.executable, *ranks]
+    done = subprocess.run(
+        command, env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout[done.stdout.index("{") :])
+    assert [(p["rank"], p["device"]) for p in said["processes"]] == [("0", 0), ("1", 1)]
+    for process in said["processes"]:
+        last = {phase["phase"]: phase for phase in process["phases"]}["step 2 optimizer_step"]
+        assert last["peak_categories"]["parameters"] == 4 << 20
+
+
+def test_no_command_and_no_such_command_are_one_line(tmp_path):
+    for command, words in (([], "no command"), (["--", "no-such-program"], "cannot run no-such-program")):
+        done = subprocess.run(
+            [*PROFILER, "A100-40GB", *command], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
