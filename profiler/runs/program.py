@@ -18,6 +18,7 @@ from profiler.gpu.virtual import inside, launch
 from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
+from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
 from profiler.recording.program_run import ProgramRun, read_program
 
 _WATCHER = Path(__file__).parents[1] / "recording" / "inside"
@@ -27,12 +28,14 @@ _WATCHER = Path(__file__).parents[1] / "recording" / "inside"
 class Watched:
     """A program's end: its exit code (128 and the signal's number for one that a signal ended), and its runs.
 
-    `runs` has each process on each GPU that it used; `journal` what was called and is not modelled.
+    `runs` has each process on each GPU that it used; `journal` what was called and is not modelled, `reads`
+    what it read back that was not computed.
     """
 
     exit_code: int
     runs: Sequence[ProgramRun]
     journal: Journal
+    reads: ProgramReads
 
 
 def run_program(
@@ -76,7 +79,8 @@ def run_program(
             raise ProfilerError(f"cannot run {command[0]}: {error.strerror}") from error
         with _signals_to(process):
             code = process.wait()
-        return Watched(code if code >= 0 else 128 - code, read_program(events), read_journal(folder))
+        exit_code = code if code >= 0 else 128 - code
+        return Watched(exit_code, read_program(events), read_journal(folder), program_reads(folder))
 
 
 @contextmanager

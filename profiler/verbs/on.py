@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any
         "processes": [_process(run, gpu) for run in watched.runs],
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
+        "read_back": [{**asdict(read), "words": str(read)} for read in watched.reads.reads],
     }
 
 
@@ -206,6 +208,10 @@ def _show(report: dict[str, Any], runs: Sequence[ProgramRun], every_phase: bool,
     for process in report["processes"]:
         console.print()
         _show_process(process, report, every_phase, console)
+    for read in report["read_back"][:_PARTS_SHOWN]:
+        words = f"{read['words']} ({read['count']}; {read['assumption']})"
+        style = "yellow" if read["changes_memory"] else "dim"
+        console.print(words + (", which can change memory" if style == "yellow" else ""), style=style)
     for title, calls in (("not modelled", report["not_modelled"]), ("assumed", report["assumed"])):
         if calls:
             words = ", ".join(f"{name} ({count})" for name, count in calls.items())
