@@ -5,7 +5,8 @@ import torch
 
 from profiler.gpu.cards import GPUS
 from profiler.gpu.snapshot import parse_snapshot
-from profiler.recording.cuda import CudaRecorder, _ledger_entries, _with_workspaces
+from profiler.recording.cuda import CudaRecorder, _ledger_entries
+from profiler.recording.workspaces import with_workspaces
 from profiler.reference import probes
 from profiler.runs.execute import measure
 from profiler.runs.run_settings import RunSettings
@@ -103,7 +104,7 @@ def test_a_workspace_is_known_by_its_size_and_by_never_being_freed():
         Allocation(0x4, workspace, workspace),
         Mark(Phase(1, FORWARD, 1), {0x1: "parameters", 0x4: "inputs"}),
     ]
-    forward = account(_with_workspaces(entries))[1]
+    forward = account(with_workspaces(entries))[1]
     assert forward.end["workspaces"] == forward.end["inputs"] == workspace
     assert forward.end["activations"] == 0
 
