@@ -51,6 +51,7 @@ ALIKE = {
     "simulated_gpu": "the public one takes a GPU's name and stays open for `record`; the other is the device",
     "table": "of the screen, and of a page",
     "questions": "a verb prints what the catalog knows",
+    "install": "of each package that is loaded into a program on the virtual GPU",
     "scaled_dot_product_attention": "torch's own name, for the composite that stands in its place",
 }
 

@@ -10,11 +10,11 @@ _OURS = str(Path(__file__).parents[3])
 
 
 def install() -> None:
-    """Watch this process until it ends; see profiler.recording.program."""
+    """Watch this process until it ends; see profiler.recording.inside.program."""
     theirs = _take_away()
     sys.path.insert(0, _OURS)
     try:
-        from profiler.recording.program import watch
+        from profiler.recording.inside.program import watch
     finally:
         sys.path.remove(_OURS)
         _take_away()
