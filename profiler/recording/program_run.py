@@ -1,4 +1,4 @@
-"""What a program on the virtual GPU left (profiler.recording.inside.program), as one run a process and GPU."""
+"""What a program on the virtual GPU left (recording.inside.program), as one run a process and GPU."""
 
 from __future__ import annotations
 
