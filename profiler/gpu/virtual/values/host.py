@@ -17,10 +17,29 @@ def extent_bytes(tensor: torch.Tensor) -> int:
     return (last + 1) * tensor.element_size()
 
 
+def _stand_in() -> "ctypes._NamedFuncPointer | None":
+    """`vgpu_wait_for_data` of the preloaded stand-ins (stand_ins/core/streams/pending.c)."""
+    function = getattr(ctypes.CDLL(None), "vgpu_wait_for_data", None)
+    if function is not None:
+        function.argtypes = [ctypes.c_void_p]
+    return function
+
+
+_wait_for_data = _stand_in()
+
+
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements as a CPU tensor of the same shape and strides; shares the memory, does not own it."""
+    """The same elements as a CPU tensor of the same shape and strides; shares the memory, does not own it.
+
+    What the current stream waits for, from another rank, has come by then. Raises RuntimeError if that rank has
+    ended.
+    """
     if not tensor.numel():
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    if _wait_for_data is not None and tensor.is_cuda:
+        stream = torch._C._cuda_getCurrentRawStream(tensor.get_device())
+        if _wait_for_data(stream):
+            raise RuntimeError("a rank has ended whose part of a collective is waited for")
     memory = (ctypes.c_char * extent_bytes(tensor)).from_address(tensor.data_ptr())
     flat = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype)
     return flat.as_strided(tensor.shape, tensor.stride())
