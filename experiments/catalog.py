@@ -24,11 +24,13 @@ from experiments import (
     activation_checkpointing,
     activation_scaling,
     combined,
+    data_parallel,
     gradient_accumulation,
     measuring_overhead,
     mixed_precision,
     naive_step,
     optimizers,
+    sharding,
 )
 from experiments.numbers import float_formats, loss_scaling, master_weights
 from profiler.errors import ProfilerError
@@ -73,6 +75,8 @@ TABLES: dict[str, MakesTables] = {
     "loss_scaling": loss_scaling,
     "float_formats": float_formats,
     "measuring_overhead": measuring_overhead,
+    "data_parallel": data_parallel,
+    "sharding": sharding,
 }
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from profiler.distributed.store import LoneRankStore
 from profiler.errors import ProfilerError
+from profiler.gpu.virtual.card_file import VirtualGPUs
+from profiler.gpu.virtual.launch import environment
 
 MOST_RANKS = 4096
 
@@ -49,3 +54,14 @@ class LoneRank:
             # Gloo connects ranks when they first talk, which a lone rank on the CPU does not
             "TORCH_GLOO_LAZY_INIT": "1",
         }
+
+
+def lone_rank_environment(
+    gpus: VirtualGPUs, folder: Path, lone: LoneRank, store: LoneRankStore
+) -> dict[str, str]:
+    """The environment of a process that is that rank on the virtual GPU, while the store is open.
+
+    Raises ProfilerError as profiler.gpu.virtual.launch.environment does; `folder` as there.
+    """
+    inherited = {**os.environ, **lone.environment(store.port)}
+    return environment(replace(gpus, lone_rank=True), folder, inherited=inherited)

@@ -31,8 +31,8 @@ _wait_for_data = _stand_in()
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """The same elements as a CPU tensor of the same shape and strides; shares the memory, does not own it.
 
-    What the current stream waits for, from another rank, has come by then. Raises RuntimeError if that rank has
-    ended.
+    What the current stream waits for, from another rank, has come by then. Raises RuntimeError if that rank
+    has ended.
     """
     if not tensor.numel():
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")

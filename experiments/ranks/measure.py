@@ -1,0 +1,87 @@
+"""One rank of many on the virtual GPU, as the experiments of data parallelism and sharding measure it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from profiler.distributed.lone_rank import LoneRank, lone_rank_environment
+from profiler.distributed.store import LoneRankStore
+from profiler.errors import ProfilerError
+from profiler.formula.terms import Parameter
+from profiler.gpu.cards import find_gpu
+from profiler.gpu.virtual.card_file import VirtualGPUs
+from profiler.units import MIB
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+LAYERS, WIDTH = 8, 2048
+PARAMETERS = tuple(Parameter((WIDTH, WIDTH)) for _ in range(LAYERS))
+# Beside what the formula adds up: a batch of one row; a workspace of cuBLAS for each of two threads on Hopper
+# (:4096:8); in the backward pass each layer's input again, the loss and its gradient.
+ROW_BYTES = 4 * WIDTH
+LASTING_BYTES = ROW_BYTES + 2 * 32 * MIB
+BACKWARD_BYTES = LASTING_BYTES + LAYERS * ROW_BYTES + 2 * 512
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes that PyTorch's allocator had given out.
+
+    lasting_bytes: after the second step. backward_bytes: at most during its backward pass.
+    """
+
+    lasting_bytes: int
+    backward_bytes: int
+
+
+def measure(way: str, ranks: int, rank: int = 0) -> Measured:
+    """Two steps of step.py as that rank of `ranks` H100.
+
+    Raises ProfilerError where there is no virtual GPU, or if the program fails.
+    """
+    command = [sys.executable, "-m", "experiments.ranks.step", way, str(LAYERS), str(WIDTH)]
+    gpus = VirtualGPUs(find_gpu("H100-80GB"))
+    with LoneRankStore() as store, tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            command,
+            env=lone_rank_environment(gpus, Path(folder), LoneRank(rank, ranks), store),
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        raise ProfilerError(f"{way} on {ranks} ranks: {done.stderr.strip().splitlines()[-1:]}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    return Measured(said["lasting"], said["backward"])
+
+
+def by_ranks(table: pd.DataFrame, title: str) -> Figure:
+    """Bytes by the number of ranks, a line for each way: the formula. What was measured: points."""
+    import matplotlib.pyplot as plt
+
+    from profiler.views.figures import style
+
+    figure, axes = plt.subplots(figsize=(11, 5.6))
+    for color, (way, rows) in zip(
+        (style.BLUE, style.ORANGE, style.GREEN), table.groupby("way", sort=False), strict=False
+    ):
+        axes.plot(rows["ranks"], rows["predicted_bytes"] / MIB, color=color, label=f"{way}, formula")
+        axes.scatter(rows["ranks"], rows["measured_bytes"] / MIB, s=60, color=color, label="virtual GPU")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted(set(table["ranks"])), [str(ranks) for ranks in sorted(set(table["ranks"]))])
+    axes.set_ylim(0)
+    axes.set_xlabel("ranks")
+    axes.set_ylabel("MiB on one GPU")
+    worst = table["difference_bytes"].abs().max()
+    axes.set_title(f"{title}: the formula is off by {worst:,} bytes at most")
+    axes.legend()
+    return figure
