@@ -17,7 +17,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 
-def main(way: str, layers: int, width: int) -> None:
+def two_steps(way: str, layers: int, width: int) -> None:
     """Train under "ddp", "ddp_views", "zero1" or "fsdp2"; the second step is the one that is read."""
     dist.init_process_group("nccl")
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -55,4 +55,4 @@ def main(way: str, layers: int, width: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    two_steps(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
