@@ -19,7 +19,7 @@ _RANKS = {"small": (1, 8, 1024), "full": (1, 2, 4, 8, 16, 64, 256, 1024)}
 WAYS = {"ddp": "DDP", "ddp_views": "DDP, gradients in buckets", "zero1": "DDP with ZeRO 1"}
 
 
-def predicted_bytes(way: str, ranks: int) -> int:
+def predicted_between_steps(way: str, ranks: int) -> int:
     """Parameters, gradients, states and buckets of one rank between two steps, and what lies beside them."""
     elements = sum(parameter.elements for parameter in PARAMETERS)
     held = total_bytes(zero_terms(elements, ranks, 0, 4, 4, 8))
@@ -41,7 +41,7 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
     for way, name in WAYS.items():
         for ranks in _RANKS[size]:
             progress(f"{name}, {ranks} ranks")
-            predicted, measured = predicted_bytes(way, ranks), measure(way, ranks).lasting_bytes
+            predicted, measured = predicted_between_steps(way, ranks), measure(way, ranks).lasting_bytes
             rows.append(
                 {
                     "way": name,

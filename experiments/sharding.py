@@ -18,7 +18,7 @@ QUESTION = "How does a rank's memory fall with the number of ranks, and what doe
 _RANKS = {"small": (1, 8, 1024), "full": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
 
 
-def predicted_bytes(ranks: int) -> tuple[int, int]:
+def predicted_of_fsdp2(ranks: int) -> tuple[int, int]:
     """Of the first rank of FSDP2: after a step, and at the peak of the backward pass."""
     model = FSDP2(tuple((parameter,) for parameter in PARAMETERS), (), ranks)
     lasting = total_bytes(fsdp2_lasting_terms(model))
@@ -38,7 +38,7 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
     for ranks in _RANKS[size]:
         progress(f"FSDP2, {ranks} ranks")
         measured = measure("fsdp2", ranks)
-        pairs = zip(predicted_bytes(ranks), (measured.lasting_bytes, measured.backward_bytes), strict=True)
+        pairs = zip(predicted_of_fsdp2(ranks), (measured.lasting_bytes, measured.backward_bytes), strict=True)
         for way, (predicted, found) in zip(("after a step", "peak of the backward pass"), pairs, strict=True):
             rows.append(
                 {
