@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection as connections
-from multiprocessing import resource_tracker, spawn
+from multiprocessing import forkserver, resource_tracker, spawn
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,10 @@ def _started(arguments: tuple[Any, ...], environment: dict[str, str]) -> tuple[A
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_serve, args=(sender, own, *arguments))
         _stop_if_closed()
+        if context.get_start_method() == "forkserver":
+            forkserver.ensure_running()  # keeps Ctrl-C blocked, for all that it forks
+            # It answers when its imports are over: the wait for that may be interrupted.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         process.start()
     sender.close()
     if group is not None:
