@@ -43,10 +43,11 @@ _STEPS_SHOWN = 2
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Our own words, and the command after "--"."""
-    if arguments[:1] != ["on"] or "--" not in arguments:
-        return list(arguments), []
-    at = list(arguments).index("--")
-    return list(arguments[:at]), list(arguments[at + 1 :])
+    words = list(arguments)
+    if words[:1] != ["on"] or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
 
 
 def add_options(parser: ArgumentParser) -> None:
