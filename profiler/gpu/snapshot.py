@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import lzma
-import pickle
-from collections.abc import Mapping, Sequence
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from profiler.errors import ProfilerError, first_line
+from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
+from profiler.gpu.pickle_rows import Rows
+from profiler.gpu.plain_pickle import Forbidden, PlainPickleError, read_plain
+from profiler.gpu.snapshot_file import WrongFile, pickle_in
+from profiler.gpu.trace_events import Frame, TraceEvent, TraceEvents
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.
 _RENAMED_STATES = {"active_pending_free": "active_awaiting_free"}
 _DEFAULT_POOL = (0, 0)
 _MAX_DEVICES = 1024
+_LARGEST_BYTES = 1 << 48  # of one block: 256 TiB
 
 
 class SnapshotError(ProfilerError):
     """The file is no CUDA memory snapshot, or is damaged, or asks to run code. The message is one line."""
-
-
-class Frame(NamedTuple):
-    """One line of a Python or C++ stack."""
-
-    filename: str
-    line: int
-    name: str
-
-
-class TraceEvent(NamedTuple):
-    """One recorded act of the allocator.
-
-    `action` is alloc, free_requested, free_completed, segment_alloc, segment_free, segment_map,
-    segment_unmap, snapshot or oom. `size_bytes` is the requested size of allocations and frees, the real one
-    of segments. For oom, `address` holds the bytes that the device still had free. `time_us` is 0 where the
-    version of PyTorch did not record it. `frames` has the innermost call first.
-    """
-
-    action: str
-    address: int
-    size_bytes: int
-    stream: int
-    time_us: int
-    frames: tuple[Frame, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +39,7 @@ class DeviceSnapshot:
 
     device: int
     segments: tuple[SegmentInfo, ...]
-    events: tuple[TraceEvent, ...]
+    events: Sequence[TraceEvent]
     private_pools: bool
 
     @property
@@ -83,82 +62,112 @@ class Snapshot:
     settings: AllocatorSettings
 
 
-class _DataUnpickler(pickle.Unpickler):
-    """Builds containers and scalars only: every class or function in a pickle goes through find_class."""
+def load_snapshot(
+    path: str | Path, on_progress: Callable[[int], object] = lambda read_bytes: None
+) -> Snapshot:
+    """Load a snapshot file: a pickle, plain or compressed (gzip, xz, bz2), or a memory_viz page around one.
 
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        raise SnapshotError(
-            f"refused: the pickle asks for {module_name}.{global_name}, a snapshot needs no code"
-        )
-
-
-def load_snapshot(path: str | Path) -> Snapshot:
-    """Load a snapshot file: a pickle, plain or compressed with gzip or xz.
+    `on_progress` is told now and then how many bytes of the pickle are read.
 
     Raises SnapshotError, with the path and one line of reason, for anything else.
     """
     try:
-        return parse_snapshot(_unpickle(Path(path).read_bytes()))
-    except SnapshotError as error:
+        with _collecting_no_garbage():
+            content = pickle_in(Path(path).read_bytes())
+            return parse_snapshot(_unpickle(content, on_progress), most_items=len(content))
+    except (SnapshotError, WrongFile) as error:
         raise SnapshotError(f"{path}: {error}") from None
+    except MemoryError:
+        raise SnapshotError(f"{path}: there is too little memory to read it") from None
     except OSError as error:
         raise SnapshotError(f"{path}: {error.strerror or error}") from None
 
 
-def parse_snapshot(data: object) -> Snapshot:
+@contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """Millions of new objects, none of them garbage: looking for some would take half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _unpickle(content: bytes, on_progress: Callable[[int], object] = lambda read_bytes: None) -> object:
+    try:
+        return read_plain(content, on_progress)
+    except Forbidden as error:
+        raise SnapshotError(f"refused: {error}, a snapshot needs no code") from None
+    except PlainPickleError as error:
+        raise SnapshotError(f"not a pickle, or truncated ({error})") from None
+
+
+def parse_snapshot(data: object, most_items: int = sys.maxsize) -> Snapshot:
     """Check plain data as `torch.cuda.memory._snapshot()` returns it and give the typed view.
+
+    Args:
+        data: the data, whose lists of events may hold `Rows`.
+        most_items: how many segments, blocks, events and frames there may be: a pickle may name one list
+            many times, and so hold more than its bytes.
 
     Raises SnapshotError if it is not of that form.
     """
+    if isinstance(data, list) and data and isinstance(data[0], Mapping) and "blocks" in data[0]:
+        raise SnapshotError("a list of segments, as torch 1 wrote it, without events; record with torch 2")
     if not isinstance(data, Mapping) or "segments" not in data:
         raise SnapshotError("not a memory snapshot: it must be a dict with 'segments' and 'device_traces'")
     raw_segments = _list(data, "segments")
     raw_traces = _list(data, "device_traces")
+    items = _Items(most_items)
+    items.take(len(raw_segments))
     by_device: dict[int, list[tuple[SegmentInfo, bool]]] = {}
     for raw in raw_segments:
         device = _integer(raw, "device", 0)
         if device >= _MAX_DEVICES:
             raise SnapshotError(f"not a memory snapshot: device {device} is too many")
-        by_device.setdefault(device, []).append(_segment(raw))
-    stacks: dict[tuple[int, ...], tuple[Frame, ...]] = {}
+        by_device.setdefault(device, []).append(_segment(raw, items))
+    if len(raw_traces) > _MAX_DEVICES:
+        raise SnapshotError(f"not a memory snapshot: {len(raw_traces)} devices are too many")
+    reader = _EventReader(items)
     devices = []
     for device in range(max(len(raw_traces), max(by_device, default=-1) + 1)):
         raw_events = raw_traces[device] if device < len(raw_traces) else []
         if not isinstance(raw_events, list | tuple):
             raise SnapshotError(f"device_traces[{device}] is not a list")
         segments = by_device.get(device, [])
-        pools = {_pool_id(raw) for raw in raw_events}
+        events, private_events = reader.read(raw_events)
         devices.append(
             DeviceSnapshot(
                 device=device,
                 segments=tuple(sorted((each for each, _ in segments), key=lambda segment: segment.address)),
-                events=tuple([_event(raw, stacks) for raw in raw_events]),
-                private_pools=any(private for _, private in segments) or bool(pools - {_DEFAULT_POOL}),
+                events=events,
+                private_pools=any(private for _, private in segments) or private_events,
             )
         )
     return Snapshot(tuple(devices), _settings(data))
 
 
-def _unpickle(content: bytes) -> object:
-    try:
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        elif content.startswith(b"\xfd7zXZ\x00"):
-            content = lzma.decompress(content)
-        return _DataUnpickler(io.BytesIO(content)).load()
-    except SnapshotError:
-        raise
-    except Exception as error:  # a damaged or hostile file can fail in any way
-        raise SnapshotError(
-            f"not a pickle, or truncated ({type(error).__name__}: {first_line(error)})"
-        ) from None
+class _Items:
+    """How much of a snapshot there may still be."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def take(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise SnapshotError("not a memory snapshot: it names the same lists again and again")
 
 
-def _segment(raw: object) -> tuple[SegmentInfo, bool]:
+def _segment(raw: object, items: _Items) -> tuple[SegmentInfo, bool]:
     """The segment, and whether it belongs to a private pool."""
     address, total_size_bytes = _integer(raw, "address"), _integer(raw, "total_size")
     blocks, end = [], address
-    for raw_block in _list(raw, "blocks"):
+    raw_blocks = _list(raw, "blocks")
+    items.take(len(raw_blocks))
+    for raw_block in raw_blocks:
         size_bytes = _integer(raw_block, "size")
         state = _text(raw_block, "state")
         state = _RENAMED_STATES.get(state, state)
@@ -186,26 +195,94 @@ def _segment(raw: object) -> tuple[SegmentInfo, bool]:
     return segment, _pool_id(raw, "segment_pool_id") != _DEFAULT_POOL
 
 
-def _event(raw: object, stacks: dict[tuple[int, ...], tuple[Frame, ...]]) -> TraceEvent:
-    action = _text(raw, "action")
-    raw_frames = _list(raw, "frames")
-    # The same few stacks return many thousand times, and a pickle shares their lines: build each once.
-    identity = tuple(map(id, raw_frames))
-    frames = stacks.get(identity)
-    if frames is None:
-        frames = stacks[identity] = tuple([_frame(each) for each in raw_frames])
-    return TraceEvent(
-        action,
-        _integer(raw, "device_free" if action == "oom" else "addr", 0 if action == "snapshot" else None),
-        _integer(raw, "size"),
-        _integer(raw, "stream", 0),
-        _integer(raw, "time_us", 0),
-        frames,
-    )
+class _EventReader:
+    """Events of a device, from dicts and from rows of them."""
+
+    def __init__(self, items: _Items) -> None:
+        self.items = items
+        self.stacks: dict[int, tuple[Frame, ...]] = {}  # by identity of the raw list, which the data keeps
+        self.same: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
+
+    def read(self, raw_events: Sequence[Any]) -> tuple[TraceEvents, bool]:
+        """The events, and whether any is of a private pool."""
+        events, private = TraceEvents(), False
+        for raw in raw_events:
+            if type(raw) is Rows:
+                self.items.take(raw.length)
+                private |= self._add_rows(events, raw)
+            else:
+                self.items.take(1)
+                action = _text(raw, "action")
+                address = "device_free" if action == "oom" else "addr"
+                numbers = (
+                    _integer(raw, address, 0 if action == "snapshot" else None),
+                    _integer(raw, "size"),
+                    _integer(raw, "stream", 0),
+                    _integer(raw, "time_us", 0),
+                )
+                if numbers[1] > _LARGEST_BYTES:
+                    raise SnapshotError(f"not a memory snapshot: a size of {numbers[1]:.1e} bytes")
+                events.extend(
+                    [action], [[number] for number in numbers], [self._frames(_list(raw, "frames"))]
+                )
+                private |= _pool_id(raw) != _DEFAULT_POOL
+        return events, private
+
+    def _add_rows(self, events: TraceEvents, rows: Rows) -> bool:
+        columns, length = rows.columns, rows.length
+        actions = columns["action"]
+        if not isinstance(actions, list) or set(map(type, actions)) != {str}:
+            raise SnapshotError("not a memory snapshot: 'action' is not a string")
+        address = "device_free" if "device_free" in columns else "addr"
+        numbers = [_numbers(columns, name, length) for name in (address, "size", "stream", "time_us")]
+        if int(numbers[1].max()) > _LARGEST_BYTES:
+            raise SnapshotError(f"not a memory snapshot: a size of {int(numbers[1].max()):.1e} bytes")
+        raw_frames = columns.get("frames")
+        if raw_frames is None:
+            stacks: list[tuple[Frame, ...]] = [()] * length
+        elif isinstance(raw_frames, list):
+            known = {id(raw): raw for raw in raw_frames}
+            frames = {
+                identity: self._frames(_list({"frames": raw}, "frames")) for identity, raw in known.items()
+            }
+            stacks = [frames[id(raw)] for raw in raw_frames]
+        else:
+            raise SnapshotError("not a memory snapshot: 'frames' is not a list but int")
+        events.extend(actions, numbers, stacks)
+        pools = columns.get("pool_id", ())
+        distinct = {id(raw): raw for raw in pools} if isinstance(pools, list) else {0: tuple(pools)}
+        return any(_pool_id({"pool_id": raw}) != _DEFAULT_POOL for raw in distinct.values())
+
+    def _frames(self, raw_frames: Sequence[Any]) -> tuple[Frame, ...]:
+        """The same few stacks return many thousand times: each is built once, and is one object."""
+        frames = self.stacks.get(id(raw_frames))
+        if frames is None:
+            self.items.take(len(raw_frames))
+            made = tuple([_frame(each) for each in raw_frames])
+            frames = self.stacks[id(raw_frames)] = self.same.setdefault(made, made)
+        return frames
+
+
+def _numbers(columns: Mapping[str, Any], name: str, length: int) -> Any:
+    """An array of non-negative int64; 0 where the rows do not have it, but for what every event has."""
+    import numpy as np
+
+    if name not in columns:
+        if name in ("addr", "size"):
+            raise SnapshotError(f"not a memory snapshot: {name!r} is missing")
+        return np.zeros(length, np.int64)
+    values = columns[name]
+    if isinstance(values, list):
+        values = np.array([_integer({name: value}, name) for value in values], np.int64)
+    if len(values) and int(values.min()) < 0:
+        raise SnapshotError(f"not a memory snapshot: {name!r} is negative")
+    return values
 
 
 def _frame(raw: object) -> Frame:
-    return Frame(_text(raw, "filename", ""), _integer(raw, "line", 0), _text(raw, "name", ""))
+    # Lines of C++ may be any 64 bits.
+    line = _integer(raw, "line", 0, limit=1 << 64)
+    return Frame(_text(raw, "filename", ""), line, _text(raw, "name", ""))
 
 
 def _settings(data: Mapping[str, Any]) -> AllocatorSettings:
@@ -218,7 +295,10 @@ def _settings(data: Mapping[str, Any]) -> AllocatorSettings:
 
 
 def _pool_id(raw: object, key: str = "pool_id") -> tuple[int, ...]:
-    return tuple(_list(raw, key)) or _DEFAULT_POOL
+    parts = tuple(_list(raw, key)) or _DEFAULT_POOL
+    if any(type(part) is not int for part in parts):
+        raise SnapshotError(f"not a memory snapshot: {key!r} has a part that is not an integer")
+    return parts
 
 
 _REQUIRED: Any = object()
@@ -235,12 +315,14 @@ def _field(raw: object, key: str, default: Any = _REQUIRED) -> Any:
     return value
 
 
-def _integer(raw: object, key: str, default: int | None = None) -> int:
+def _integer(raw: object, key: str, default: int | None = None, limit: int = 1 << 63) -> int:
     value = _field(raw, key, _REQUIRED if default is None else default)
     if type(value) is not int:
         raise SnapshotError(f"not a memory snapshot: {key!r} is not an integer but {type(value).__name__}")
     if value < 0:
         raise SnapshotError(f"not a memory snapshot: {key!r} is negative")
+    if value >= limit:
+        raise SnapshotError(f"not a memory snapshot: {key!r} is absurd")
     return value
 
 

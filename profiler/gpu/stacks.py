@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import PurePosixPath
 
-from profiler.gpu.snapshot import Frame
+from profiler.gpu.trace_events import Frame
 
 # In C++ frames (present with `stacks="all"`): `at::_ops::NAME::call`, and the node of a backward pass.
 _OPERATION = re.compile(r"at::_ops::(\w+)::(?:call|redispatch)")

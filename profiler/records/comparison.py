@@ -39,7 +39,7 @@ def compare(
         Every difference is predicted minus truth: positive where more was predicted than there was.
         - predicted_device: that of the prediction
     """
-    ok = records[records["outcome"] == "ok"]
+    ok = records[(records["outcome"] == "ok") & records["allocated_bytes"].notna()]
     ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0])
     true, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
     if across_devices:

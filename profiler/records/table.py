@@ -75,7 +75,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 _IN_EVERY_ROW = ("run_key", "workload", "device", "source", "outcome", "phase_index", "recorded_at")
-_WHERE_A_PHASE_ENDED = ("step", "phase", "micro_batch", "allocated_bytes", "peak_allocated_bytes")
+_WHERE_A_PHASE_ENDED = ("step", "phase", "micro_batch", "peak_allocated_bytes")
 _LARGEST = 1 << 56  # a count, or bytes: 64 PiB; sums of many fit 64 bits
 
 # Columns that older files lack, and what the rows there mean.

@@ -10,8 +10,9 @@ from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import initial_segments, replay_device
-from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent, load_snapshot
+from profiler.gpu.snapshot import DeviceSnapshot, load_snapshot
 from profiler.gpu.stacks import origin
+from profiler.gpu.trace_events import TraceEvent
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
 from profiler.trace.moments import Entries, Moment, peaks

@@ -132,7 +132,7 @@ def test_a_damaged_file_among_others_is_one_line_and_the_rest_is_read(tmp_path):
     ("column", "value", "words"),
     [
         ("run_key", None, "a row has no run_key"),
-        ("allocated_bytes", None, "a row has no allocated_bytes"),
+        ("peak_allocated_bytes", None, "a row has no peak_allocated_bytes"),
         ("allocated_bytes", 2**62, "allocated_bytes is absurd"),
         ("step", [[1, 2]], "is damaged"),
     ],

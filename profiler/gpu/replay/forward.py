@@ -15,7 +15,8 @@ from profiler.gpu.allocator import (
 )
 from profiler.gpu.replay.initial_state import TraceContradiction, initial_segments, reservation_starts
 from profiler.gpu.replay.result import ReplayResult, Timeline
-from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, TraceEvent
+from profiler.gpu.snapshot import DeviceSnapshot, Snapshot
+from profiler.gpu.trace_events import TraceEvent
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1

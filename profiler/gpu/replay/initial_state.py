@@ -14,7 +14,8 @@ from profiler.gpu.allocator import (
     CachingAllocator,
     SegmentInfo,
 )
-from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent
+from profiler.gpu.snapshot import DeviceSnapshot
+from profiler.gpu.trace_events import TraceEvent
 
 _SEGMENT_ACTIONS = ("segment_alloc", "segment_free", "segment_map", "segment_unmap")
 

@@ -1,0 +1,400 @@
+"""Read a pickle that holds plain data: dicts, lists, tuples, numbers and text. No other opcode is known here.
+
+A reader of its own, for two reasons. Nothing that a file says can run code or take more memory than a small
+multiple of the file: there is no opcode that imports or calls, a memo grows by one at a time, and keys are
+words and numbers, so that nothing deep is ever hashed. And dicts that follow one another with the same keys,
+as a million events of a snapshot do, become columns (`Rows`), in a tenth of the memory of a million dicts.
+
+*Source:* Lib/pickletools.py of CPython describes every opcode.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from profiler.gpu.pickle_rows import CONSTANTS, INTEGERS, REFERENCES, Rows, integers, row_pattern
+
+_RECURRING_SHAPES = 32  # sets of keys that are looked for as rows
+_PADDING = 1024  # how far an explicit memo index may run ahead of what is in the memo
+_DIGITS = 40  # of a number in text
+_ROWS_AT_ONCE = 50_000
+
+
+class PlainPickleError(ValueError):
+    """The file is no pickle, is cut short, or asks for more than data. The message is one line."""
+
+
+class Forbidden(PlainPickleError):
+    """It asks for code: a class, a function, or an object of one."""
+
+
+_IN_ROWS: Any = object()  # the memo's place of a dict that is in rows
+
+
+class _RowIsReferred(Exception):
+    """A dict that became a row is used a second time: read without rows."""
+
+
+def read_plain(content: bytes, on_progress: Callable[[int], object] = lambda read_bytes: None) -> Any:
+    """The data of a pickle. Lists may hold `Rows` in place of dicts that follow one another.
+
+    Args:
+        content: the file.
+        on_progress: told now and then how many bytes are read.
+
+    Raises PlainPickleError.
+    """
+    try:
+        try:
+            return _Reader(content, on_progress, rows=True).read()
+        except _RowIsReferred:
+            return _Reader(content, on_progress, rows=False).read()
+    except (IndexError, struct.error):
+        raise PlainPickleError("it ends too early, or is damaged") from None
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        if isinstance(error, PlainPickleError):
+            raise
+        raise PlainPickleError("it is damaged") from None
+
+
+class _Reader:
+    def __init__(self, content: bytes, on_progress: Callable[[int], object], rows: bool) -> None:
+        self.content = content
+        self.on_progress = on_progress
+        self.memo: list[Any] = []
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.words: dict[str, int] = {}  # a text in the memo, and where
+        self.shapes: dict[tuple[str, ...], re.Pattern[bytes]] | None = {} if rows else None
+        self.unread: list[Rows] = []
+        self.unread_rows = 0
+
+    def read(self) -> Any:  # noqa: PLR0912, PLR0915  one branch an opcode
+        content, memo, stack, marks = self.content, self.memo, self.stack, self.marks
+        if not content:
+            raise PlainPickleError("it is empty")
+        push = stack.append
+        position, told = 0, 0
+        while True:
+            opcode = content[position]
+            position += 1
+            if opcode == 0x68:  # BINGET
+                push(self._get(content[position]))
+                position += 1
+            elif opcode == 0x6A:  # LONG_BINGET
+                push(self._get(int.from_bytes(self._take(position, 4), "little")))
+                position += 4
+            elif opcode == 0x94:  # MEMOIZE
+                self._put(len(memo))
+            elif opcode == 0x4B:  # BININT1
+                push(content[position])
+                position += 1
+            elif opcode == 0x8C:  # SHORT_BINUNICODE
+                size = content[position]
+                push(self._text(position + 1, size))
+                position += 1 + size
+            elif opcode == 0x28:  # MARK
+                marks.append(len(stack))
+            elif opcode == 0x7D:  # EMPTY_DICT
+                found = self._rows_at(position - 1) if self.shapes else 0
+                if found:
+                    position = found
+                else:
+                    push({})
+                if position - told > 1 << 20:
+                    self.on_progress(position)
+                    told = position
+            elif opcode == 0x75:  # SETITEMS
+                self._set_items(self._since_mark())
+            elif opcode == 0x5D:  # EMPTY_LIST
+                push([])
+            elif opcode == 0x65:  # APPENDS
+                items = self._since_mark()
+                self._list().extend(items)
+            elif opcode == 0x61:  # APPEND
+                item = stack.pop()
+                self._list().append(item)
+            elif opcode == 0x4D:  # BININT2
+                push(int.from_bytes(self._take(position, 2), "little"))
+                position += 2
+            elif opcode == 0x4A:  # BININT
+                push(int.from_bytes(self._take(position, 4), "little", signed=True))
+                position += 4
+            elif opcode == 0x8A:  # LONG1
+                size = content[position]
+                push(int.from_bytes(self._take(position + 1, size), "little", signed=True))
+                position += 1 + size
+            elif opcode == 0x58:  # BINUNICODE
+                size = int.from_bytes(self._take(position, 4), "little")
+                push(self._text(position + 4, size))
+                position += 4 + size
+            elif opcode == 0x4E:  # NONE
+                push(None)
+            elif opcode == 0x88:  # NEWTRUE
+                push(True)
+            elif opcode == 0x89:  # NEWFALSE
+                push(False)
+            elif opcode == 0x29:  # EMPTY_TUPLE
+                push(())
+            elif opcode in (0x85, 0x86, 0x87):  # TUPLE1, TUPLE2, TUPLE3
+                size = opcode - 0x84
+                if len(stack) - (marks[-1] if marks else 0) < size:
+                    raise PlainPickleError("it is damaged")
+                stack[-size:] = [tuple(stack[-size:])]
+            elif opcode == 0x74:  # TUPLE
+                push(tuple(self._since_mark()))
+            elif opcode == 0x73:  # SETITEM
+                value, key = stack.pop(), stack.pop()
+                self._set_items([key, value])
+            elif opcode in (0x71, 0x72):  # BINPUT, LONG_BINPUT
+                size = 1 if opcode == 0x71 else 4
+                self._put(int.from_bytes(self._take(position, size), "little"))
+                position += size
+            elif opcode == 0x47:  # BINFLOAT
+                push(struct.unpack(">d", self._take(position, 8))[0])
+                position += 8
+            elif opcode == 0x80:  # PROTO
+                if content[position] > 5:
+                    raise PlainPickleError(f"its protocol {content[position]} is unknown")
+                position += 1
+            elif opcode == 0x95:  # FRAME
+                position += 8
+            elif opcode == 0x2E:  # STOP
+                self._read_rows()
+                return stack.pop()
+            else:
+                position = self._seldom(opcode, position)
+
+    # ---------------------------------------------------------------- the stack and the memo
+
+    def _take(self, position: int, size: int) -> bytes:
+        taken = self.content[position : position + size]
+        if len(taken) < size:
+            raise PlainPickleError("it ends too early")
+        return taken
+
+    def _text(self, position: int, size: int) -> str:
+        return str(self._take(position, size), "utf-8", "surrogatepass")
+
+    def _line(self, position: int) -> bytes:
+        end = self.content.find(b"\n", position)
+        if end < 0:
+            raise PlainPickleError("it ends too early")
+        return self.content[position:end]
+
+    def _get(self, index: int) -> Any:
+        value = self.memo[index]
+        if value is _IN_ROWS:
+            raise _RowIsReferred
+        return value
+
+    def _put(self, index: int) -> None:
+        memo, value = self.memo, self.stack[-1]
+        if index > len(memo) + _PADDING:
+            raise PlainPickleError(f"its memo begins at {index}")
+        while index >= len(memo):
+            memo.append(None)
+        memo[index] = value
+        if type(value) is str:
+            self.words.setdefault(value, index)
+
+    def _since_mark(self) -> list[Any]:
+        start = self.marks.pop()
+        items = self.stack[start:]
+        del self.stack[start:]
+        return items
+
+    def _list(self) -> list[Any]:
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise PlainPickleError("it is damaged: what it appends to is no list")
+        return target
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self.stack[-1]
+        keys = items[::2]
+        if type(target) is not dict or len(items) % 2 or Rows in map(type, items):
+            raise PlainPickleError("it is damaged: what it sets items of is no dict")
+        if not all(type(key) in (str, int, bool, float, bytes) or key is None for key in keys):
+            raise PlainPickleError("a key is neither text nor a number")
+        if self.shapes is not None and not target:
+            self._learn(tuple(keys))
+        target.update(zip(keys, items[1::2], strict=True))
+
+    def _seldom(self, opcode: int, position: int) -> int:  # noqa: PLR0911, PLR0912, PLR0915  one branch an opcode
+        """What snapshots of today do not use; returns where to read on."""
+        stack = self.stack
+        match chr(opcode):
+            case "l":
+                stack.append(self._since_mark())
+            case "d":
+                items = self._since_mark()
+                stack.append({})
+                self._set_items(items)
+            case "]":
+                stack.append([])
+            case "0":
+                stack.pop()
+            case "1":
+                self._since_mark()
+            case "2":
+                stack.append(stack[-1])
+            case "p":
+                line = self._line(position)
+                self._put(_number(line))
+                return position + len(line) + 1
+            case "g":
+                line = self._line(position)
+                stack.append(self._get(_number(line)))
+                return position + len(line) + 1
+            case "I" | "L":
+                line = self._line(position)
+                flag = {b"00": False, b"01": True}.get(line) if opcode == ord("I") else None
+                stack.append(_number(line.removesuffix(b"L")) if flag is None else flag)
+                return position + len(line) + 1
+            case "F":
+                line = self._line(position)
+                stack.append(float(line[:_DIGITS]))
+                return position + len(line) + 1
+            case "V":
+                line = self._line(position)
+                stack.append(str(line, "raw-unicode-escape"))
+                return position + len(line) + 1
+            case "S":
+                line = self._line(position)
+                stack.append(str(line[1:-1], "latin-1"))
+                return position + len(line) + 1
+            case "\x8d" | "\x8e" | "\x96":  # BINUNICODE8, BINBYTES8, BYTEARRAY8
+                size = int.from_bytes(self._take(position, 8), "little")
+                taken = self._take(position + 8, size)
+                stack.append(str(taken, "utf-8", "surrogatepass") if opcode == 0x8D else taken)
+                return position + 8 + size
+            case "B" | "T":
+                size = int.from_bytes(self._take(position, 4), "little")
+                stack.append(self._take(position + 4, size))
+                return position + 4 + size
+            case "C" | "U":
+                size = self.content[position]
+                stack.append(self._take(position + 1, size))
+                return position + 1 + size
+            case "\x8b":  # LONG4
+                raise PlainPickleError("a number is too large")
+            case "c" | "i":
+                line = self._line(position)
+                name = self._line(position + len(line) + 1)
+                self._refuse(f"{_shown(line)}.{_shown(name)}")
+            case "\x93":  # STACK_GLOBAL
+                name, module = stack.pop(), stack.pop()
+                self._refuse(f"{module}.{name}" if type(module) is type(name) is str else "a class")
+            case "R" | "o" | "\x81" | "\x92" | "b" | "P" | "Q" | "\x82" | "\x83" | "\x84":
+                self._refuse("an object of some class")
+            case _:
+                raise PlainPickleError(f"there is no opcode {opcode:#04x}")
+        return position
+
+    def _refuse(self, what: str) -> None:
+        raise Forbidden(f"the pickle asks for {what[:200]}")
+
+    # ---------------------------------------------------------------- rows
+
+    def _learn(self, keys: tuple[Any, ...]) -> None:
+        """Look from now on for rows of dicts with these keys, once all of them are in the memo."""
+        if self.shapes is None or keys in self.shapes or not 2 <= len(keys) <= _RECURRING_SHAPES:
+            return
+        if "action" not in keys or len(self.shapes) >= _RECURRING_SHAPES:
+            return
+        if any(type(key) is not str or key not in self.words for key in keys):
+            return
+        self.shapes[keys] = row_pattern([self.words[key] for key in keys])
+
+    def _rows_at(self, position: int) -> int:
+        """Push the rows that begin at a position, if any do; returns where they end, or 0."""
+        assert self.shapes is not None
+        for keys, row in self.shapes.items():
+            match = row.scanner(self.content, position).match  # type: ignore[attr-defined]
+            matches = []
+            while (found := match()) is not None:
+                matches.append(found.groups())
+                position = found.end()
+            if matches:
+                self.stack.append(self._rows(keys, matches))
+                return position
+        return 0
+
+    def _rows(self, keys: tuple[str, ...], matches: list[tuple[bytes, ...]]) -> Rows:
+        """Rows whose values are not read yet. The memo grows as if they had been read one by one."""
+        start, count = len(self.memo), len(matches)
+        raw = list(zip(*matches, strict=True))
+        made = [column for column in raw[::2] if any(column)]
+        if made:
+            items = {value: self._make(value, start) for column in made for value in set(column) if value}
+            for values in zip(*made, strict=True):
+                self.memo.append(_IN_ROWS)
+                self.memo += [items[value] for value in values if value]
+        else:
+            self.memo += [_IN_ROWS] * count
+        rows = Rows({}, count)
+        for key, own, plain in zip(keys, raw[::2], raw[1::2], strict=True):
+            rows.columns[key] = (
+                [items[a] if a else b for a, b in zip(own, plain, strict=True)] if any(own) else plain
+            )
+        self.unread.append(rows)
+        self.unread_rows += count
+        if self.unread_rows >= _ROWS_AT_ONCE:
+            self._read_rows()
+        return rows
+
+    def _read_rows(self) -> None:
+        """Read the values of all rows that still have them as bytes, those with the same keys together."""
+        by_keys: dict[tuple[str, ...], list[Rows]] = {}
+        for rows in self.unread:
+            by_keys.setdefault(tuple(rows.columns), []).append(rows)
+        for keys, group in by_keys.items():
+            for key in keys:
+                column = self._column([value for rows in group for value in rows.columns[key]])
+                start = 0
+                for rows in group:
+                    rows.columns[key] = column[start : start + rows.length]
+                    start += rows.length
+        self.unread, self.unread_rows = [], 0
+
+    def _column(self, raw: list[Any]) -> Any:
+        if set(map(type, raw)) != {bytes}:
+            return [self._resolve(value) if type(value) is bytes else value for value in raw]
+        if raw[0][0] in INTEGERS and (numbers := integers(raw)) is not None:
+            return numbers
+        values = {value: self._resolve(value) for value in set(raw)}
+        return list(map(values.__getitem__, raw))
+
+    def _make(self, raw: bytes, start: int) -> Any:
+        """The text, the pair, or the list of references, that a value makes and memoizes."""
+        if raw[0] == 0x8C:
+            return str(raw[2:-1], "utf-8", "surrogatepass")
+        if raw[0] == 0x4B:
+            return (raw[1], raw[3])
+        references = [int.from_bytes(each[1:], "little") for each in REFERENCES.findall(raw, 2)]
+        if any(index >= start for index in references):
+            raise _RowIsReferred
+        return [self._get(index) for index in references]
+
+    def _resolve(self, raw: bytes) -> Any:
+        if raw in CONSTANTS:
+            return CONSTANTS[raw]
+        if raw[0] in INTEGERS:
+            numbers = integers([raw])
+            assert numbers is not None
+            return int(numbers[0])
+        return self._get(int.from_bytes(raw[1:], "little"))
+
+
+def _number(line: bytes) -> int:
+    if len(line) > _DIGITS:
+        raise PlainPickleError("a number is too large")
+    return int(line)
+
+
+def _shown(raw: bytes) -> str:
+    return str(raw, "utf-8", "backslashreplace")
