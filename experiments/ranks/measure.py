@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler.distributed.lone_rank import LoneRank, lone_rank_environment
-from profiler.distributed.store import LoneRankStore
+from profiler.distributed.lone_rank import LoneRank, as_lone_rank
 from profiler.errors import ProfilerError
 from profiler.formula.terms import Parameter
 from profiler.gpu.cards import find_gpu
 from profiler.gpu.virtual.card_file import VirtualGPUs
+from profiler.gpu.virtual.launch import environment
 from profiler.units import MIB
 
 if TYPE_CHECKING:
@@ -48,11 +48,11 @@ def measure(way: str, ranks: int, rank: int = 0) -> Measured:
     Raises ProfilerError where there is no virtual GPU, or if the program fails.
     """
     command = [sys.executable, "-m", "experiments.ranks.step", way, str(LAYERS), str(WIDTH)]
-    gpus = VirtualGPUs(find_gpu("H100-80GB"))
-    with LoneRankStore() as store, tempfile.TemporaryDirectory() as folder:
+    lone = as_lone_rank(LoneRank(rank, ranks), VirtualGPUs(find_gpu("H100-80GB")))
+    with lone as (gpus, inherited), tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             command,
-            env=lone_rank_environment(gpus, Path(folder), LoneRank(rank, ranks), store),
+            env=environment(gpus, Path(folder), inherited=inherited),
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,

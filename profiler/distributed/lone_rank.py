@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from profiler.distributed.store import LoneRankStore
 from profiler.errors import ProfilerError
 from profiler.gpu.virtual.card_file import VirtualGPUs
-from profiler.gpu.virtual.launch import environment
 
 MOST_RANKS = 4096
 
@@ -56,12 +56,8 @@ class LoneRank:
         }
 
 
-def lone_rank_environment(
-    gpus: VirtualGPUs, folder: Path, lone: LoneRank, store: LoneRankStore
-) -> dict[str, str]:
-    """The environment of a process that is that rank on the virtual GPU, while the store is open.
-
-    Raises ProfilerError as profiler.gpu.virtual.launch.environment does; `folder` as there.
-    """
-    inherited = {**os.environ, **lone.environment(store.port)}
-    return environment(replace(gpus, lone_rank=True), folder, inherited=inherited)
+@contextmanager
+def as_lone_rank(lone: LoneRank, gpus: VirtualGPUs) -> Iterator[tuple[VirtualGPUs, dict[str, str]]]:
+    """Inside, the other ranks' store answers: the GPUs and the environment of a process that is that rank."""
+    with LoneRankStore() as store:
+        yield replace(gpus, lone_rank=True), {**os.environ, **lone.environment(store.port)}

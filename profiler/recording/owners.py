@@ -19,10 +19,17 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     Holds no tensor when it returns.
     """
     found: dict[int, str] = {}
-    for tensor, category in _held(state):
+    for held, category in _held(state):
+        tensor = _local(held)
         if tensor.device.type == device.type:
             found.setdefault(tensor.untyped_storage().data_ptr(), category)
     return found
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of it that this rank holds, of a DTensor."""
+    part = getattr(tensor, "_local_tensor", tensor)
+    return part if isinstance(part, torch.Tensor) else tensor
 
 
 def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
@@ -66,7 +73,8 @@ def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, s
     states = state.optimizer.state if state.optimizer is not None else {}
     for path, parameter in state.model.named_parameters():
         kept = (v for v in states.get(parameter, {}).values() if isinstance(v, torch.Tensor))
-        for tensor in (parameter, parameter.grad, *kept):
+        for held in (parameter, parameter.grad, *kept):
+            tensor = _local(held) if held is not None else None
             if tensor is not None and tensor.device.type == device.type:
                 found.setdefault(tensor.untyped_storage().data_ptr(), path.rpartition(".")[0] or path)
     return found

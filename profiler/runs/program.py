@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ def run_program(
     steps: int = 0,
     hide_real_gpu: bool = False,
     stdout: Any = None,
+    inherited: Mapping[str, str] | None = None,
 ) -> Watched:
     """Run a command to its end on virtual GPUs, its input and output where this process's are.
 
@@ -53,6 +54,7 @@ def run_program(
         steps: end each process after so many training steps; 0 lets it run.
         hide_real_gpu: go on where a real GPU is.
         stdout: where its output goes instead, as in subprocess.
+        inherited: what the environment is otherwise; this process's own by default.
 
     Ctrl-C and SIGTERM are the program's: what it had done by then is the result.
 
@@ -65,7 +67,9 @@ def run_program(
         folder, events = Path(name), Path(name) / "events"
         events.mkdir()
         packages = (inside.VALUES, _WATCHER)
-        variables = launch.environment(gpus, folder, hide_real_gpu=hide_real_gpu, packages=packages)
+        variables = launch.environment(
+            gpus, folder, hide_real_gpu=hide_real_gpu, inherited=inherited, packages=packages
+        )
         library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))
         variables |= {
             "PROFILER_EVENTS": str(events),

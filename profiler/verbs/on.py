@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from profiler.verbs.options import whole_number
 from profiler.views import screen
 
 if TYPE_CHECKING:
+    from profiler.distributed.lone_rank import LoneRank
     from profiler.recording.program_run import ProgramRun, Refused
     from profiler.runs.program import Watched
 
@@ -55,6 +57,13 @@ def add_options(parser: ArgumentParser) -> None:
     parser.usage = "profiler on GPU [options] -- COMMAND ..."
     parser.add_argument("gpu", metavar="GPU", help="a GPU's name, a card's file, or several as 2xH100-80GB")
     parser.add_argument("--steps", type=whole_number, metavar="N", help="end it after N training steps")
+    parser.add_argument("--rank", type=int, metavar="R", help="be rank R of --world-size N, alone")
+    parser.add_argument("--world-size", type=whole_number, metavar="N", help="ranks there would be")
+    parser.add_argument(
+        "--late-events",
+        action="store_true",
+        help="what other streams use comes back when the program waits for the GPU: the upper bound",
+    )
     parser.add_argument("--all", action="store_true", help="print every phase")
     parser.add_argument("--json", action="store_true", help="print everything as JSON; its output to stderr")
     parser.add_argument("--report", type=Path, metavar="FILE", help="an HTML page of the largest process")
@@ -71,6 +80,7 @@ def run(options: Namespace) -> int:
 
     Raises ProfilerError for an unknown GPU, no command, and where there can be no virtual GPU.
     """
+    from profiler.distributed.lone_rank import as_lone_rank
     from profiler.gpu.virtual.card_file import VirtualGPUs
     from profiler.runs.program import run_program
 
@@ -80,13 +90,19 @@ def run(options: Namespace) -> int:
     several = re.fullmatch(r"(\d+)x(.+)", options.gpu)
     count, name = (int(several[1]), several[2]) if several else (1, options.gpu)
     gpu = find_gpu(name)
-    watched = run_program(
-        command,
-        VirtualGPUs(gpu, count),
-        steps=options.steps or 0,
-        hide_real_gpu=options.hide_real_gpu,
-        stdout=sys.stderr if options.json else None,
-    )
+    with ExitStack() as stack:
+        gpus, inherited = VirtualGPUs(gpu, count, events_wait=options.late_events), None
+        lone = _lone_rank(options, count)
+        if lone is not None:
+            gpus, inherited = stack.enter_context(as_lone_rank(lone, gpus))
+        watched = run_program(
+            command,
+            gpus,
+            steps=options.steps or 0,
+            hide_real_gpu=options.hide_real_gpu,
+            stdout=sys.stderr if options.json else None,
+            inherited=inherited,
+        )
     report = _report(watched, gpu, command)
     if options.json:
         print(json.dumps(report, indent=2))
@@ -95,6 +111,16 @@ def run(options: Namespace) -> int:
     if watched.runs:
         _write(max(watched.runs, key=_peak_reserved), options, f"{' '.join(command)} on {gpu.name}")
     return watched.exit_code
+
+
+def _lone_rank(options: Namespace, devices: int) -> LoneRank | None:
+    from profiler.distributed.lone_rank import LoneRank
+
+    if options.rank is None and options.world_size is None:
+        return None
+    if options.rank is None or options.world_size is None:
+        raise ProfilerError("--rank and --world-size go together: rank R of N, from 0")
+    return LoneRank(options.rank, options.world_size, devices)
 
 
 def _write(run: ProgramRun, options: Namespace, title: str) -> None:
@@ -123,6 +149,7 @@ def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any
         "gpu_bytes": gpu.memory_bytes,
         "exit_code": watched.exit_code,
         "processes": [_process(run, gpu) for run in watched.runs],
+        "ranks": _ranks(watched.runs),
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
         "read_back": [{**asdict(read), "words": str(read)} for read in watched.reads.reads],
@@ -156,6 +183,15 @@ def _process(run: ProgramRun, gpu: GPU) -> dict[str, Any]:
         "phases": _phases(run),
         "out_of_memory": [_refused(each) for each in run.refused],
     }
+
+
+def _ranks(runs: Sequence[ProgramRun]) -> list[dict[str, Any]]:
+    """Ranks that needed the same together, the fullest first; none where fewer than two ran."""
+    from profiler.distributed.ranks import alike, rank_memory
+
+    memories = [memory for memory in map(rank_memory, runs) if memory is not None]
+    groups = alike(memories) if len(memories) > 1 else ()
+    return [{"ranks": group.ranks, "words": str(group), **asdict(group.memory)} for group in groups]
 
 
 def _made_by(allocation: Any) -> str:
@@ -206,7 +242,9 @@ def _peak_reserved(run: ProgramRun) -> int:
 def _show(report: dict[str, Any], runs: Sequence[ProgramRun], every_phase: bool, console: Console) -> None:
     if not runs:
         console.print(f"No process of this program used the virtual {report['gpu']}.", style="yellow")
-    for process in report["processes"]:
+    if report["ranks"]:
+        console.print(_rank_table(report["ranks"]))
+    for process in _to_show(report, every_phase):
         console.print()
         _show_process(process, report, every_phase, console)
     for read in report["read_back"][:_PARTS_SHOWN]:
@@ -258,6 +296,28 @@ def _show_process(process: dict[str, Any], report: dict[str, Any], all_: bool, c
     total = process["peak_allocated_bytes"]
     for what in ("categories", "modules", "lines"):
         console.print(_share_table(what, peak[what], total))
+
+
+def _to_show(report: dict[str, Any], every: bool) -> list[dict[str, Any]]:
+    """The processes, of several ranks the fullest one alone."""
+    processes: list[dict[str, Any]] = report["processes"]
+    if every or not report["ranks"]:
+        return processes
+    fullest = str(report["ranks"][0]["rank"])
+    return [process for process in processes if process["rank"] in ("", fullest)]
+
+
+def _rank_table(groups: Sequence[dict[str, Any]]) -> Table:
+    """A line for ranks alike, the fullest first: their peaks, and what it is at that moment."""
+    names = list(dict.fromkeys(name for group in groups for name in group["shares"]))
+    columns = ["peak allocated", "peak reserved", *(name.replace("_", " ") for name in names)]
+    table = screen.table("ranks", *(screen.number(column) for column in columns))
+    for group in groups:
+        peaks = (group["peak_allocated_bytes"], group["peak_reserved_bytes"])
+        sizes = (*peaks, *(group["shares"].get(name, 0) for name in names))
+        table.add_row(group["words"], *(format_bytes(size) for size in sizes))
+    table.caption = "the fullest first; details of that one follow, of every rank with --all"
+    return table
 
 
 def _phase_table(process: dict[str, Any], every_phase: bool) -> Table:

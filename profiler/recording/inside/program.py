@@ -16,6 +16,7 @@ import ctypes
 import json
 import os
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 
 from profiler.recording.auto_phases import auto_phases
+from profiler.recording.inside import communication
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.places import Attribution
 from profiler.trace.phase import Phase
@@ -33,6 +35,7 @@ from profiler.training.step import TrainingState
 LIBRARY, STEPS = "PROFILER_EVENTS_LIBRARY", "PROFILER_EVENTS_STEPS"
 _PLACE_OF = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_size_t)
 _CUDA = torch.device("cuda")
+_WATCHDOG_SECONDS = 0.25
 _LASTING = ("parameters", "optimizer_states")  # labelled once, where they stay
 
 
@@ -86,7 +89,8 @@ class _Watch:
         try:
             where = self._attribution.here()
             node = torch._C._current_autograd_node()
-            place = (where.module, where.line, node.name() if node is not None else "")
+            op = communication.role() or (node.name() if node is not None else "")
+            place = (where.module, where.line, op)
             number = self._places.get(place)
             if number is None:
                 number = self._places[place] = len(self._places) + 1
@@ -134,6 +138,10 @@ class _Watch:
             self._said_of_process = True
 
     def _step_ends(self, step: int) -> None:
+        if communication.between_ranks():
+            # ProcessGroupNCCL lets go of the tensors of an all-reduce when its watchdog looks again, ten
+            # times a second: a step on a GPU takes longer than that.
+            time.sleep(_WATCHDOG_SECONDS)
         if self._steps and step >= self._steps and self._events.events_written():
             self._say_of_process(f"stopped after {step} steps")
             raise SystemExit(0)
