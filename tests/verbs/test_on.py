@@ -205,6 +205,33 @@ if __name__ == "__main__":
     assert sorted(process["peak_allocated_bytes"] for process in said["processes"]) == [512, 4 << 20]
 
 
+def test_modules_called_by_a_forked_worker_are_no_phases(tmp_path):
+    code = """
+import torch
+
+class Transformed(torch.utils.data.Dataset):
+    transform = torch.nn.Identity()
+    def __len__(self):
+        return 8
+    def __getitem__(self, index):
+        return self.transform(torch.ones(4))
+
+model = torch.nn.Linear(4, 4).cuda()
+optimizer = torch.optim.SGD(model.parameters())
+for epoch in range(2):
+    for batch in torch.utils.data.DataLoader(Transformed(), batch_size=4, num_workers=1):
+        model(batch.cuda()).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+    done, said = on(tmp_path, code, "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    phases = [phase["phase"] for phase in said["processes"][0]["phases"]]
+    loop = ("forward", "backward", "optimizer_step", "zero_grad")
+    steps = [f"step {step} {name}" for step in (1, 2, 3) for name in loop]
+    assert phases == ["model_loaded", *steps, "step 3 after the last phase"]
+
+
 def test_each_rank_of_torchrun(tmp_path):
     code = """
 import os, torch, torch.distributed as dist

@@ -59,13 +59,14 @@ class _Watch:
         self._labelled: set[tuple[int, str]] = set()
         self._ended = ""
         self._said_of_process = False
+        self._forked = False
         self._hold = _PLACE_OF(self._place)  # ctypes keeps no reference
 
     def begin(self) -> None:
         self._attribution = self._open.enter_context(Attribution())
         self._open.enter_context(auto_phases(self, self._step_ends))
         self._events.events_attach(self._hold)
-        os.register_at_fork(after_in_child=self._events.events_detach)
+        os.register_at_fork(after_in_child=self._end_in_child)
         atexit.register(self._end)
         self._install_error_hook()
 
@@ -79,6 +80,11 @@ class _Watch:
             shown(kind, error, traceback)
 
         sys.excepthook = hook
+
+    def _end_in_child(self) -> None:
+        """A forked process, such as a DataLoader's worker, has the files of its parent: it says nothing."""
+        self._forked = True
+        self._end()
 
     def _end(self) -> None:
         self._events.events_detach()
@@ -108,7 +114,7 @@ class _Watch:
         try:
             yield
         finally:
-            if self._events.events_written():
+            if not self._forked and self._events.events_written():
                 self._mark(phase, state)
 
     def _mark(self, phase: Phase, state: TrainingState) -> None:
