@@ -343,7 +343,7 @@ def _phase_table(process: dict[str, Any], every_phase: bool) -> Table:
 
 def _share_table(name: str, shares: dict[str, int], total_bytes: int) -> Table:
     table = screen.table(f"{name} at the peak", *(screen.number(column) for column in ("bytes", "%")))
-    sizes = list(shares.items())
+    sizes = sorted(shares.items(), key=lambda share: -share[1])
     shown, rest = sizes[:_PARTS_SHOWN], sizes[_PARTS_SHOWN:]
     if rest:
         shown.append((f"{len(rest)} more", sum(size for _, size in rest)))
