@@ -58,8 +58,7 @@ def rank_memory(run: ProgramRun) -> RankMemory | None:
     for index in alive_at(entries, peak.position):
         allocation = entries[index]
         assert isinstance(allocation, Allocation)
-        of_torch = allocation.op in COMMUNICATION and names[index] not in _LABELLED
-        shares[allocation.op if of_torch else names[index]] += allocation.size_bytes
+        shares[_category(names[index], allocation.op)] += allocation.size_bytes
     return RankMemory(
         int(run.rank),
         run.device,
@@ -68,6 +67,16 @@ def rank_memory(run: ProgramRun) -> RankMemory | None:
         str(peak.phase),
         dict(shares.most_common()),
     )
+
+
+def _category(name: str, op: str) -> str:
+    """What torch.distributed made is named so, unless a shard is what it became.
+
+    While a module of FSDP2 is gathered, its parameters are the unsharded ones: they are not the rank's own.
+    """
+    if op == UNSHARDED or (op in COMMUNICATION and name not in _LABELLED):
+        return op
+    return name
 
 
 def alike(ranks: Sequence[RankMemory]) -> tuple[AlikeRanks, ...]:

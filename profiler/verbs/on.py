@@ -17,7 +17,7 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU, find_gpu
-from profiler.gpu.device_used import device_used_terms, in_total
+from profiler.gpu.device_used import DeviceTerm, device_used_terms, in_total
 from profiler.trace.events import Mark
 from profiler.trace.ledger import account
 from profiler.trace.moments import by_category, by_line, by_module
@@ -142,13 +142,14 @@ def _write(run: ProgramRun, options: Namespace, title: str) -> None:
 
 
 def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any]:
+    nccl = _nccl_terms(watched, gpu)
     return {
         "command": list(command),
         "engine": "virtual",
         "gpu": gpu.name,
         "gpu_bytes": gpu.memory_bytes,
         "exit_code": watched.exit_code,
-        "processes": [_process(run, gpu) for run in watched.runs],
+        "processes": [_process(run, gpu, nccl) for run in watched.runs],
         "ranks": _ranks(watched.runs),
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
@@ -156,10 +157,19 @@ def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any
     }
 
 
-def _process(run: ProgramRun, gpu: GPU) -> dict[str, Any]:
+def _nccl_terms(watched: Watched, gpu: GPU) -> tuple[DeviceTerm, ...]:
+    """What NCCL takes of each rank's GPU, () where no communicator of several ranks was used."""
+    from profiler.gpu.virtual.card_file import nccl_of
+
+    used = sum(count for text, count in watched.journal.assumed.items() if text.startswith("NCCL takes"))
+    ranks = len({run.rank for run in watched.runs if run.rank}) or 1
+    return (nccl_of(gpu, -(-used // ranks)),) if used else ()
+
+
+def _process(run: ProgramRun, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
     peak, entries = run.run.peak(), run.run.entries
     reserved_bytes = _peak_reserved(run)
-    used = in_total(device_used_terms(gpu, reserved_bytes), "device used")
+    used = in_total(device_used_terms(gpu, reserved_bytes, *(nccl if run.rank else ())), "device used")
     return {
         "pid": run.pid,
         "rank": run.rank,

@@ -8,7 +8,7 @@ from pathlib import Path
 from profiler.errors import ProfilerError
 from profiler.gpu.capability import limits_of
 from profiler.gpu.cards import GPU
-from profiler.gpu.device_used import in_total, nccl_term, process_terms
+from profiler.gpu.device_used import DeviceTerm, in_total, nccl_term, process_terms
 
 ENVIRONMENT_VARIABLE = "PROFILER_VIRTUAL_GPU"
 MOST_DEVICES = 16
@@ -51,10 +51,13 @@ class VirtualGPUs:
         return in_total(process_terms(self.gpu)).typical_bytes
 
 
-def _typical_nccl_bytes(gpu: GPU) -> int:
-    """Of a communicator. NVLink joins the boards of data centres (capability X.0) that are not PCIe cards."""
+def nccl_of(gpu: GPU, communicators: int = 1) -> DeviceTerm:
+    """What NCCL takes of each of these GPUs.
+
+    NVLink joins the boards of data centres (capability X.0) that are not PCIe cards.
+    """
     nvlink = gpu.capability[1] == 0 and "PCI" not in gpu.device_name
-    return nccl_term(ranks=2, nvlink=nvlink).typical_bytes
+    return nccl_term(2, communicators, nvlink)
 
 
 def write_card(
@@ -96,7 +99,7 @@ def write_card(
         "cudnn_version": cudnn_version,
         "lone_rank": int(gpus.lone_rank),
         "events_wait": int(gpus.events_wait),
-        "nccl_bytes": _typical_nccl_bytes(gpu) if gpus.nccl_bytes is None else gpus.nccl_bytes,
+        "nccl_bytes": nccl_of(gpu).typical_bytes if gpus.nccl_bytes is None else gpus.nccl_bytes,
     }
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     if text.count("\n") != len(values):

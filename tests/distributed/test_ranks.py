@@ -1,0 +1,103 @@
+"""What each rank needed: ranks alike together, and what torch.distributed holds by its use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from profiler.distributed.ranks import RankMemory, alike
+from profiler.units import MIB
+from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
+
+
+def of(rank: int, reserved_bytes: int, **shares: int) -> RankMemory:
+    return RankMemory(rank, 0, sum(shares.values()), reserved_bytes, "step 2 backward", shares)
+
+
+def test_ranks_alike_are_together_and_the_fullest_first() -> None:
+    ranks = [of(rank, 10, parameters=4) for rank in (0, 1, 2, 5)] + [of(3, 10, parameters=5), of(4, 20)]
+    groups = alike(ranks)
+    assert [(str(group), group.ranks) for group in groups] == [
+        ("4", (4,)),
+        ("3", (3,)),
+        ("0-2, 5", (0, 1, 2, 5)),
+    ]
+    assert alike([]) == ()
+
+
+STEP = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("nccl")
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)))
+WRAP
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(2):
+    model(torch.zeros(1, 1024, device="cuda")).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+"""
+DDP = "model = torch.nn.parallel.DistributedDataParallel(model.cuda())"
+FSDP2 = """from torch.distributed.fsdp import fully_shard
+for layer in model: fully_shard(layer)
+fully_shard(model)"""
+
+
+def run(tmp_path: Path, wrap: str, options: str, launcher: str = "") -> dict:
+    """The report of `profiler on` for STEP, whose four layers have 4 MiB each."""
+    needed(installed_torch())
+    script = tmp_path / "script.py"
+    script.write_text(STEP.replace("WRAP", wrap))
+    command = [sys.executable, "-m", "profiler", "on", *options.split(), "--json", "--", sys.executable]
+    done = subprocess.run(
+        [*command, *launcher.split(), str(script)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_buckets_of_ddp_beside_gradients(tmp_path: Path) -> None:
+    said = run(tmp_path, DDP, "2xH100-80GB", "-m torch.distributed.run --nproc-per-node 2")
+    (group,) = said["ranks"]
+    assert group["ranks"] == [0, 1]
+    assert group["shares"]["parameters"] == 16 * MIB
+    assert group["shares"]["gradients"] == 16 * MIB
+    assert group["shares"]["ddp_buckets"] == 16 * MIB
+    # NCCL: 24 channels of rings and as much of trees, 12 MiB each (NVIDIA/nccl#964: 544 and 688 MiB)
+    (process, _) = (process for process in said["processes"] if process["rank"])
+    beside = process["device_used_bytes"] - process["peak_reserved_bytes"]
+    assert beside > 576 * MIB
+
+
+def test_shards_and_what_is_gathered_of_a_lone_rank(tmp_path: Path) -> None:
+    said = run(tmp_path, FSDP2, "H100-80GB --rank 5 --world-size 64")
+    assert said["ranks"] == []  # of one rank there is nothing to put together
+    (process,) = said["processes"]
+    assert process["rank"] == "5"
+    ends = {phase["phase"]: phase["allocated_bytes"] for phase in said["processes"][0]["phases"]}
+    # Shards and their gradients, 16 rows of 4 KiB each; a batch, and two workspaces of cuBLAS on Hopper
+    assert ends["step 2 zero_grad"] == pytest.approx(2 * 4 * 16 * 4096 + 2 * 32 * MIB + 4096, abs=1024)
+
+
+def test_rank_and_world_size_go_together(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "profiler", "on", "H100-80GB", "--rank", "1", "--", "true"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "profiler: --rank and --world-size go together: rank R of N, from 0\n",
+    )
