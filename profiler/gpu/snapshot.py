@@ -43,6 +43,11 @@ class DeviceSnapshot:
     private_pools: bool
 
     @property
+    def out_of_memory(self) -> tuple[TraceEvent, ...]:
+        """The requests that failed: the size asked for, as `address` the free bytes, and the stack."""
+        return tuple(event for event in self.events if event.action == "oom")
+
+    @property
     def allocated_bytes(self) -> int:
         """Bytes of the blocks in use when the snapshot was taken."""
         blocks = (block for segment in self.segments for block in segment.blocks)
@@ -60,6 +65,13 @@ class Snapshot:
 
     devices: tuple[DeviceSnapshot, ...]
     settings: AllocatorSettings
+
+    def device(self, index: int) -> DeviceSnapshot:
+        """The device of that number. Raises SnapshotError where there is none."""
+        if index >= len(self.devices):
+            known = f"0 to {len(self.devices) - 1}" if self.devices else "none"
+            raise SnapshotError(f"there is no device {index} in the snapshot; it has {known}")
+        return self.devices[index]
 
 
 def load_snapshot(

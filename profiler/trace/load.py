@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import initial_segments, replay_device
-from profiler.gpu.snapshot import DeviceSnapshot, load_snapshot
+from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.gpu.trace_events import TraceEvent
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
 from profiler.trace.moments import Entries, Moment, peaks
 from profiler.trace.phase import Phase
-from profiler.units import round_up
+from profiler.units import format_bytes, round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
 _FREES = ("free_requested", "free_completed")
@@ -29,6 +29,16 @@ _OWN_FRAMES = (OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME)
 
 
 @dataclass(frozen=True)
+class FailedRequest:
+    """A request that ran out of memory, after the entry at `position` (-1: before all)."""
+
+    requested_bytes: int
+    free_bytes: int
+    origin: str
+    position: int
+
+
+@dataclass(frozen=True)
 class SavedRun:
     """What a file says of a run.
 
@@ -36,11 +46,13 @@ class SavedRun:
         entries: allocations and frees in order, with the ends of the phases where the file has them.
         reserved_bytes: what the allocator held after each entry; empty where the file does not say.
         note: what the file leaves open, in words, or "".
+        out_of_memory: the requests that the device had no room for.
     """
 
     entries: Entries
     reserved_bytes: Sequence[int]
     note: str
+    out_of_memory: tuple[FailedRequest, ...] = ()
 
     def peak(self) -> Moment:
         """The first moment with the most allocated; of a run without phases, that of the whole recording."""
@@ -58,8 +70,15 @@ def until_last_phase(entries: Entries) -> int:
     return max((i + 1 for i, e in enumerate(entries) if isinstance(e, Mark)), default=len(entries))
 
 
-def load(path: Path) -> SavedRun:
+def load(
+    path: Path, device: int | None = None, on_progress: Callable[[int], object] = lambda read_bytes: None
+) -> SavedRun:
     """Read a file of `profiler report --save`, `Recording.save`, or `torch.cuda.memory._dump_snapshot`.
+
+    Args:
+        path: the file.
+        device: which device of a snapshot; of several the one with the most events, which `note` then names.
+        on_progress: told now and then how many bytes of a snapshot are read.
 
     Raises ProfilerError, in one line, for anything else.
     """
@@ -69,14 +88,31 @@ def load(path: Path) -> SavedRun:
     except OSError as error:
         raise ProfilerError(f"{path}: {error.strerror}") from error
     if start == _PARQUET:
+        if device is not None:
+            raise ProfilerError(f"--device is for snapshots; {path} is a saved run, of one device")
         entries = read_trace(path)
         return SavedRun(entries[: until_last_phase(entries)], (), "")
-    snapshot = load_snapshot(path)
-    device = max(snapshot.devices, key=lambda each: (len(each.events), each.reserved_bytes), default=None)
-    run = _from_snapshot(device, snapshot.settings) if device else None
-    if run is None or not any(isinstance(entry, Allocation) for entry in run.entries):
+    snapshot = load_snapshot(path, on_progress)
+    chosen = busiest(snapshot) if device is None else snapshot.device(device)
+    run = _from_snapshot(chosen, snapshot.settings) if chosen else None
+    if chosen is None or run is None or not any(isinstance(entry, Allocation) for entry in run.entries):
         raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
-    return run
+    return replace(run, note="; ".join(filter(None, (which_device(snapshot, chosen), run.note))))
+
+
+def busiest(snapshot: Snapshot) -> DeviceSnapshot | None:
+    """The device with the most events, and of equal ones with the most reserved."""
+    return max(snapshot.devices, key=lambda each: (len(each.events), each.reserved_bytes), default=None)
+
+
+def which_device(snapshot: Snapshot, chosen: DeviceSnapshot) -> str:
+    """Which device of several a snapshot is shown of, and what the others hold; "" where there is one."""
+    others = [
+        f"device {each.device} ({len(each.events):,} events, {format_bytes(each.reserved_bytes)} reserved)"
+        for each in snapshot.devices
+        if each is not chosen and (each.events or each.segments)
+    ]
+    return f"shown is device {chosen.device}; there is also {', '.join(others)}: --device" if others else ""
 
 
 def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> SavedRun:
@@ -95,6 +131,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Saved
         for address, requested_bytes in before.items()
     ]
     alive = set(before)
+    failed: list[FailedRequest] = []
     allocated_bytes = sum(sizes[address] for address in before)
     for index, event in enumerate(device.events):
         if event.action == "alloc":
@@ -106,10 +143,13 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Saved
         elif event.action in _FREES and event.address in alive:
             entries.append(Free(event.address))
             alive.remove(event.address)
+        elif event.action == "oom":
+            asked = (event.size_bytes, event.address, origin(event.frames))
+            failed.append(FailedRequest(*asked, len(entries) - 1))
         if replayed:
             allocated_bytes = timeline.allocated_bytes[index]
             reserved_bytes += [timeline.reserved_bytes[index]] * (len(entries) - len(reserved_bytes))
-    return SavedRun(entries, reserved_bytes, "" if replayed else _NOT_REPLAYED)
+    return SavedRun(entries, reserved_bytes, "" if replayed else _NOT_REPLAYED, tuple(failed))
 
 
 def _requested_before(device: DeviceSnapshot) -> dict[int, int]:

@@ -16,10 +16,10 @@ from profiler.errors import ProfilerError
 from profiler.records.folder_difference import RecordsDifference, RunChange, is_records, records_difference
 from profiler.trace.difference import Change, Difference, difference
 from profiler.trace.ledger import CATEGORIES
-from profiler.trace.load import load
+from profiler.trace.load import SavedRun, load
 from profiler.trace.moments import Moment
 from profiler.units import format_bytes
-from profiler.verbs.options import whole_number
+from profiler.verbs.options import add_device, whole_number
 from profiler.views import screen
 
 SUMMARY = "what grew between two runs, or two folders of records: by category, module and line"
@@ -44,6 +44,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--top", type=whole_number, default=10, metavar="N", help="parts or runs to show; default: 10"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="a picture of what grew, as .png or .svg")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print every part as JSON")
 
 
@@ -63,6 +64,8 @@ def run(options: Namespace) -> None:
 
 
 def _diff_records(options: Namespace) -> None:
+    if options.device is not None:
+        raise ProfilerError("--device is of snapshots, not of folders of records")
     if options.output:
         raise ProfilerError("--output draws the difference of two runs, not of two folders of records")
     found = records_difference(options.before, options.after)
@@ -74,7 +77,7 @@ def _diff_records(options: Namespace) -> None:
 
 def _diff_runs(options: Namespace) -> None:
     paths = (options.before, options.after)
-    first, second = (load(path) for path in paths)
+    first, second = (_load(path, options.device) for path in paths)
     found, console = difference(first, second), screen.console()
     if options.json:
         print(json.dumps(_as_dict(found), indent=2))
@@ -89,6 +92,11 @@ def _diff_runs(options: Namespace) -> None:
         draw(found, f"{options.before.name} → {options.after.name}", options.output)
         if not options.json:
             console.print(f"  {options.output}", soft_wrap=True)
+
+
+def _load(path: Path, device: int | None) -> SavedRun:
+    with screen.reading(path) as on_progress:
+        return load(path, device, on_progress)
 
 
 def signed(size_bytes: int) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from profiler.gpu.stacks import origin
 from profiler.trace import alignment as align
 from profiler.trace.alignment import Explanation, Request, Unmatched
 from profiler.trace.events import Allocation, Mark
+from profiler.trace.load import busiest, which_device
 from profiler.trace.moments import containers, layers_together
 from profiler.units import format_bytes
 from profiler.verbs import options as words
@@ -49,6 +52,8 @@ def add_options(parser: ArgumentParser) -> None:
     words.add_loop(against)
     words.add_simulation_options(parser)
     words.add_settings(parser)
+    words.add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print what is found as JSON")
 
 
 def run(options: Namespace) -> None:
@@ -56,23 +61,36 @@ def run(options: Namespace) -> None:
 
     Raises ProfilerError for an unreadable snapshot, or what cannot be simulated.
     """
-    recorded = recorded_requests(options.snapshot)
+    recorded, note = _requests(options.snapshot, options.device)
     against, simulation = words.simulated(options)
     simulated, phases = best_stretch(simulation, recorded)
-    _show(align.explain(recorded, simulated), options.snapshot.name, f"the simulated {against}, {phases}")
+    found, name = align.explain(recorded, simulated), f"the simulated {against}, {phases}"
+    if options.json:
+        print(json.dumps({**asdict(found), "unexplained_bytes": found.unexplained_bytes}, indent=2))
+    else:
+        _show(found, options.snapshot.name, name)
+        if note:
+            screen.console().print(note, soft_wrap=True)
 
 
-def recorded_requests(path: Path) -> list[Request]:
-    """The allocations of the snapshot's busiest device, in order.
+def recorded_requests(path: Path, device: int | None = None) -> list[Request]:
+    """The allocations of a snapshot's device, by default the busiest, in order.
 
     Raises ProfilerError for a file that is no snapshot, or that holds no allocations.
     """
-    snapshot = load_snapshot(path)
-    events = max((device.events for device in snapshot.devices), key=len, default=())
+    return _requests(path, device)[0]
+
+
+def _requests(path: Path, device: int | None) -> tuple[list[Request], str]:
+    """The allocations, and what to say of the snapshot's other devices."""
+    with screen.reading(path) as on_progress:
+        snapshot = load_snapshot(path, on_progress)
+    chosen = busiest(snapshot) if device is None else snapshot.device(device)
+    events = chosen.events if chosen else ()
     requests = [Request(e.size_bytes, origin(e.frames)) for e in events if e.action == "alloc"]
     if not requests:
         raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
-    return requests
+    return requests, which_device(snapshot, chosen) if chosen else ""
 
 
 def best_stretch(simulation: Simulation, recorded: Sequence[Request]) -> tuple[list[Request], str]:

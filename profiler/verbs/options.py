@@ -188,6 +188,16 @@ def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
             raise ProfilerError(f"{_option(name)} {why}")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Which device of a snapshot."""
+    parser.add_argument(
+        "--device",
+        type=whole_number,
+        metavar="N",
+        help="of a snapshot; default: all, or the busiest",
+    )
+
+
 def whole_number(text: str) -> int:
     """How many; argparse makes one line of the error."""
     if not text.isdecimal():

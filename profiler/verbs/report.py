@@ -41,6 +41,7 @@ def add_options(parser: ArgumentParser) -> None:
     words.add_loop(either)
     words.add_simulation_options(parser)
     words.add_settings(parser)
+    words.add_device(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -64,6 +65,7 @@ def run(options: Namespace) -> None:
     if options.model and (path.is_dir() or (path.is_file() and path.suffix not in (".json", ".py"))):
         _from_file(path, options)
     else:
+        words.refuse(options, ("device",), "is of a snapshot")
         _from_simulation(options)
 
 
@@ -74,8 +76,13 @@ def _from_file(path: Path, options: Namespace) -> None:
 
     kept = (*words.SIMULATION_OPTIONS, "memory_viz", "trace", "save")
     words.refuse(options, kept, f"is for a run that is simulated now, not for {path}")
-    page = results_page(path, _questions()) if path.is_dir() else run_page(load(path), path.name)
-    _write(options.output, page.encode())
+    if path.is_dir():
+        words.refuse(options, ("device",), "is of a snapshot, not of a folder")
+        page = results_page(path, _questions())
+    else:
+        with screen.reading(path) as on_progress:
+            page = run_page(load(path, options.device, on_progress), path.name)
+    _write(options.output, page.encode(errors="backslashreplace"))
 
 
 def _questions() -> dict[str, str]:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import codecs
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -57,6 +60,18 @@ def table(*columns: str | Column, title: str = "", lines: bool = True) -> Table:
 def number(name: str = "") -> Column:
     """A column of numbers: to the right, in one line."""
     return Column(name, justify="right", no_wrap=True)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar over the bytes of a file, on a terminal; gives what is told how many are read."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    to = Console(stderr=True)
+    columns = (TextColumn("reading"), BarColumn(bar_width=24), TimeElapsedColumn())
+    with Progress(*columns, console=to, transient=True, disable=not to.is_terminal) as progress:
+        task = progress.add_task("", total=path.stat().st_size if path.is_file() else None)
+        yield lambda read_bytes: progress.update(task, completed=read_bytes)
 
 
 def print_to_any_terminal() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -61,6 +61,7 @@ def _unfit(device: DeviceSnapshot, verdict: str, reason: str | None) -> ReplayRe
         final_state_matched=verdict == "empty",
         peak_allocated_bytes=device.allocated_bytes,
         peak_reserved_bytes=device.reserved_bytes,
+        peak_requested_bytes=sum(b.requested_bytes for each in device.segments for b in each.blocks),
         timeline=Timeline((), ()),
     )
 
@@ -106,7 +107,7 @@ class _Run:
         allocated_bytes, reserved_bytes = model.allocated_bytes, model.reserved_bytes
         allocations = 0
         freed = -1  # index of the free_completed that the free before it included
-        for index, (event, following) in enumerate(zip_longest(events, events[1:])):
+        for index, (event, following) in enumerate(_with_next(events)):
             action, address, size_bytes, stream, _, _ = event
             if action == "alloc":
                 allocations += 1
@@ -169,6 +170,12 @@ class _Run:
         self.recorded.clear()
         self.modelled.clear()
 
+    def _verdict(self) -> str:
+        if self.first_mismatch is not None:
+            return "differs"
+        acts = ("alloc", *_SEGMENT_ACTIONS, "free_requested", "free_completed")
+        return "exact" if any(event.action in acts for event in self.device.events) else "empty"
+
     def _mismatch(self, index: int, description: str) -> None:
         if self.first_mismatch is None:
             self.first_mismatch = f"event {index}: recorded {description}"
@@ -180,7 +187,7 @@ class _Run:
         stats = self.model.memory_stats()
         return ReplayResult(
             device=self.device.device,
-            verdict="exact" if self.first_mismatch is None else "differs",
+            verdict=self._verdict(),
             events=len(self.device.events),
             allocations=self.allocations,
             addresses_matched=self.allocations - self.addresses_mismatched,
@@ -192,8 +199,15 @@ class _Run:
             final_state_matched=final_state_matched,
             peak_allocated_bytes=stats["allocated_bytes.all.peak"],
             peak_reserved_bytes=stats["reserved_bytes.all.peak"],
+            peak_requested_bytes=stats["requested_bytes.all.peak"],
             timeline=Timeline(tuple(self.allocated_bytes), tuple(self.reserved_bytes)),
         )
+
+
+def _with_next(events: Iterable[TraceEvent]) -> Iterator[tuple[TraceEvent, TraceEvent | None]]:
+    ahead = iter(events)
+    next(ahead, None)
+    return zip_longest(events, ahead)
 
 
 def _text(events: Sequence[SegmentEvent]) -> str:

@@ -19,8 +19,9 @@ class Timeline:
 class ReplayResult:
     """What the replay of one device's trace found.
 
-    `verdict` is "exact" (every address, every segment and the final state), "differs", "empty" (no events),
-    or "unsupported" (private pools, or a trace that contradicts the final state; `first_mismatch` tells).
+    `verdict` is "exact" (every address, every segment and the final state), "differs", "empty" (no event
+    that changes anything), or "unsupported" (private pools, or a trace that contradicts the final state;
+    `first_mismatch` tells).
     `ambiguous_blocks` counts blocks that existed before the recording, were freed in it, and whose size
     nothing recorded determines: the replay then assumes that no part was left unsplit.
     """
@@ -38,6 +39,7 @@ class ReplayResult:
     final_state_matched: bool
     peak_allocated_bytes: int
     peak_reserved_bytes: int
+    peak_requested_bytes: int
     timeline: Timeline
 
 
@@ -53,6 +55,7 @@ def summary(result: ReplayResult) -> list[tuple[str, str]]:
             f"{result.segments_matched:,} of {result.segments_matched + result.segments_mismatched:,}",
         ),
         ("final state", "matched" if result.final_state_matched else "differs"),
+        ("peak requested", f"{result.peak_requested_bytes / MIB:,.1f} MiB"),
         ("peak allocated", f"{result.peak_allocated_bytes / MIB:,.1f} MiB"),
         ("peak reserved", f"{result.peak_reserved_bytes / MIB:,.1f} MiB"),
     ]

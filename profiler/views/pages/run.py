@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.trace.events import Mark
 from profiler.trace.ledger import CATEGORIES, account
-from profiler.trace.load import SavedRun, until_last_phase
+from profiler.trace.load import FailedRequest, SavedRun, until_last_phase
 from profiler.trace.moments import by_category, by_line, has_categories, has_modules, modules_at
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from profiler.runs.prediction import Simulation
 
 _PARTS_SHOWN = 15
+_FAILURES_SHOWN = 3
 # What the ledger's categories mean in a recording that names no owners.
 _WITHOUT_OWNERS = {"temporaries": "freed within the recording", "unattributed": "alive at its end"}
 
@@ -40,7 +41,9 @@ def simulation_page(simulation: Simulation, title: str, formula: Sequence[Mappin
 
 def run_page(run: SavedRun, title: str) -> str:
     """The page of a run read from a file."""
-    return _page(run, title, _needs(run)[0].upper() + _needs(run)[1:], run.note)
+    verdict = "Out of memory: " if run.out_of_memory else ""
+    words = verdict + _needs(run)
+    return _page(run, title, words[0].upper() + words[1:], run.note)
 
 
 def _needs(run: SavedRun) -> str:
@@ -65,6 +68,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> st
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
     ]
+    parts += [_failed(run, each) for each in run.out_of_memory[-_FAILURES_SHOWN:]]
     if phased:
         parts.append(f"<h2>Phases</h2>{_phases(run)}")
     parts.append(
@@ -80,6 +84,18 @@ def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> st
     parts.append(f"<h3>By line</h3>{shares(by_line(entries, position), total, _PARTS_SHOWN, {})}")
     parts.append(more)
     return page(title, "\n".join(parts), STYLE)
+
+
+def _failed(run: SavedRun, failed: FailedRequest) -> str:
+    """A request that ran out of memory, and what was alive then."""
+    asked, free = format_bytes(failed.requested_bytes), format_bytes(failed.free_bytes)
+    alive = by_line(run.entries, failed.position)
+    total = sum(alive.values())
+    words = (
+        f"{asked} asked for by {failed.origin}; {free} of the device were free, and {format_bytes(total)} "
+        "allocated here:"
+    )
+    return f"<h2>Out of memory</h2><p>{escape(words)}</p>{shares(alive, total, _PARTS_SHOWN, {})}"
 
 
 def _phases(run: SavedRun) -> str:

@@ -191,6 +191,7 @@ def test_the_summary_is_readable() -> None:
         ("addresses matched", "1 of 1"),
         ("segments matched", "1 of 1"),
         ("final state", "matched"),
+        ("peak requested", "3.0 MiB"),
         ("peak allocated", "3.0 MiB"),
         ("peak reserved", "20.0 MiB"),
     ]
