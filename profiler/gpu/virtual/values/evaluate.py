@@ -96,6 +96,19 @@ class OnTheCpu:
         return here.clone() if tensor.untyped_storage()._cdata in self._written_storages else here
 
     def results(self, written: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
-        """What the operation returns on the CPU; for one that writes, what it wrote for each of `written`."""
-        returned = self._operation(*self._arguments, **self._keywords)  # type: ignore[misc]
+        """What the operation returns on the CPU; for one that writes, what it wrote for each of `written`.
+
+        Where the CPU has no kernel for whole numbers (histc), they are computed as doubles.
+        """
+        try:
+            returned = self._operation(*self._arguments, **self._keywords)  # type: ignore[misc]
+        except NotImplementedError:
+            if written:
+                raise
+            keywords = {name: map_arguments(value, _as_double) for name, value in self._keywords.items()}
+            returned = self._operation(*map_arguments(self._arguments, _as_double), **keywords)  # type: ignore[misc]
         return [self._here[id(t)] for t in written] if written else all_tensors(returned)
+
+
+def _as_double(value: object) -> object:
+    return value.double() if isinstance(value, torch.Tensor) and not value.is_complex() else value

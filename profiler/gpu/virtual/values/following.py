@@ -8,7 +8,7 @@ import torch
 
 from . import assumptions
 from .evaluate import OnTheCpu, all_tensors, computable, is_float
-from .host import ASSUMED_BYTES, FLOATS, on_host
+from .host import ASSUMED_BYTES, FLOATS, INTEGER_BYTES, on_host
 from .known import TRUE
 from .process import journal, known
 from .signature import Signature
@@ -145,8 +145,10 @@ def _settle(
     followed = [t for t in outputs if computable(t)]
     if torch.cuda.is_current_stream_capturing():
         followed = []  # the kernels of a graph run at each replay, where nothing is followed
+    choice = None if call.all_known else assumptions.choice(signature.name, arguments)
     if not call.all_known:
-        followed = [t for t in followed if not is_float(t) and t.numel() * t.element_size() <= ASSUMED_BYTES]
+        limit_bytes = ASSUMED_BYTES if choice is None else INTEGER_BYTES
+        followed = [t for t in followed if not is_float(t) and t.numel() * t.element_size() <= limit_bytes]
     kept = {id(t) for t in followed}
     for tensor in outputs:
         if id(tensor) not in kept:
@@ -156,7 +158,7 @@ def _settle(
     try:
         if call.all_known:
             _write(outputs, compute(), kept, call.assumption)
-        elif (choice := assumptions.choice(signature.name, arguments)) is not None:
+        elif choice is not None:
             _choose(followed, choice)
         elif signature.pointwise:
             _write(outputs, compute(), kept, assumptions.AS_IF_ONE)

@@ -15,6 +15,7 @@ from types import FrameType
 FOLDER = "PROFILER_VIRTUAL_READS"
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _TORCH = os.path.dirname(os.path.abspath(sys.modules["torch"].__file__ or "")) + os.sep
+_SAVING = os.path.join(_TORCH, "serialization.py")
 _LIBRARIES = (
     os.sep + "site-packages" + os.sep,
     os.sep + "dist-packages" + os.sep,
@@ -53,7 +54,8 @@ class ReadsJournal:
                 "operation": operation,
                 "dtype": dtype,
                 "assumption": assumption,
-                "changes_memory": changes_memory,
+                # What goes into a file, whose bytes are whole numbers, is the size of nothing.
+                "changes_memory": changes_memory and _innermost(lambda file: file == _SAVING) is None,
             }
         if count & (count - 1) == 0:
             self._write(self._lines[key] | {"count": count})

@@ -89,7 +89,8 @@ class _ForwardPasses:
     A tensor that passes through Python gets an object there, which counts as one more user of it; autograd
     adds gradients in place, and takes them over uncopied, only where there is no other
     (torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h). So in a backward pass the kernels run as they
-    are, but where a checkpoint computes a forward pass again.
+    are, but where a checkpoint computes a forward pass again and in the backward of a function of the
+    program's own, which is Python.
     """
 
     def __init__(self) -> None:
@@ -102,6 +103,8 @@ class _ForwardPasses:
         self._pause(0)
         for module in (torch.autograd, torch.autograd.graph):
             module._engine_run_backward = self._paused(torch.autograd.graph._engine_run_backward, 1)  # type: ignore[attr-defined]
+        own = torch.autograd.function.BackwardCFunction
+        own.apply = self._paused(own.apply, -1)  # type: ignore[method-assign]
         frame, function = checkpoint._CheckpointFrame, checkpoint.CheckpointFunction
         initialize, forward = frame.__init__, function.forward
 

@@ -192,3 +192,54 @@ print(json.dumps([e["size"] for e in events if e["action"] in ("alloc", "free_co
     assert [size for size in left if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)] == [
         size for size in followed if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)
     ]
+
+
+def test_whole_numbers_that_a_backward_of_ones_own_writes_are_true():
+    code = """
+import torch
+count = torch.zeros(3, dtype=torch.int64, device="cuda")
+
+class Counted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+    @staticmethod
+    def backward(ctx, gradient):
+        count.add_(torch.arange(3, device="cuda"))
+        return gradient * 2
+
+x = torch.ones(5, 5, device="cuda", requires_grad=True)
+for _ in range(2):
+    Counted.apply(x).sum().backward()
+print(count.tolist())
+"""
+    assert answer(code, A100, needed(installed_torch())) == [0, 2, 4]
+
+
+def test_a_histogram_of_whole_numbers_is_counted():
+    code = """
+import torch
+chosen = torch.tensor([0, 2, 2, 3, 2], device="cuda")
+print(torch.histc(chosen, bins=4, min=0, max=3).tolist())
+"""
+    assert answer(code, A100, needed(installed_torch())) == [1, 0, 3, 1]
+
+
+def test_many_choices_are_spread_as_few_are():
+    code = """
+import json, torch
+scores = torch.randn(1 << 17, 8, device="cuda")
+chosen = scores.topk(2).indices
+print(json.dumps([int((chosen == expert).sum()) for expert in range(8)]))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [1 << 15] * 8  # 2 MiB of indices
+
+
+def test_what_is_saved_to_a_file_is_no_size(tmp_path):
+    code = f"""
+import torch
+torch.save(torch.nn.Linear(200, 200, device="cuda").state_dict(), "{tmp_path}/saved")
+"""
+    _, reads = reads_of(code, tmp_path)
+    assert reads.reads
+    assert not any(read.changes_memory for read in reads.reads)
