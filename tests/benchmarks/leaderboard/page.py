@@ -28,6 +28,7 @@ def write_page(rows: list[Row], answers: dict[Setting, Answer], docs: Path) -> N
         without_answer=len(rows) - len(judged),
         libraries=", ".join(f"{card} {size / MIB:.0f} MiB" for card, size in sorted(libraries.items())),
         scores=_scores(judged),
+        folders=_folders(judged),
         families=_families(judged),
         far=_far(judged),
         every_row=_every_row(judged),
@@ -50,6 +51,24 @@ def _scores(judged: list[Judged]) -> str:
         lines.append(
             f"| {name} | {one.rows} | {one.median:.1%} | {one.ninth_decile:.1%} | {one.most:.1%} | "
             f"{one.too_low} | {one.verdicts_right} of {one.verdicts} |"
+        )
+    return "\n".join(lines)
+
+
+def _folders(judged: list[Judged]) -> str:
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in judged:
+        if OURS in row.errors:
+            groups.setdefault((row.row.folder, row.row.setting.card), []).append(row.errors[OURS])
+    lines = [
+        "| their folder | card | rows | least | median | most | median absolute |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (folder, card), errors in sorted(groups.items()):
+        lines.append(
+            f"| {folder} | {card} | {len(errors)} | {_percent(min(errors))} | "
+            f"{_percent(float(np.median(errors)))} | {_percent(max(errors))} | "
+            f"{100 * np.median(np.abs(errors)):.1f} |"
         )
     return "\n".join(lines)
 

@@ -30,13 +30,15 @@ class Setting:
 @dataclass(frozen=True)
 class Row:
     """measured_bytes: the largest NVML reading less the first; a lower bound where memory ran out.
-    peers: what each estimator answered, without those that answered nothing.
+    peers: what each estimator answered, without those that answered nothing. folder: of the authors' results,
+    which seem to come from several set-ups.
     """
 
     setting: Setting
     measured_bytes: int
     out_of_memory: bool
     peers: dict[str, int]
+    folder: str
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -58,4 +60,5 @@ def _row(row: dict[str, str]) -> Row:
         int(row["gpu_total_bytes"]),
     )
     peers = {name: int(row[column]) for name, column in PEERS.items() if row[column]}
-    return Row(setting, int(row["measured_nvml_delta_bytes"]), row["real_oom"] == "true", peers)
+    folder = "/".join(row["path_in_repo"].split("/")[2:-3])
+    return Row(setting, int(row["measured_nvml_delta_bytes"]), row["real_oom"] == "true", peers, folder)
