@@ -48,6 +48,9 @@ FLOATING = {
 # What is wrapped in a backward pass too: what the host reads, and what it decides.
 ALWAYS = set(reading.WRAPPERS) - {"copy_"}
 
+# The kernel of `2 ** x` calls it with a number that lies on the GPU, which Python is not given.
+_NOT_WRAPPED = {"pow.Tensor_Tensor_out"}
+
 _wrapped: list[tuple[str, Kernel]] = []  # those of forward passes only
 
 
@@ -73,7 +76,7 @@ def wrap_all() -> None:
             wrapper: Any = following.collective
         else:
             wrapper = reading.WRAPPERS.get(packet) or _wrapper(operation._schema, packet)
-        if wrapper is None:
+        if wrapper is None or name in _NOT_WRAPPED:
             continue
         wrapped = wrapper(operation, torch.library.get_kernel(full_name, "CUDA").call_boxed)
         if packet in ALWAYS or namespace == "c10d":

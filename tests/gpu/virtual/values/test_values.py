@@ -243,3 +243,13 @@ torch.save(torch.nn.Linear(200, 200, device="cuda").state_dict(), "{tmp_path}/sa
     _, reads = reads_of(code, tmp_path)
     assert reads.reads
     assert not any(read.changes_memory for read in reads.reads)
+
+
+def test_a_number_to_the_power_of_a_tensor():
+    code = """
+import json, torch
+x = torch.arange(4, device="cuda")
+with torch.device("cuda"):
+    print(json.dumps([(2 ** x).tolist(), (2.0 ** x.float()).tolist(), torch.pow(1, x).tolist()]))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [[1, 2, 4, 8], [1, 2, 4, 8], [1, 1, 1, 1]]
