@@ -94,7 +94,7 @@ def collective(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
 
     What it writes is known where what it was given is; integers that are received are what was sent.
     """
-    receives = operation._schema.name.partition("::")[2].startswith("recv")
+    receives = operation._schema.name.partition("::")[2].startswith(("recv", "scatter", "broadcast"))
 
     def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
         tensors = all_tensors([arguments, list(keywords.values())])
