@@ -31,12 +31,11 @@ def two_steps(way: str, layers: int, width: int) -> None:
     trained: torch.nn.Module = model
     if way != "fsdp2":
         trained = DistributedDataParallel(model, gradient_as_bucket_view=way == "ddp_views")
-    settings = {"lr": 1e-3, "foreach": False}
     optimizer: torch.optim.Optimizer
     if way == "zero1":
-        optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, **settings)
+        optimizer = ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-3, foreach=False)
     else:
-        optimizer = torch.optim.AdamW(model.parameters(), **settings)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
     batch = torch.zeros(1, width, device="cuda")
     for _ in range(2):
         optimizer.zero_grad(set_to_none=False)
