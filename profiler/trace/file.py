@@ -14,6 +14,7 @@ from typing import Any
 from profiler.errors import ProfilerError, first_line
 from profiler.files import write_atomically
 from profiler.trace.events import Allocation, Free, Mark, Place
+from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase
 
 Entry = Allocation | Free | Mark
@@ -33,6 +34,7 @@ COLUMNS = {
     "micro_batch": "mark: micro-batch",
 }
 _NUMBERS = ("address", "size_bytes", "requested_bytes", "step", "micro_batch")
+_LARGEST = 1 << 60
 _NOTHING: dict[str, Any] = {name: 0 if name in _NUMBERS else "" for name in COLUMNS} | {"module": None}
 
 
@@ -63,12 +65,29 @@ def read_trace(path: Path) -> list[Entry]:
 
     try:
         columns = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
     if set(columns) != set(COLUMNS):
         raise ProfilerError(f"{path} is not a trace: it lacks {', '.join(COLUMNS.keys() - columns.keys())}")
+    if problem := _problem(columns):
+        raise ProfilerError(f"{path} is not a readable trace ({problem})")
     rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
     return list(_entries(rows))
+
+
+def _problem(columns: dict[str, list[Any]]) -> str:
+    """What no run can have written, or ""."""
+    for name, values in columns.items():
+        kinds = set(map(type, values))
+        if name in _NUMBERS:
+            if kinds - {int} or any(not 0 <= value < _LARGEST for value in values):
+                return f"{name} has what is no size or number"
+        elif kinds - ({str, type(None)} if name in ("module", "line") else {str}):
+            return f"{name} has what is no text"
+    for name, known in (("kind", {"alloc", "free", "label", "mark"}), ("category", {"", *CATEGORIES})):
+        if unknown := set(columns[name]) - known:
+            return f"{name} {min(unknown)[:40]!r} is unknown"
+    return ""
 
 
 def _rows(entry: Entry) -> Iterator[dict[str, Any]]:
@@ -95,7 +114,7 @@ def _entries(rows: Iterable[dict[str, Any]]) -> Iterator[Entry]:
     labels: dict[int, str] = {}
     for row in rows:
         if row["kind"] == "alloc":
-            where = None if row["module"] is None else Place(row["module"], row["line"])
+            where = None if row["module"] is None else Place(row["module"], row["line"] or "")
             yield Allocation(
                 row["address"], row["size_bytes"], row["requested_bytes"], row["op"], row["category"], where
             )

@@ -91,6 +91,8 @@ def load(
         if device is not None:
             raise ProfilerError(f"--device is for snapshots; {path} is a saved run, of one device")
         entries = read_trace(path)
+        if not any(isinstance(entry, Allocation) for entry in entries):
+            raise ProfilerError(f"{path}: no allocations; save a run that has some")
         return SavedRun(entries[: until_last_phase(entries)], (), "")
     snapshot = load_snapshot(path, on_progress)
     chosen = busiest(snapshot) if device is None else snapshot.device(device)
