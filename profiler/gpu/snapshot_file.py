@@ -9,6 +9,7 @@ import gzip
 import io
 import lzma
 import re
+import zlib
 
 _LARGEST_BYTES = 2 << 30  # of what a compressed file may hold
 _PIECE_BYTES = 1 << 20
@@ -53,7 +54,7 @@ def _inflated(content: bytes) -> bytes:
             try:
                 with opened(io.BytesIO(content), "rb") as file:
                     return _at_most(file)
-            except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+            except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
                 if isinstance(error, WrongFile):
                     raise
                 raise WrongFile("not a pickle, or truncated (it cannot be inflated)") from None

@@ -87,6 +87,8 @@ def _problem(columns: dict[str, list[Any]]) -> str:
     for name, known in (("kind", {"alloc", "free", "label", "mark"}), ("category", {"", *CATEGORIES})):
         if unknown := set(columns[name]) - known:
             return f"{name} {min(unknown)[:40]!r} is unknown"
+    if any(kind == "label" and not of for kind, of in zip(columns["kind"], columns["category"], strict=True)):
+        return "a label names no category"
     return ""
 
 

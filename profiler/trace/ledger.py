@@ -88,7 +88,7 @@ def _assign_categories(entries: list[Allocation | Free | Mark]) -> dict[int, _Bl
         else:
             _apply_labels(live, entry, phase)
             phase += 1
-    for block in live.values():
+    for block in blocks.values():  # also one whose address was handed out again without a recorded free
         block.category = block.category or "unattributed"
     return blocks
 
