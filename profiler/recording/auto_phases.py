@@ -120,10 +120,13 @@ class _Phases:
 
     def _called_by_the_loop(self, module: torch.nn.Module, arguments: Any) -> None:
         self._forget_steps_that_raised(sys._getframe())
+        leaves = torch.utils._pytree.tree_leaves(arguments)
+        if _prepares_data(module, leaves):
+            return
+        tensors = [leaf for leaf in leaves if _is_tensor(leaf)]
         if self._count.complete and self._told_of_step < self._count.step and not self._steps_open:
             self._told_of_step = self._count.step
             self._step_ends(self._count.step)
-        tensors = [leaf for leaf in torch.utils._pytree.tree_leaves(arguments) if _is_tensor(leaf)]
         name = FORWARD if torch.is_grad_enabled() else EVALUATION
         if self._open is None or self._phase.name != name or self._is_another(module, tensors):
             self.begin(self._count.forward() if name == FORWARD else self._count.evaluation())
@@ -213,6 +216,12 @@ class _Phases:
 
 def _is_tensor(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and not isinstance(leaf, torch.nn.Parameter)
+
+
+def _prepares_data(module: torch.nn.Module, given: list[Any]) -> bool:
+    """Whether there is nothing to learn in the call, as in a transform of images: no phase begins there."""
+    computed = any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in given)
+    return not computed and next(module.parameters(), None) is None
 
 
 class _Live:

@@ -57,6 +57,19 @@ def test_a_plain_loop():
     assert train(plain).phases == ["model_loaded", *STEPS]
 
 
+def test_a_transform_of_the_data_begins_no_phase():
+    transform = nn.Sequential(nn.Upsample(scale_factor=2), nn.Flatten())
+
+    def loop(model, optimizer):
+        for _ in range(2):
+            batch = torch.cat([transform(torch.ones(1, 1, 2)) for _ in range(3)])
+            nn.functional.cross_entropy(model(batch), torch.zeros(3, dtype=torch.long)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    assert train(loop).phases == ["model_loaded", *STEPS]
+
+
 def test_zero_grad_where_a_loop_begins():
     def loop(model, optimizer):
         for _ in range(2):

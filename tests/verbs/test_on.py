@@ -210,7 +210,7 @@ def test_modules_called_by_a_forked_worker_are_no_phases(tmp_path):
 import torch
 
 class Transformed(torch.utils.data.Dataset):
-    transform = torch.nn.Identity()
+    transform = torch.nn.Linear(4, 4).requires_grad_(False)
     def __len__(self):
         return 8
     def __getitem__(self, index):
