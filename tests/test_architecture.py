@@ -9,6 +9,10 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[1]
 # From the ground up: a room imports from the floors below its own only. Experiments stand beside the house.
 FLOORS = (

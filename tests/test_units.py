@@ -3,6 +3,8 @@ import pytest
 from profiler.errors import ProfilerError
 from profiler.units import format_bytes, parse_bytes
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),

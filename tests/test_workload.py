@@ -6,6 +6,8 @@ import pytest
 from profiler.errors import ProfilerError
 from profiler.workload import Workload
 
+pytestmark = pytest.mark.quick
+
 
 def test_equal_workloads_share_a_key_and_any_difference_changes_it():
     base = Workload("gpt2", 4, 256)

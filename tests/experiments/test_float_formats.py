@@ -12,6 +12,8 @@ import torch
 from experiments.numbers import float_formats
 from experiments.numbers.float_formats import FORMATS, added, decoded, pattern_of, value_of
 
+pytestmark = pytest.mark.quick
+
 BY_NAME = {number_format.name: number_format for number_format in FORMATS}
 
 

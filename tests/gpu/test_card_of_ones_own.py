@@ -7,6 +7,8 @@ import pytest
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPUS, find_gpu
 
+pytestmark = pytest.mark.quick
+
 WHOLE = """
 name = "Lab card"
 capability = "8.6"

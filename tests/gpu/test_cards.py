@@ -9,6 +9,8 @@ from profiler.gpu.cards import GPU, GPUS, find_gpu
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.units import GIB, MIB
 
+pytestmark = pytest.mark.quick
+
 # What NVIDIA's data sheets say of each card: GB on the box, multiprocessors, bandwidth in GB/s.
 DATA_SHEETS = {
     "V100-16GB": (16, 80, (7, 0), 900),

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
 from profiler.gpu.snapshot import Frame, SnapshotError, TraceEvent, _unpickle, load_snapshot, parse_snapshot
 
+pytestmark = pytest.mark.quick
+
 MIB = 1024**2
 
 

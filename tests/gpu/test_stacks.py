@@ -3,6 +3,8 @@ import pytest
 from profiler.gpu.snapshot import Frame
 from profiler.gpu.stacks import origin
 
+pytestmark = pytest.mark.quick
+
 SITE = "/usr/lib/python3/site-packages/torch/"
 EMPTY = Frame("??", 0, "at::_ops::empty_strided::redispatch(c10::DispatchKeySet, c10::ArrayRef<long>)")
 MM = Frame("??", 0, "at::_ops::mm::call(at::Tensor const&, at::Tensor const&)")

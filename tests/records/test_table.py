@@ -9,6 +9,8 @@ from profiler.errors import ProfilerError
 from profiler.records import table as records
 from profiler.records.select import last_of_each_run
 
+pytestmark = pytest.mark.quick
+
 ENDED = {"step": 0, "phase": "forward", "micro_batch": 0, "allocated_bytes": 1, "peak_allocated_bytes": 1}
 ABOUT = {"workload": "w", "device": "cpu", "seed": 0, "recorded_at": "2026-01-01", "phase_index": 0}
 

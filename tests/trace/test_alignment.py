@@ -6,6 +6,8 @@ import pytest
 
 from profiler.trace.alignment import Request, Unmatched, align, explain, similarity
 
+pytestmark = pytest.mark.quick
+
 
 def common_length(first, second):
     """The textbook table of longest common subsequences."""

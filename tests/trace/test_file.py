@@ -11,6 +11,8 @@ from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace, write_trace
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 
+pytestmark = pytest.mark.quick
+
 SIZES = st.integers(0, 2**62)
 WORDS = st.text(max_size=8)
 PLACES = st.none() | st.builds(Place, WORDS, WORDS)

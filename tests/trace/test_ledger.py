@@ -6,6 +6,8 @@ from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import CATEGORIES, account
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase
 
+pytestmark = pytest.mark.quick
+
 LOADED, FORWARD_1, BACKWARD_1 = Phase(0, MODEL_LOADED), Phase(1, FORWARD, 1), Phase(1, BACKWARD, 1)
 
 

@@ -5,6 +5,8 @@ from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.moments import Share, by_category, by_module, containers, layers_together, levels, peaks
 from profiler.trace.phase import Phase
 
+pytestmark = pytest.mark.quick
+
 LOADED, FORWARD, BACKWARD = Phase(0, "model_loaded"), Phase(1, "forward", 1), Phase(1, "backward", 1)
 
 

@@ -10,6 +10,8 @@ from profiler.training.models import examine
 from profiler.training.sequence_limit import longest_sequence
 from profiler.workload import Workload
 
+pytestmark = pytest.mark.quick
+
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 TABLES = {
     "gpt2": lambda: transformers.GPT2LMHeadModel(

@@ -9,6 +9,8 @@ import torch
 from profiler.errors import ProfilerError
 from profiler.training.user_code import UserCode, call_with_device, split_reference
 
+pytestmark = pytest.mark.quick
+
 CPU = torch.device("cpu")
 SCRIPT = """
 import sys

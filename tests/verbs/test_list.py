@@ -4,10 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from experiments import catalog
 from profiler.cli import main
 from profiler.verbs import list as listing
 from profiler.workload import Workload
+
+pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[2]
 

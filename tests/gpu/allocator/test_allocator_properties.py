@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
 from tests.support.allocators import rising_addresses
 
+pytestmark = pytest.mark.quick
+
 MIB = 1024**2
 BASE = 0x1000_0000
 

@@ -6,6 +6,8 @@ import pytest
 
 from profiler.gpu.allocator import AllocatorSettings
 
+pytestmark = pytest.mark.quick
+
 MIB = 1024**2
 
 

@@ -5,6 +5,8 @@ import pytest
 from profiler.gpu.allocator import CachingAllocator
 from tests.support.allocators import GIB, MIB, make
 
+pytestmark = pytest.mark.quick
+
 
 def worked(conf: str = "") -> CachingAllocator:
     """An allocator with blocks of every state in both pools and on two streams."""

@@ -1,6 +1,10 @@
 """The numbers of torch.cuda.memory_stats, counted by hand."""
 
+import pytest
+
 from tests.support.allocators import MIB, make
+
+pytestmark = pytest.mark.quick
 
 
 def test_statistics_of_a_short_run() -> None:

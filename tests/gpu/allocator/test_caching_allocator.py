@@ -5,6 +5,8 @@ import pytest
 from profiler.gpu.allocator import CachingAllocator, DeviceOutOfMemory, SegmentEvent
 from tests.support.allocators import BASE, KIB, MIB, make, states
 
+pytestmark = pytest.mark.quick
+
 # ---------------------------------------------------------------------- sizes
 
 

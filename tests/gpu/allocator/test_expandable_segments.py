@@ -5,6 +5,8 @@ import pytest
 from profiler.gpu.allocator import DeviceOutOfMemory, SegmentEvent
 from tests.support.allocators import BASE, GIB, MIB, make, states
 
+pytestmark = pytest.mark.quick
+
 
 def test_expandable_segments_grow_in_chunks_and_pack_requests() -> None:
     events: list[SegmentEvent] = []

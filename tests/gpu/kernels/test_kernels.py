@@ -26,6 +26,8 @@ from profiler.gpu.kernels import (
 from profiler.gpu.kernels.cub import number_of_bits, radix_sort_bytes
 from tests.support.scratch import cublaslt_workspace, peak_bytes
 
+pytestmark = pytest.mark.quick
+
 H100 = GPUS["H100-80GB"]
 A100 = GPUS["A100-80GB"]
 B200 = GPUS["B200-180GB"]

@@ -15,6 +15,8 @@ from profiler.gpu.kernels.reduction import (
 )
 from profiler.gpu.kernels.scratch import Scratch
 
+pytestmark = pytest.mark.quick
+
 H100 = GPUS["H100-80GB"]
 A100 = GPUS["A100-80GB"]
 
