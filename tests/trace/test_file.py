@@ -9,18 +9,20 @@ from hypothesis import strategies as st
 from profiler.errors import ProfilerError
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace, write_trace
+from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 
 pytestmark = pytest.mark.quick
 
 SIZES = st.integers(0, 2**62)
 WORDS = st.text(max_size=8)
+CATEGORY = st.sampled_from(CATEGORIES)
 PLACES = st.none() | st.builds(Place, WORDS, WORDS)
 ENTRIES = st.lists(
-    st.builds(Allocation, SIZES, SIZES, SIZES, WORDS, WORDS, PLACES)
+    st.builds(Allocation, SIZES, SIZES, SIZES, WORDS, st.just("") | CATEGORY, PLACES)
     | st.builds(Free, SIZES)
     | st.builds(
-        Mark, st.builds(Phase, st.integers(0, 9), WORDS, st.integers(0, 9)), st.dictionaries(SIZES, WORDS)
+        Mark, st.builds(Phase, st.integers(0, 9), WORDS, st.integers(0, 9)), st.dictionaries(SIZES, CATEGORY)
     ),
     max_size=30,
 )

@@ -49,7 +49,7 @@ dist.destroy_process_group()
     done, journal = run_python(["-c", code], H100, needed(installed_torch()))
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [[3, 1, 4], [3, 1, 4]]
-    assert any(text.startswith("NCCL takes of the device") for text in journal.assumed)
+    assert not any("NCCL" in text for text in journal.assumed)  # one rank has no peer to hold buffers for
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
