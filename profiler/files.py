@@ -54,7 +54,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise ProfilerError(f"cannot write {path} ({error.strerror or first_line(error)})") from error
+        problem = error.strerror or first_line(error)
+        raise ProfilerError(f"cannot write {path} ({problem}); what was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

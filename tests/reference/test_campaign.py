@@ -17,7 +17,7 @@ from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign, record_suite
 from profiler.reference.target import Target
 from profiler.trace.ledger import account
-from tests.support.rehearsed import CASES
+from tests.support.rehearsed import CASES, dies
 
 
 def keys_of(recording):
@@ -86,7 +86,7 @@ def test_probes_of_the_small_size_do_not_count_for_the_full_one(rehearsal):
 
 def test_probes_that_die_do_not_stop_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES[:1])
-    monkeypatch.setattr(campaign.probes, "run", _exit)
+    monkeypatch.setattr(campaign.probes, "measure", dies)
     told = []
     summary = record_suite(Campaign(Target.parse("H100"), tmp_path, "small"), told.append)
     assert [(progress.name, progress.outcome) for progress in told[1::2]] == [
@@ -95,10 +95,6 @@ def test_probes_that_die_do_not_stop_the_runs(tmp_path, monkeypatch):
     ]
     assert (summary.recorded, summary.time_was_over) == (1, False)
     assert read_recording(summary.folder).probes().empty
-
-
-def _exit(connection, *arguments):
-    raise SystemExit("as if the driver had crashed")
 
 
 @pytest.mark.parametrize("name", ["about.json", "records.parquet", "probes.parquet"])
