@@ -165,7 +165,7 @@ def test_a_pointer_over_a_block_is_told_its_category_module_and_line(files, tmp_
         assert said.startswith("activations 64.00 MiB\n")
         for words in (
             "layers.0.1",
-            "models.py:68 forward",
+            "built_in.py:76 forward",
             "aten::",
             "born in step 1 forward, freed in step 1",
         ):
