@@ -81,5 +81,5 @@ def test_no_trace_makes_the_replay_raise(events: list[TraceEvent], is_expandable
     blocks = [(4 * MIB, 4 * MIB, "active_allocated")] * used + [(20 * MIB - used * 4 * MIB, 0, "inactive")]
     segment = replace(large(BASE, *(block for block in blocks if block[0])), is_expandable=is_expandable)
     result = run([segment], *events)
-    assert result.verdict in ("exact", "differs", "unsupported")
+    assert result.verdict in ("exact", "differs", "unsupported", "empty")
     assert (result.first_mismatch is None) == (result.verdict == "exact")
