@@ -82,4 +82,4 @@ def test_no_trace_makes_the_replay_raise(events: list[TraceEvent], is_expandable
     segment = replace(large(BASE, *(block for block in blocks if block[0])), is_expandable=is_expandable)
     result = run([segment], *events)
     assert result.verdict in ("exact", "differs", "unsupported", "empty")
-    assert (result.first_mismatch is None) == (result.verdict == "exact")
+    assert (result.first_mismatch is None) == (result.verdict in ("exact", "empty"))
