@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.runs.processes import in_fresh_process
 from profiler.trace.requests import Requests
 from profiler.workload import Workload
-
-if TYPE_CHECKING:
-    pass
-
-# More than any GPU has: on this much the allocator never runs out, and tells what a workload would need.
 
 
 @dataclass(frozen=True)
