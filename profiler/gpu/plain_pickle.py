@@ -34,8 +34,8 @@ class Forbidden(PlainPickleError):
 _IN_ROWS: Any = object()  # the memo's place of a dict that is in rows
 
 
-class _RowIsReferred(Exception):
-    """A dict that became a row is used a second time: read without rows."""
+class _NoRow(Exception):
+    """A dict that became a row is used a second time, or is no item of a list: read without rows."""
 
 
 def read_plain(content: bytes, on_progress: Callable[[int], object] = lambda read_bytes: None) -> Any:
@@ -50,7 +50,7 @@ def read_plain(content: bytes, on_progress: Callable[[int], object] = lambda rea
     try:
         try:
             return _Reader(content, on_progress, rows=True).read()
-        except _RowIsReferred:
+        except _NoRow:
             return _Reader(content, on_progress, rows=False).read()
     except (IndexError, struct.error):
         raise PlainPickleError("it ends too early, or is damaged") from None
@@ -143,9 +143,9 @@ class _Reader:
                 size = opcode - 0x84
                 if len(stack) - (marks[-1] if marks else 0) < size:
                     raise PlainPickleError("it is damaged")
-                stack[-size:] = [tuple(stack[-size:])]
+                stack[-size:] = [tuple(_without_rows(stack[-size:]))]
             elif opcode == 0x74:  # TUPLE
-                push(tuple(self._since_mark()))
+                push(tuple(_without_rows(self._since_mark())))
             elif opcode == 0x73:  # SETITEM
                 value, key = stack.pop(), stack.pop()
                 self._set_items([key, value])
@@ -164,7 +164,7 @@ class _Reader:
                 position += 8
             elif opcode == 0x2E:  # STOP
                 self._read_rows()
-                return stack.pop()
+                return _without_rows([stack.pop()])[0]
             else:
                 position = self._seldom(opcode, position)
 
@@ -188,7 +188,7 @@ class _Reader:
     def _get(self, index: int) -> Any:
         value = self.memo[index]
         if value is _IN_ROWS:
-            raise _RowIsReferred
+            raise _NoRow
         return value
 
     def _put(self, index: int) -> None:
@@ -200,6 +200,8 @@ class _Reader:
         memo[index] = value
         if type(value) is str:
             self.words.setdefault(value, index)
+        elif type(value) is Rows:
+            raise _NoRow
 
     def _since_mark(self) -> list[Any]:
         start = self.marks.pop()
@@ -215,8 +217,8 @@ class _Reader:
 
     def _set_items(self, items: list[Any]) -> None:
         target = self.stack[-1]
-        keys = items[::2]
-        if type(target) is not dict or len(items) % 2 or Rows in map(type, items):
+        keys = _without_rows(items)[::2]
+        if type(target) is not dict or len(items) % 2:
             raise PlainPickleError("it is damaged: what it sets items of is no dict")
         if not all(type(key) in (str, int, bool, float, bytes) or key is None for key in keys):
             raise PlainPickleError("a key is neither text nor a number")
@@ -234,14 +236,12 @@ class _Reader:
                 items = self._since_mark()
                 stack.append({})
                 self._set_items(items)
-            case "]":
-                stack.append([])
             case "0":
-                stack.pop()
+                _without_rows([stack.pop()])
             case "1":
                 self._since_mark()
             case "2":
-                stack.append(stack[-1])
+                stack.append(_without_rows(stack[-1:])[0])
             case "p":
                 line = self._line(position)
                 self._put(_number(line))
@@ -250,22 +250,9 @@ class _Reader:
                 line = self._line(position)
                 stack.append(self._get(_number(line)))
                 return position + len(line) + 1
-            case "I" | "L":
+            case "I" | "L" | "F" | "V" | "S":
                 line = self._line(position)
-                flag = {b"00": False, b"01": True}.get(line) if opcode == ord("I") else None
-                stack.append(_number(line.removesuffix(b"L")) if flag is None else flag)
-                return position + len(line) + 1
-            case "F":
-                line = self._line(position)
-                stack.append(float(line[:_DIGITS]))
-                return position + len(line) + 1
-            case "V":
-                line = self._line(position)
-                stack.append(str(line, "raw-unicode-escape"))
-                return position + len(line) + 1
-            case "S":
-                line = self._line(position)
-                stack.append(str(line[1:-1], "latin-1"))
+                stack.append(_in_text(opcode, line))
                 return position + len(line) + 1
             case "\x8d" | "\x8e" | "\x96":  # BINUNICODE8, BINBYTES8, BYTEARRAY8
                 size = int.from_bytes(self._take(position, 8), "little")
@@ -377,7 +364,7 @@ class _Reader:
             return (raw[1], raw[3])
         references = [int.from_bytes(each[1:], "little") for each in REFERENCES.findall(raw, 2)]
         if any(index >= start for index in references):
-            raise _RowIsReferred
+            raise _NoRow
         return [self._get(index) for index in references]
 
     def _resolve(self, raw: bytes) -> Any:
@@ -388,6 +375,27 @@ class _Reader:
             assert numbers is not None
             return int(numbers[0])
         return self._get(int.from_bytes(raw[1:], "little"))
+
+
+def _without_rows(items: list[Any]) -> list[Any]:
+    """What goes anywhere but into a list. Raises _NoRow if rows are in it."""
+    if Rows in map(type, items):
+        raise _NoRow
+    return items
+
+
+def _in_text(opcode: int, line: bytes) -> Any:
+    """The value of a line of protocol 0."""
+    match chr(opcode):
+        case "I" if line in (b"00", b"01"):
+            return line == b"01"
+        case "F":
+            return float(line[:_DIGITS])
+        case "V":
+            return str(line, "raw-unicode-escape")
+        case "S":
+            return str(line[1:-1], "latin-1")
+    return _number(line.removesuffix(b"L"))
 
 
 def _number(line: bytes) -> int:

@@ -4,7 +4,7 @@ import pickle
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from profiler.gpu.pickle_rows import Rows
@@ -44,7 +44,13 @@ def without_rows(data):
     return found
 
 
+_EVENT = dict.fromkeys(["action", "addr", "size", "frames", "pool"])
+
+
 @settings(max_examples=200, deadline=None)
+@example([({**_EVENT}, {**_EVENT})], 4)
+@example([{**_EVENT}, ({**_EVENT},), {"pool": {**_EVENT}, "size": {**_EVENT}}, {**_EVENT}], 4)
+@example([{"pool": {**_EVENT}}, {"pool": {**_EVENT}, "size": {**_EVENT}}], 4)
 @given(_DATA, st.integers(0, 5))
 def test_any_plain_data_comes_back(data, protocol):
     assert without_rows(read_plain(pickle.dumps(data, protocol))) == data
