@@ -226,7 +226,7 @@ class _Reader:
             self._learn(tuple(keys))
         target.update(zip(keys, items[1::2], strict=True))
 
-    def _seldom(self, opcode: int, position: int) -> int:  # noqa: PLR0911, PLR0912, PLR0915  one branch an opcode
+    def _seldom(self, opcode: int, position: int) -> int:  # noqa: PLR0911, PLR0912  one branch an opcode
         """What snapshots of today do not use; returns where to read on."""
         stack = self.stack
         match chr(opcode):
@@ -246,27 +246,20 @@ class _Reader:
                 line = self._line(position)
                 self._put(_number(line))
                 return position + len(line) + 1
-            case "g":
+            case "g" | "I" | "L" | "F" | "V" | "S":
                 line = self._line(position)
-                stack.append(self._get(_number(line)))
-                return position + len(line) + 1
-            case "I" | "L" | "F" | "V" | "S":
-                line = self._line(position)
-                stack.append(_in_text(opcode, line))
+                stack.append(self._get(_number(line)) if opcode == ord("g") else _in_text(opcode, line))
                 return position + len(line) + 1
             case "\x8d" | "\x8e" | "\x96":  # BINUNICODE8, BINBYTES8, BYTEARRAY8
                 size = int.from_bytes(self._take(position, 8), "little")
                 taken = self._take(position + 8, size)
                 stack.append(str(taken, "utf-8", "surrogatepass") if opcode == 0x8D else taken)
                 return position + 8 + size
-            case "B" | "T":
-                size = int.from_bytes(self._take(position, 4), "little")
-                stack.append(self._take(position + 4, size))
-                return position + 4 + size
-            case "C" | "U":
-                size = self.content[position]
-                stack.append(self._take(position + 1, size))
-                return position + 1 + size
+            case "B" | "T" | "C" | "U":  # their lengths take 4 bytes, or 1
+                start = position + (4 if chr(opcode) in "BT" else 1)
+                size = int.from_bytes(self._take(position, start - position), "little")
+                stack.append(self._take(start, size))
+                return start + size
             case "\x8b":  # LONG4
                 raise PlainPickleError("a number is too large")
             case "c" | "i":
