@@ -111,12 +111,9 @@ class _Reader:
                 self._set_items(self._since_mark())
             elif opcode == 0x5D:  # EMPTY_LIST
                 push([])
-            elif opcode == 0x65:  # APPENDS
-                items = self._since_mark()
+            elif opcode in (0x65, 0x61):  # APPENDS, APPEND
+                items = self._since_mark() if opcode == 0x65 else [stack.pop()]
                 self._list().extend(items)
-            elif opcode == 0x61:  # APPEND
-                item = stack.pop()
-                self._list().append(item)
             elif opcode == 0x4D:  # BININT2
                 push(int.from_bytes(self._take(position, 2), "little"))
                 position += 2
@@ -226,7 +223,7 @@ class _Reader:
             self._learn(tuple(keys))
         target.update(zip(keys, items[1::2], strict=True))
 
-    def _seldom(self, opcode: int, position: int) -> int:  # noqa: PLR0911, PLR0912  one branch an opcode
+    def _seldom(self, opcode: int, position: int) -> int:  # noqa: PLR0912  one branch an opcode
         """What snapshots of today do not use; returns where to read on."""
         stack = self.stack
         match chr(opcode):
@@ -356,7 +353,7 @@ class _Reader:
         if raw[0] == 0x4B:
             return (raw[1], raw[3])
         references = [int.from_bytes(each[1:], "little") for each in REFERENCES.findall(raw, 2)]
-        if any(index >= start for index in references):
+        if max(references, default=-1) >= start:
             raise _NoRow
         return [self._get(index) for index in references]
 
