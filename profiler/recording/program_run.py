@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,23 @@ from profiler.recording.workspaces import with_workspaces
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.load import SavedRun, until_last_phase
 from profiler.trace.phase import Phase
+from profiler.trace.segments import Held, SegmentChange
 
 if TYPE_CHECKING:
     import numpy as np
 
 _ALLOCATED, _FREED, _MARKED, _REFUSED = 1, 2, 3, 4
+_TAKEN, _GIVEN_BACK, _MAPPED, _UNMAPPED = 5, 6, 7, 8
+_SEGMENTS = {
+    _TAKEN: "segment_alloc",
+    _GIVEN_BACK: "segment_free",
+    _MAPPED: "segment_map",
+    _UNMAPPED: "segment_unmap",
+}
 _AT_THE_END = "after the last phase"
 _FIELDS = [  # struct record of stand_ins/events.c
     *((name, "<u8") for name in ("address", "size", "requested", "allocated", "reserved")),
-    *(("place", "<u4"), ("kind", "u1"), ("device", "u1"), ("unused", "<u2")),
+    *(("place", "<u4"), ("kind", "u1"), ("device", "u1"), ("stream", "u1"), ("unused", "u1")),
 ]
 
 
@@ -46,6 +55,7 @@ class ProgramRun:
         ended: what ended it, in words; "" for its own end, or if it was killed.
         run: its allocations; of what was not attributed, sizes asked for are those of the blocks.
         refused: requests that found no room, in order; a program may go on after one.
+        elsewhere_bytes: the most device memory that was taken past PyTorch's allocator.
     """
 
     pid: int
@@ -55,6 +65,7 @@ class ProgramRun:
     ended: str
     run: SavedRun
     refused: Sequence[Refused]
+    elsewhere_bytes: int
 
 
 def read_program(folder: Path) -> list[ProgramRun]:
@@ -71,23 +82,81 @@ def _process(folder: Path) -> Iterator[ProgramRun]:
     places = [_place(line) for line in _lines(folder / "places.jsonl")]
     marks = list(_lines(folder / "marks.jsonl"))
     said: dict[str, Any] = next(_lines(folder / "process.json"), {})
-    for device in np.unique(records["device"][records["kind"] != _MARKED]).tolist():
+    requests = (records["kind"] == _ALLOCATED) | (records["kind"] == _REFUSED)
+    for device in np.unique(records["device"][requests]).tolist():
         of_device = records[(records["kind"] == _MARKED) | (records["device"] == device)]
-        run, refused = _run(of_device, places, marks)
+        changes, elsewhere_bytes = _segment_changes(of_device)
+        run, refused = _run(of_device, places, marks, changes)
         pid = int(folder.name.partition("-")[0])
-        yield ProgramRun(
-            pid, said.get("rank", ""), device, said.get("command", []), said.get("ended", ""), run, refused
-        )
+        words = (said.get("rank", ""), device, said.get("command", []), said.get("ended", ""))
+        yield ProgramRun(pid, *words, run, refused, elsewhere_bytes)
+
+
+def _segment_changes(records: np.ndarray) -> tuple[dict[int, SegmentChange], int]:
+    """What PyTorch's allocator took and gave back, by the record's number; the most bytes that others held.
+
+    The allocator takes memory to hand out a block of it at once: one that begins where the memory does, or,
+    where pages are mapped into an expandable segment, the next one of all. Its stream is the segment's.
+    """
+    found: dict[int, SegmentChange] = {}
+    held, unclaimed, pages = Held(), dict[int, tuple[int, int]](), list[tuple[int, int, int]]()
+    others: list[tuple[int, int]] = []  # record's number, bytes more
+
+    def own(number: int, kind: int, address: int, size_bytes: int, stream: int) -> None:
+        found[number] = SegmentChange(_SEGMENTS[kind], address, size_bytes, stream)
+        held.change(found[number])
+
+    for number, (address, size_bytes, *_, kind, _, stream, _) in _that_tell_of_segments(records):
+        if kind == _TAKEN:
+            unclaimed[address] = number, size_bytes
+        elif kind == _MAPPED:
+            pages.append((number, address, size_bytes))
+        elif kind == _ALLOCATED:
+            for page in pages:
+                own(page[0], _MAPPED, *page[1:], stream)
+            pages.clear()
+            if address in unclaimed:
+                taken, taken_bytes = unclaimed.pop(address)
+                own(taken, _TAKEN, address, taken_bytes, stream)
+        elif address in unclaimed:
+            others += [(unclaimed.pop(address)[0], size_bytes), (number, -size_bytes)]
+        else:
+            before = held.at(address)
+            own(number, kind, address, size_bytes, before.stream if before is not None else 0)
+    others += unclaimed.values()
+    return found, max(accumulate((change for _, change in sorted(others)), initial=0))
+
+
+def _that_tell_of_segments(records: np.ndarray) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The changes of segments and the blocks that claim them, with the records' numbers."""
+    import numpy as np
+
+    kinds, addresses = records["kind"], records["address"]
+    births = kinds == _ALLOCATED
+    telling = (kinds >= _TAKEN) | (births & np.isin(addresses, addresses[kinds == _TAKEN]))
+    numbers = np.flatnonzero(births)
+    after_pages = np.searchsorted(numbers, np.flatnonzero(kinds == _MAPPED))
+    telling[numbers[after_pages[after_pages < len(numbers)]]] = True
+    numbers = np.flatnonzero(telling)
+    yield from zip(numbers.tolist(), records[numbers].tolist(), strict=True)
 
 
 def _run(
-    records: np.ndarray, places: list[tuple[Place, str]], marks: list[dict[str, Any]]
+    records: np.ndarray,
+    places: list[tuple[Place, str]],
+    marks: list[dict[str, Any]],
+    changes: dict[int, SegmentChange],
 ) -> tuple[SavedRun, list[Refused]]:
     entries: list[Allocation | Free | Mark] = []
     reserved: list[int] = []
     refused: list[tuple[int, Refused]] = []
     alive: dict[int, int] = {}
-    for address, size, requested, allocated, held, number, kind, *_ in records.tolist():
+    segment_changes: dict[int, list[SegmentChange]] = {}
+    for record, (address, size, requested, allocated, held, number, kind, *_) in enumerate(records.tolist()):
+        if kind >= _TAKEN:
+            if record in changes:
+                _add_change(segment_changes.setdefault(len(entries), []), changes[record])
+            continue
         where, op = places[number - 1] if 0 < number <= len(places) else (None, "")
         if kind == _ALLOCATED:
             alive[address] = len(entries)
@@ -114,7 +183,18 @@ def _run(
         last = next((entry.phase.step for entry in reversed(entries) if isinstance(entry, Mark)), 0)
         entries.append(Mark(Phase(last, _AT_THE_END), {}))
         reserved.append(reserved[-1] if reserved else 0)
-    return SavedRun(with_workspaces(entries), reserved, ""), [_in_phase(entries, *each) for each in refused]
+    run = SavedRun(with_workspaces(entries), reserved, "", segment_changes=segment_changes)
+    return run, [_in_phase(entries, *each) for each in refused]
+
+
+def _add_change(changes: list[SegmentChange], change: SegmentChange) -> None:
+    """The driver maps memory page by page: pages beside each other are one change, as in a snapshot."""
+    before = changes[-1] if changes else None
+    paged = change.action in ("segment_map", "segment_unmap")
+    if before is not None and paged and before.action == change.action and before.end == change.address:
+        changes[-1] = before._replace(size_bytes=before.size_bytes + change.size_bytes)
+    else:
+        changes.append(change)
 
 
 def _name_modules(entries: list[Any], alive: dict[int, int], mark: dict[str, Any]) -> None:

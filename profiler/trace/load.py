@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from profiler.errors import ProfilerError
@@ -17,6 +17,7 @@ from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_trace
 from profiler.trace.moments import Entries, Moment, peaks
 from profiler.trace.phase import Phase
+from profiler.trace.segments import Changes
 from profiler.units import format_bytes, round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
@@ -47,12 +48,14 @@ class SavedRun:
         reserved_bytes: what the allocator held after each entry; empty where the file does not say.
         note: what the file leaves open, in words, or "".
         out_of_memory: the requests that the device had no room for.
+        segment_changes: memory taken from the driver and given back; empty where that is not known.
     """
 
     entries: Entries
     reserved_bytes: Sequence[int]
     note: str
     out_of_memory: tuple[FailedRequest, ...] = ()
+    segment_changes: Changes = field(default_factory=dict)
 
     def peak(self) -> Moment:
         """The first moment with the most allocated; of a run without phases, that of the whole recording."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -21,6 +23,7 @@ from profiler.gpu.device_used import DeviceTerm, device_used_terms, in_total
 from profiler.trace.events import Mark
 from profiler.trace.ledger import account
 from profiler.trace.moments import by_category, by_line, by_module
+from profiler.trace.segments import holes, segments_at
 from profiler.units import format_bytes
 from profiler.verbs.options import whole_number
 from profiler.views import screen
@@ -69,6 +72,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="an HTML page of the largest process")
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="the run of the largest process, for diff and report"
+    )
+    parser.add_argument(
+        "--snapshot",
+        type=Path,
+        metavar="FILE",
+        help="a memory snapshot of the largest process, for pytorch.org/memory_viz",
     )
     parser.add_argument(
         "--hide-real-gpu", action="store_true", help="run on the virtual GPU though a real one is here"
@@ -126,6 +135,7 @@ def _lone_rank(options: Namespace, devices: int) -> LoneRank | None:
 def _write(run: ProgramRun, options: Namespace, title: str) -> None:
     from profiler.files import write_atomically
     from profiler.trace.file import write_trace
+    from profiler.views.memory_viz import snapshot
     from profiler.views.pages.run import run_page
 
     if options.save:
@@ -133,7 +143,12 @@ def _write(run: ProgramRun, options: Namespace, title: str) -> None:
     if options.report:
         data = run_page(run.run, title).encode()
         write_atomically(options.report, lambda temporary: temporary.write_bytes(data))
-    for path in (options.save, options.report):
+    if options.snapshot:
+        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        # memory_viz reads no later protocol.
+        pickled = pickle.dumps(snapshot(run.run, settings), protocol=4)
+        write_atomically(options.snapshot, lambda temporary: temporary.write_bytes(pickled))
+    for path in (options.save, options.report, options.snapshot):
         if path:
             print(path, file=sys.stderr if options.json else sys.stdout)
 
@@ -169,7 +184,8 @@ def _nccl_terms(watched: Watched, gpu: GPU) -> tuple[DeviceTerm, ...]:
 def _process(run: ProgramRun, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
     peak, entries = run.run.peak(), run.run.entries
     reserved_bytes = _peak_reserved(run)
-    used = in_total(device_used_terms(gpu, reserved_bytes, *(nccl if run.rank else ())), "device used")
+    more = [*(nccl if run.rank else ()), *_elsewhere(run)]
+    used = in_total(device_used_terms(gpu, reserved_bytes, *more), "device used")
     return {
         "pid": run.pid,
         "rank": run.rank,
@@ -181,10 +197,12 @@ def _process(run: ProgramRun, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[st
         "device_used_bytes": used.typical_bytes,
         "device_used_low_bytes": used.low_bytes,
         "device_used_high_bytes": used.high_bytes,
+        "elsewhere_bytes": run.elsewhere_bytes,
         "peak": {
             "phase": str(peak.phase),
             "reserved_bytes": peak.reserved_bytes,
             "fragmentation_bytes": peak.fragmentation_bytes,
+            "holes": asdict(holes(segments_at(entries, run.run.segment_changes, peak.position))),
             "made_by": _made_by(peak.allocation),
             "categories": by_category(entries, peak.position),
             "modules": {share.name: share.size_bytes for share in by_module(entries, peak.position)},
@@ -193,6 +211,13 @@ def _process(run: ProgramRun, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[st
         "phases": _phases(run),
         "out_of_memory": [_refused(each) for each in run.refused],
     }
+
+
+def _elsewhere(run: ProgramRun) -> tuple[DeviceTerm, ...]:
+    """What the program took past PyTorch's allocator, as paged optimizers do."""
+    size_bytes = run.elsewhere_bytes
+    sizes = (size_bytes, size_bytes, size_bytes)
+    return (DeviceTerm("past PyTorch's allocator", *sizes, "cudaMalloc"),) if size_bytes else ()
 
 
 def _ranks(runs: Sequence[ProgramRun]) -> list[dict[str, Any]]:
@@ -296,10 +321,11 @@ def _show_process(process: dict[str, Any], report: dict[str, Any], all_: bool, c
             + (f" ({len(failed)} refusals in all)" if len(failed) > 1 else ""),
             soft_wrap=True,
         )
-    peak = process["peak"]
+    peak, free = process["peak"], process["peak"]["holes"]
     console.print(
-        f"  peak in {peak['phase']}, {format_bytes(peak['fragmentation_bytes'])} reserved and not"
-        f" allocated then; made by {peak['made_by'] or 'what was there before'}",
+        f"  peak in {peak['phase']}, made by {peak['made_by'] or 'what was there before'};"
+        f" {format_bytes(peak['fragmentation_bytes'])} reserved and not allocated then: {free['count']} holes"
+        f" in {free['segments']} segments, the largest {format_bytes(free['largest_bytes'])}",
         soft_wrap=True,
     )
     console.print(_phase_table(process, all_))

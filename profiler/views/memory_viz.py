@@ -1,18 +1,21 @@
-"""A simulated run in other tools' formats: PyTorch's memory_viz, and the trace format of Perfetto and Chrome.
+"""A run in other tools' formats: PyTorch's memory_viz, and the trace format of Perfetto and Chrome.
 
-The simulation knows the order of events, not their time: one event is one microsecond.
+What is known is the order of events, not their time: one event is one microsecond.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentEvent, SegmentInfo
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import categories
-from profiler.trace.load import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME, until_last_phase
+from profiler.trace.load import CATEGORY_FRAME, MODULE_FRAME, OPERATION_FRAME, SavedRun, until_last_phase
+from profiler.trace.moments import Entries
+from profiler.trace.segments import Changes, Held, SegmentChange, segments_at
 
 if TYPE_CHECKING:
     from profiler.runs.prediction import Simulation
@@ -21,34 +24,60 @@ _LINE = re.compile(r"(?P<file>.+):(?P<line>\d+)(?: (?P<name>.*))?")
 
 
 def memory_viz(simulation: Simulation, allocator_settings: str = "") -> dict[str, Any]:
+    """The snapshot of a simulated run up to the end of its last phase, as `snapshot`.
+
+    Its segments are those of the allocator model; `allocator_settings` are the run's, as PYTORCH_ALLOC_CONF
+    has them. Raises ProfilerError for a program that does to the allocator what entries do not tell.
+    """
+    events, segments = _replayed(simulation, AllocatorSettings.parse(allocator_settings))
+    entries = simulation.entries[: until_last_phase(simulation.entries)]
+    changes = {index: [SegmentChange(*event) for event in found] for index, found in events.items()}
+    return _snapshot(entries, categories(simulation.entries), changes, segments, allocator_settings)
+
+
+def snapshot(run: SavedRun, allocator_settings: str = "") -> dict[str, Any]:
     """The snapshot that `torch.cuda.memory._dump_snapshot` would pickle: for pytorch.org/memory_viz.
 
     Each allocation's frames are the operation, the category, the module and the user's line. The segments are
-    those at the end of the last phase. `allocator_settings` are the run's, as PYTORCH_ALLOC_CONF has them.
-
-    Raises ProfilerError for a program that does to the allocator what entries do not tell.
+    those after the last entry. The run must know its segments (SavedRun.segment_changes).
     """
-    entries = simulation.entries[: until_last_phase(simulation.entries)]
-    names = categories(simulation.entries)
-    events, segments = _replayed(simulation, AllocatorSettings.parse(allocator_settings))
+    segments = segments_at(run.entries, run.segment_changes, len(run.entries) - 1)
+    names = categories(run.entries)
+    return _snapshot(run.entries, names, run.segment_changes, segments, allocator_settings)
+
+
+def _snapshot(
+    entries: Entries,
+    names: Mapping[int, str],
+    changes: Changes,
+    segments: Sequence[SegmentInfo],
+    allocator_settings: str,
+) -> dict[str, Any]:
     trace: list[dict[str, Any]] = []
-    alive: dict[int, int] = {}
+    alive: dict[int, tuple[int, int]] = {}  # address -> position of the allocation, stream
+    held = Held()
     for index, entry in enumerate(entries):
-        # A category beside every alloc colours the page; it then asks for one named "unknown" too.
-        trace += [_event(*event, index, [], "unknown") for event in events.get(index, ())]
+        for change in changes.get(index, ()):
+            # A category beside every alloc colours the page; it then asks for one named "unknown" too.
+            trace.append(_event(*change, index, [], "unknown"))
+            held.change(change)
         if isinstance(entry, Allocation):
-            alive[entry.address] = index
+            segment = held.at(entry.address)
+            stream = segment.stream if segment is not None else 0
+            alive[entry.address] = index, stream
             frames = _frames(entry, names[index])
-            trace.append(_event("alloc", entry.address, entry.requested_bytes, index, frames, names[index]))
+            block = (entry.address, entry.requested_bytes, stream)
+            trace.append(_event("alloc", *block, index, frames, names[index]))
         elif isinstance(entry, Free) and entry.address in alive:
-            born = entries[alive.pop(entry.address)]
+            position, stream = alive.pop(entry.address)
+            born = entries[position]
             assert isinstance(born, Allocation)
             for action in ("free_requested", "free_completed"):
-                trace.append(_event(action, born.address, born.requested_bytes, index, []))
+                trace.append(_event(action, born.address, born.requested_bytes, stream, index, []))
     frames_at = {
-        address: _frames(entry, names[index])
-        for address, index in alive.items()
-        if isinstance(entry := entries[index], Allocation)
+        address: _frames(entry, names[position])
+        for address, (position, _) in alive.items()
+        if isinstance(entry := entries[position], Allocation)
     }
     return {
         "segments": [_segment(segment, frames_at) for segment in segments],
@@ -100,13 +129,19 @@ def _replay(
 
 
 def _event(
-    action: str, address: int, size_bytes: int, time_us: int, frames: list[dict[str, Any]], category: str = ""
+    action: str,
+    address: int,
+    size_bytes: int,
+    stream: int,
+    time_us: int,
+    frames: list[dict[str, Any]],
+    category: str = "",
 ) -> dict[str, Any]:
     event = {
         "action": action,
         "addr": address,
         "size": size_bytes,
-        "stream": 0,
+        "stream": stream,
         "time_us": time_us,
         "frames": frames,
     }

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from profiler.gpu.snapshot import load_snapshot
 from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
 
 PROFILER = [sys.executable, "-m", "profiler", "on"]
@@ -40,14 +42,20 @@ def _cuda_build():
 
 
 def on(
-    folder: Path, code: str, *options: str, arguments: tuple[str, ...] = (), gpu: str = "A100-40GB", **how
+    folder: Path,
+    code: str,
+    *options: str,
+    arguments: tuple[str, ...] = (),
+    gpu: str = "A100-40GB",
+    environment: dict[str, str] = ENVIRONMENT,
+    **how,
 ):
     """Run the code as a file of `folder`; the completed process, and what --json said."""
     program = folder / "program.py"
     program.write_text(code)
     command = [*PROFILER, gpu, "--json", *options, "--", sys.executable, str(program), *arguments]
     done = subprocess.run(
-        command, env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=250, check=False, **how
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=250, check=False, **how
     )
     return done, json.loads(done.stdout[done.stdout.index("{") :])
 
@@ -120,6 +128,67 @@ print("history", actions.count("alloc"), torch.cuda.max_memory_allocated())
 """
     done, _ = on(tmp_path, code)
     assert f"history 3 {3 * 4 << 20}" in done.stderr
+
+
+@pytest.mark.parametrize("settings", ["", "expandable_segments:True"])
+def test_the_snapshot_is_that_of_torch_itself(tmp_path, settings):
+    """Event by event and block by block, with a second stream and a cache that is emptied."""
+    code = """
+import torch
+torch.cuda.memory._record_memory_history(max_entries=100_000)
+model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(4))).cuda()
+optimizer = torch.optim.Adam(model.parameters())
+side = torch.cuda.Stream()
+for _ in range(2):
+    model(torch.ones(4096, 1024, device="cuda")).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.cuda.stream(side):
+        large, small = torch.ones(30 << 20, device="cuda"), torch.ones(300, device="cuda")
+    del large
+    torch.cuda.empty_cache()
+torch.cuda.memory._dump_snapshot("own.pickle")
+import os
+os._exit(0)  # blocks that end with the interpreter are in ours alone
+"""
+    environment = {**ENVIRONMENT, "PYTORCH_CUDA_ALLOC_CONF": settings}
+    done, said = on(tmp_path, code, "--snapshot", "ours.pickle", environment=environment)
+    assert done.returncode == 0, done.stderr
+    own, ours = (load_snapshot(tmp_path / f"{name}.pickle").device(0) for name in ("own", "ours"))
+    assert len(ours.events) > 150
+    assert [_without_stream(e) for e in ours.events] == [_without_stream(e) for e in own.events]
+    assert [replace(s, stream=0) for s in ours.segments] == [replace(s, stream=0) for s in own.segments]
+    assert {s.stream for s in ours.segments} == {0, 1}
+    assert {s.address for s in ours.segments if s.stream} == {s.address for s in own.segments if s.stream}
+    (process,) = said["processes"]
+    holes = process["peak"]["holes"]
+    assert holes["bytes"] == process["peak"]["fragmentation_bytes"]
+    assert holes["largest_bytes"] <= holes["bytes"]
+
+
+def _without_stream(event):
+    return event.action, event.address, event.size_bytes, bool(event.stream)
+
+
+def test_memory_taken_past_the_allocator_is_named(tmp_path):
+    code = """
+import ctypes, torch
+kept = torch.zeros(1 << 20, device="cuda")
+runtime, address = ctypes.CDLL(None), ctypes.c_void_p()
+runtime.cudaMalloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+for size in (100 << 20, 300 << 20):
+    assert not runtime.cudaMalloc(ctypes.byref(address), size)
+    runtime.cudaFree(address)
+kept = [kept, torch.zeros(100 << 20, dtype=torch.uint8, device="cuda")]
+"""
+    done, said = on(tmp_path, code, "--snapshot", "ours.pickle")
+    assert done.returncode == 0, done.stderr
+    (process,) = said["processes"]
+    assert process["elsewhere_bytes"] == 300 << 20
+    # 4 MiB make a segment of 20 MiB. The program's own lay where the next one might.
+    assert process["device_used_low_bytes"] > (300 + 100 + 20) << 20
+    segments = load_snapshot(tmp_path / "ours.pickle").device(0).segments
+    assert sorted(segment.total_size_bytes >> 20 for segment in segments) == [20, 100]
 
 
 def test_out_of_memory_is_a_result(tmp_path):

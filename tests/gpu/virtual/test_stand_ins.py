@@ -51,6 +51,7 @@ def test_memory_streams_threads_and_forks(program: Path, tmp_path: Path) -> None
         **os.environ,
         ENVIRONMENT_VARIABLE: str(tmp_path / "card.txt"),
         "ASAN_OPTIONS": "detect_leaks=0",
+        "PROFILER_EVENTS": str(tmp_path),  # what it writes of the driver's memory, under the sanitizers too
     }
     done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr

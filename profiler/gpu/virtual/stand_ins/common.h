@@ -98,6 +98,9 @@ int vgpu_memory_create(uint64_t *handle, size_t bytes, int device);
 int vgpu_memory_release(uint64_t handle);
 int vgpu_memory_map(void *address, size_t bytes, uint64_t handle);
 int vgpu_memory_unmap(void *address, size_t bytes);
+/* events.c, where it is preloaded too: told after device memory has got an address, and before it loses it. */
+enum memory_change { MEMORY_TAKEN = 5, MEMORY_GIVEN_BACK, MEMORY_MAPPED, MEMORY_UNMAPPED };
+API __attribute__((weak)) void events_memory(int change, const void *address, size_t bytes, int device);
 
 /* devices.c: the device of the calling thread; the last error of the calling thread. */
 int vgpu_current_device(void);

@@ -5,6 +5,8 @@
  * and under the allocator's own lock: preloaded, the functions below stand before them, see every event of
  * every thread in order, and pass it on. The program's own profiler and memory history are not touched.
  *
+ * Where its segments lie, the stand-ins' own memory tells (core/memory.c).
+ *
  * What was asked for, and by which place of the program, is known outside that lock only, where taking
  * Python's is safe: events_attach puts a function before the allocator's `allocate`, the third entry of
  * c10::Allocator's virtual table, which notes both for the thread.
@@ -33,7 +35,8 @@ enum { ALLOCATE_ENTRY = 2 };  /* of c10::Allocator's virtual table, after its tw
 enum { TABLE_ENTRIES = 256 }; /* more than the allocator's table has; what follows it is copied along, unused */
 enum { WINDOW_RECORDS = 65536 };
 
-enum kind { ALLOCATED = 1, FREED = 2, MARKED = 3, REFUSED = 4 };
+enum kind { ALLOCATED = 1, FREED = 2, MARKED = 3, REFUSED = 4 }; /* 5 to 8: enum memory_change */
+enum { MOST_STREAMS = 256 };
 
 struct device {
     int8_t type;
@@ -49,7 +52,8 @@ struct record {
     uint32_t place; /* 0: not known */
     uint8_t kind;
     uint8_t device;
-    uint8_t unused[2];
+    uint8_t stream; /* ALLOCATED: the current one's number in the order of their first use, 0 the default one */
+    uint8_t unused;
 };
 
 _Static_assert(sizeof(struct record) == 48, "the reader's layout");
@@ -60,6 +64,13 @@ struct data_pointer {
     struct device device;
 };
 
+/* c10::cuda::CUDAStream: a device and an id, which is 0 for the default stream of any device. */
+struct stream {
+    struct device device;
+    int64_t id;
+};
+
+typedef struct stream current_stream(int8_t);
 typedef void report_usage(void *, int64_t, size_t, size_t, struct device);
 typedef void report_out_of_memory(int64_t, size_t, size_t, struct device);
 typedef struct data_pointer allocate(void *, size_t);
@@ -69,6 +80,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static report_usage *next_usage;
 static report_out_of_memory *next_out_of_memory;
+static current_stream *stream_of;
 static struct record *window; /* WINDOW_RECORDS of the file, NULL before the first event */
 static uint64_t written;
 static int file = -1;
@@ -81,12 +93,13 @@ static void (*interrupt)(void);
 static __thread uint64_t asked_bytes;
 static __thread uint32_t asked_at;
 
-static void *of_c10(const char *name) {
-    void *library = dlopen("libc10.so", RTLD_LAZY | RTLD_NOLOAD);
+static void *of_library(const char *file_name, const char *name) {
+    void *library = dlopen(file_name, RTLD_LAZY | RTLD_NOLOAD);
     void *found = library ? dlsym(library, name) : NULL;
     if (library) dlclose(library);
     return found;
 }
+static void *of_c10(const char *name) { return of_library("libc10.so", name); }
 
 static void before_fork(void) { pthread_mutex_lock(&lock); }
 static void in_parent(void) { pthread_mutex_unlock(&lock); }
@@ -104,7 +117,22 @@ static void in_child(void) {
 static void find_functions(void) {
     next_usage = (report_usage *)of_c10(TEXT(REPORT_USAGE));
     next_out_of_memory = (report_out_of_memory *)of_c10(TEXT(REPORT_OUT_OF_MEMORY));
+    stream_of = (current_stream *)of_library("libc10_cuda.so", "_ZN3c104cuda20getCurrentCUDAStreamEa");
     pthread_atfork(before_fork, in_parent, in_child);
+}
+
+/* The number of the thread's current stream; the last one stands for all beyond MOST_STREAMS. */
+static uint8_t stream_number(struct device device) {
+    static int64_t ids[MOST_STREAMS]; /* of a number; that of 0 is 0 */
+    static int known = 1;
+    int64_t id = stream_of ? stream_of(device.index).id : 0;
+    int number = 0;
+    pthread_mutex_lock(&lock);
+    while (number < known && ids[number] != id) number++;
+    if (number == MOST_STREAMS) number--;
+    if (number == known) ids[known++] = id;
+    pthread_mutex_unlock(&lock);
+    return (uint8_t)number;
 }
 
 /* A folder of this process's own below PROFILER_EVENTS; a process that starts another program keeps its number. */
@@ -164,6 +192,7 @@ EXPORT void REPORT_USAGE(void *block, int64_t change_bytes, size_t allocated, si
             .reserved_bytes = reserved,
             .kind = born ? ALLOCATED : FREED,
             .device = (uint8_t)device.index,
+            .stream = born ? stream_number(device) : 0,
         };
         if (born && asked_bytes <= record.size_bytes) {
             record.requested_bytes = asked_bytes;
@@ -190,6 +219,13 @@ EXPORT void REPORT_OUT_OF_MEMORY(int64_t size_bytes, size_t allocated, size_t re
     if (next_out_of_memory) next_out_of_memory(size_bytes, allocated, reserved, device);
 }
 
+/* Called by core/memory.c (common.h). Whose memory it is, the blocks that lie in it tell. */
+EXPORT void events_memory(int change, const void *address, size_t bytes, int device) {
+    pthread_once(&once, find_functions);
+    write_record((struct record){
+        .address = (uintptr_t)address, .size_bytes = bytes, .kind = (uint8_t)change, .device = (uint8_t)device});
+}
+
 static struct data_pointer noting_allocate(void *allocator, size_t bytes) {
     place_of *asks = place;
     int64_t answer = asks && bytes ? asks(bytes) : 0;
@@ -204,7 +240,7 @@ static struct data_pointer noting_allocate(void *allocator, size_t bytes) {
 /* From now on `says` is asked for the place of each allocation before it is made, without the allocator's lock:
  * a number of its own, 0 for none, -1 if a signal for Python's main thread was swallowed. Returns 0, or -1
  * where this torch is built otherwise: sizes asked for and places stay unknown then. */
-EXPORT EXPORT int events_attach(place_of *says) {
+EXPORT int events_attach(place_of *says) {
     void *(*allocator_of)(const int8_t *) = (void *(*)(const int8_t *))of_c10("_ZN3c1012GetAllocatorERKNS_10DeviceTypeE");
     int8_t type = CUDA;
     void *allocator = allocator_of ? allocator_of(&type) : NULL;

@@ -133,6 +133,11 @@ static int allocate(void **address, struct device *span, size_t bytes, size_t ch
     return SUCCESS;
 }
 
+/* Without the lock: events.c has one of its own. Before memory is given back, so that nobody has it again yet. */
+static void tell(enum memory_change change, const void *address, size_t bytes) {
+    if (events_memory) events_memory(change, address, bytes, vgpu_memory_device(address));
+}
+
 API int vgpu_memory_allocate(void **address, size_t bytes, int device) {
     if (!address) return INVALID_VALUE;
     *address = NULL;
@@ -144,6 +149,7 @@ API int vgpu_memory_allocate(void **address, size_t bytes, int device) {
         if (result) devices[device].used_bytes -= rounded(bytes);
     }
     vgpu_unlock();
+    if (!result) tell(MEMORY_TAKEN, *address, rounded(bytes));
     return result;
 }
 
@@ -188,7 +194,10 @@ API int vgpu_memory_device(const void *address) {
 API int vgpu_memory_free(void *address) {
     if (!address) return SUCCESS;
     int device = vgpu_memory_device(address);
-    if (device < 0) return INVALID_VALUE;
+    void *start;
+    size_t bytes;
+    if (!vgpu_memory_block(address, &start, &bytes) || start != address) return INVALID_VALUE;
+    tell(MEMORY_GIVEN_BACK, start, bytes);
     vgpu_lock();
     int result = release(&devices[device], address);
     vgpu_unlock();
@@ -302,11 +311,13 @@ API int vgpu_memory_map(void *address, size_t bytes, uint64_t handle) {
     *mapping = (struct mapping){address, bytes, physical, mappings};
     mappings = mapping;
     vgpu_unlock();
+    tell(MEMORY_MAPPED, address, bytes);
     return SUCCESS;
 }
 
 API int vgpu_memory_unmap(void *address, size_t bytes) {
     char *start = address;
+    tell(MEMORY_UNMAPPED, address, bytes);
     vgpu_lock();
     for (struct mapping **link = &mappings; *link;) {
         struct mapping *mapping = *link;
