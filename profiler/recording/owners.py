@@ -21,7 +21,7 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     found: dict[int, str] = {}
     for held, category in _held(state):
         tensor = _local(held)
-        if tensor.device.type == device.type:
+        if tensor.device.type == device.type and torch._C._has_storage(tensor):
             found.setdefault(tensor.untyped_storage().data_ptr(), category)
     return found
 

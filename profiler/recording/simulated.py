@@ -15,14 +15,15 @@ import torch
 
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU
+from profiler.gpu.simulated.tensors.assumed import AssumedRead, AssumedReads
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 
-# What a floating-point scalar reads as. Our own step asks whether a gradient overflowed, and for norms
-# (torch.optim.Adafactor); a user's program prints its loss, which is positive and finite.
+# What a floating-point scalar reads as (AssumedReads). Our own step asks whether a gradient overflowed, and
+# for norms (torch.optim.Adafactor); a user's program prints its loss, which is positive, finite, and falls.
 OWN_STEP_READS = 0.0
 PROGRAM_READS = 1.0
 
@@ -93,7 +94,7 @@ class SimulatedRecorder(PhaseRecorder):
 
     `device` is what `train` takes (with `initialize=False`: nothing is computed). Running out of the GPU's
     memory raises torch.OutOfMemoryError there, as a real one does. `float_reads` is what a program gets that
-    reads a floating-point scalar, to print its loss; None refuses.
+    reads a floating-point scalar, to print its loss (AssumedReads); None refuses whatever is not computed.
     """
 
     device: torch.device
@@ -108,7 +109,7 @@ class SimulatedRecorder(PhaseRecorder):
         super().__init__(on_phase)
         self._gpu = gpu
         self._settings = settings
-        self._float_reads = float_reads
+        self._reads = AssumedReads(float_reads) if float_reads is not None else None
         self._listener = _Listener()
 
     def _start(self, stack: ExitStack) -> None:
@@ -116,7 +117,7 @@ class SimulatedRecorder(PhaseRecorder):
         from profiler.gpu.simulated import simulated_gpu
         from profiler.recording.places import Attribution
 
-        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._float_reads)
+        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._reads)
         self.device = stack.enter_context(gpu)
         self._attribution = stack.enter_context(Attribution())
         self._listener.attach(self._attribution.here, torch.cuda.mem_get_info)
@@ -144,3 +145,8 @@ class SimulatedRecorder(PhaseRecorder):
     def refusals(self) -> Sequence[Refusal]:
         """The requests that the GPU had no room for, in order; each raised torch.OutOfMemoryError."""
         return self._listener.refusals
+
+    @property
+    def assumed_reads(self) -> Sequence[AssumedRead]:
+        """Where the program read what is not computed, and what it was answered with."""
+        return self._reads.reads if self._reads is not None else ()

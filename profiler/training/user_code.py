@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from profiler.errors import ProfilerError
-from profiler.gpu.simulated.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 _OWN_FOLDER = f"{Path(__file__).parents[1]}/"
 _BUILT_IN_MODELS = str(Path(__file__).with_name("built_in.py"))

@@ -133,7 +133,7 @@ def test_the_same_loop_on_a_simulated_gpu(tmp_path):
         [sys.executable, "-c", SIMULATED, saved], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "1.0\n"
+    assert done.stdout == "2.0\n"
     run = load(Path(saved))
     modules = {share.name for share in by_module(run.entries, run.peak().position)}
     assert {"0", "2"} <= modules  # the two linear layers of the Sequential

@@ -18,6 +18,7 @@ from profiler.gpu.cards import GPU
 from profiler.gpu.simulated import bare_device, register
 from profiler.gpu.simulated.cuda_names import cuda_names
 from profiler.gpu.simulated.dispatch import machine
+from profiler.gpu.simulated.tensors.assumed import AssumedReads
 
 register()  # before the first backward pass of the process: autograd starts its threads there
 
@@ -98,14 +99,14 @@ def cuda_with_history(gpu: GPU, settings: AllocatorSettings | None = None) -> It
     history = History(allocator)
 
     def limit(fraction: float, device: Any = None) -> None:
-        allocator._driver.allowed_bytes = int(fraction * gpu.memory_bytes)
+        allocator.driver.allow(fraction)
 
     with (
         bare_device(gpu, allocator, history),
         cuda_names(gpu, allocator) as device,
         pytest.MonkeyPatch.context() as patch,
     ):
-        machine.float_reads = 0.0
+        machine.reads = AssumedReads(0.0)
         patch.setattr(torch.cuda.memory, "_record_memory_history", history.record)
         patch.setattr(torch.cuda.memory, "_snapshot", history.snapshot)
         patch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)

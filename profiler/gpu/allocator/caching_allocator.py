@@ -46,9 +46,9 @@ class CachingAllocator:
         self.capacity_bytes = capacity_bytes
         self._segment_address = segment_address or falling_addresses()
         self._state = state = AllocatorState()
-        self._driver = Driver(capacity_bytes, settings.memory_fraction, state.total, on_segment_event)
+        self.driver = Driver(capacity_bytes, settings.memory_fraction, state.total, on_segment_event)
         self._expandable = ExpandableSegments(
-            state, self._driver, self._segment_address, settings.large_segment_size_bytes
+            state, self.driver, self._segment_address, settings.large_segment_size_bytes
         )
         self._max_split = settings.max_split_size_bytes or sys.maxsize
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
@@ -205,8 +205,8 @@ class CachingAllocator:
         result |= self._oversize_allocations.named("oversize_allocations")
         result |= self._oversize_segments.named("oversize_segments")
         result |= self._counters
-        result["num_device_alloc"] = self._driver.allocations
-        result["num_device_free"] = self._driver.frees
+        result["num_device_alloc"] = self.driver.allocations
+        result["num_device_free"] = self.driver.frees
         result["max_split_size"] = self.settings.max_split_size_bytes or -1
         return dict(sorted(result.items()))
 
@@ -311,16 +311,16 @@ class CachingAllocator:
             block = self._alloc_block(pool, size, segment_bytes, stream)
         if block is None:
             self._counters["num_ooms"] += 1
-            limit = min(self._driver.allowed_bytes, self._driver.capacity_bytes)
+            limit = min(self.driver.allowed_bytes, self.driver.capacity_bytes)
             raise DeviceOutOfMemory(segment_bytes, self.reserved_bytes, self.allocated_bytes, limit)
         return block
 
     def _alloc_block(self, pool: BlockPool, size: int, segment_bytes: int, stream: int) -> Block | None:
-        if not self._driver.is_allowed(segment_bytes):
+        if not self.driver.is_allowed(segment_bytes):
             return None
         if self.settings.expandable_segments:
             return self._expandable.try_allocate_block(pool, size, stream)
-        if not self._driver.has_room(segment_bytes):
+        if not self.driver.has_room(segment_bytes):
             return None
         address = self._segment_address(segment_bytes)
         block = Block(address, segment_bytes, stream, pool, None)
@@ -329,7 +329,7 @@ class CachingAllocator:
             statistics.segment.change(1)
         if segment_bytes >= self._max_split:
             self._oversize_segments.change(1)
-        self._driver.take("segment_alloc", address, segment_bytes, pool)
+        self.driver.take("segment_alloc", address, segment_bytes, pool)
         return block
 
     def _free_block(self, block: Block) -> None:
@@ -355,7 +355,7 @@ class CachingAllocator:
             statistics.segment.change(-1)
         if block.size_bytes >= self._max_split:
             self._oversize_segments.change(-1)
-        self._driver.give_back("segment_free", block.address, block.size_bytes, pool)
+        self.driver.give_back("segment_free", block.address, block.size_bytes, pool)
 
     def _release_available_cached_blocks(self, pool: BlockPool, size: int, stream: int) -> bool:
         """Return oversize blocks to the driver, just enough for the request; True if that may help."""
@@ -378,7 +378,7 @@ class CachingAllocator:
 
     def _garbage_collect_cached_blocks(self) -> None:
         """Return whole cached segments that were not reused for longest, down to the threshold."""
-        threshold = int(self.settings.garbage_collection_threshold * self._driver.allowed_bytes)
+        threshold = int(self.settings.garbage_collection_threshold * self.driver.allowed_bytes)
         to_reclaim = self.reserved_bytes - threshold
         if to_reclaim <= 0:
             return

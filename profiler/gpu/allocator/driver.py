@@ -83,10 +83,16 @@ class Driver:
         if memory_fraction < 1.0:
             if capacity_bytes is None:
                 raise ValueError("a memory fraction needs capacity_bytes")
-            self.allowed_bytes = int(memory_fraction * capacity_bytes)
+            self.allow(memory_fraction)
         self.allocations = self.frees = 0
         self._reserved_bytes = total.reserved_bytes
         self._on_segment_event = on_segment_event or (lambda event: None)
+
+    def allow(self, memory_fraction: float) -> None:
+        """torch.cuda.set_per_process_memory_fraction. Raises ValueError outside of [0, 1]."""
+        if not 0.0 <= memory_fraction <= 1.0:
+            raise ValueError(f"Invalid fraction value: {memory_fraction}. Allowed range: 0~1")
+        self.allowed_bytes = int(memory_fraction * self.capacity_bytes)
 
     def is_allowed(self, size_bytes: int) -> bool:
         """So many bytes more stay within the memory fraction."""

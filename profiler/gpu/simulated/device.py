@@ -12,9 +12,10 @@ from profiler.gpu.cards import DEFAULT_GPU, GPU, GPUS
 from profiler.gpu.simulated import kernel_bindings, operations
 from profiler.gpu.simulated.cuda_names import cuda_names
 from profiler.gpu.simulated.dispatch import machine
-from profiler.gpu.simulated.host_values import HostValues
-from profiler.gpu.simulated.outputs import DEVICE_TYPE
-from profiler.gpu.simulated.storage import Allocator, DeviceMemory, Observer
+from profiler.gpu.simulated.tensors.assumed import AssumedReads
+from profiler.gpu.simulated.tensors.host_values import HostValues
+from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
+from profiler.gpu.simulated.tensors.storage import Allocator, DeviceMemory, Observer
 
 
 class _Backend:
@@ -114,11 +115,16 @@ class _Silence:
 
 @contextmanager
 def _opened(
-    allocator: Allocator, observer: Observer, gpu: GPU, torch_version: tuple[int, int] | None = None
+    allocator: Allocator,
+    observer: Observer,
+    gpu: GPU,
+    torch_version: tuple[int, int] | None = None,
+    reads: AssumedReads | None = None,
 ) -> Iterator[None]:
     if machine.memory is not None:
         raise RuntimeError("a simulated GPU is already open in this process")
-    values = machine.values = HostValues()
+    values = machine.values = HostValues(assumes=reads is not None)
+    machine.reads = reads
     memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
     machine.capability = gpu.capability
     machine.scratch_of = kernel_bindings.HiddenAllocations(gpu, torch_version).of
@@ -126,7 +132,7 @@ def _opened(
         yield
     finally:
         memory.close()
-        machine.memory = machine.scratch_of = machine.float_reads = None
+        machine.memory = machine.scratch_of = machine.reads = None
 
 
 @contextmanager
@@ -144,7 +150,7 @@ def simulated_gpu(
     gpu: GPU,
     settings: AllocatorSettings | None = None,
     observer: Observer | None = None,
-    float_reads: float | None = None,
+    reads: AssumedReads | None = None,
     torch_version: tuple[int, int] | None = None,
 ) -> Iterator[torch.device]:
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
@@ -152,9 +158,9 @@ def simulated_gpu(
     Inside the context `"cuda"` means the simulated device, which is also yielded, and `torch.cuda` answers
     for it. `observer` hears of each allocation and free in order.
 
-    Values of small integer and boolean tensors are known. `float_reads` is what `.item()` of a
-    floating-point scalar gives, for programs that log their loss and optimizers that scale by a norm
-    (torch.optim.Adafactor); without it such a read is unsupported.
+    Values of small integer and boolean tensors are known. `reads` answers a program that reads others, to
+    log its loss, to see whether it is finite, or to scale by a norm (torch.optim.Adafactor), and
+    knows afterwards what it read; without it such a read is unsupported.
 
     `torch_version` is the PyTorch whose CUDA kernels take the scratch memory, (major, minor); the
     installed one if not given. The operations themselves are always those of the installed PyTorch.
@@ -164,6 +170,8 @@ def simulated_gpu(
     """
     register()
     allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())
-    with _opened(allocator, observer or _Silence(), gpu, torch_version), cuda_names(gpu, allocator) as device:
-        machine.float_reads = float_reads
+    with (
+        _opened(allocator, observer or _Silence(), gpu, torch_version, reads),
+        cuda_names(gpu, allocator) as device,
+    ):
         yield device

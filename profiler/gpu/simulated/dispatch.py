@@ -6,6 +6,7 @@ accumulated in place, stolen and freed exactly when they are on a real device.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from torch._ops import OpOverload
 
 from profiler.gpu.kernels.scratch import Scratch
-from profiler.gpu.simulated.host_values import HostValues
-from profiler.gpu.simulated.outputs import (
+from profiler.gpu.simulated.tensors.assumed import AssumedReads
+from profiler.gpu.simulated.tensors.host_values import HostValues
+from profiler.gpu.simulated.tensors.outputs import (
     ALLOCATION_ORDER,
     DEVICE_TYPE,
     HOST_OUTPUTS,
@@ -23,8 +25,9 @@ from profiler.gpu.simulated.outputs import (
     describe,
     describe_outputs,
 )
-from profiler.gpu.simulated.storage import DeviceMemory
-from profiler.gpu.simulated.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.storage import DeviceMemory
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
 
 CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
@@ -34,7 +37,7 @@ class Machine:
 
     memory: DeviceMemory | None = None
     values = HostValues()
-    float_reads: float | None = None
+    reads: AssumedReads | None = None
     capability: tuple[int, int] = (8, 0)
     scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
 
@@ -135,18 +138,19 @@ def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation whose outcome depends on values, where the host knows them."""
+    values, reads = machine.values, machine.reads
     try:
-        return machine.values.compute(op, args, kwargs)
+        result = values.compute(op, args, kwargs)
     except KeyError:
-        if (
-            op is torch.ops.aten._local_scalar_dense.default
-            and args[0].is_floating_point()
-            and machine.float_reads is not None
-        ):
-            return machine.float_reads
+        if reads is not None:
+            with suppress(KeyError):
+                return reads.answer(op, args, kwargs)
         raise UnsupportedOperation(
             plan.name, "it needs values of the device; a simulated GPU holds none"
         ) from None
+    if reads is not None and values.rests_on_assumption:
+        reads.note(plan.name.removeprefix("aten::").replace("_local_scalar_dense", "item"), AS_IF_ONE)
+    return result
 
 
 def _written(plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ import torch
 
 from profiler.gpu.simulated import attention
 from profiler.gpu.simulated.dispatch import machine, new_tensor
-from profiler.gpu.simulated.outputs import Metadata, contiguous
+from profiler.gpu.simulated.tensors.outputs import Metadata, contiguous
 
 aten = torch.ops.aten
 _CUDNN_BATCH_NORM_EPSILON = 1e-5  # CUDNN_BN_MIN_EPSILON is 0 since cuDNN 7.5; PyTorch keeps 1e-5

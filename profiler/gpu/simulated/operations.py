@@ -10,9 +10,10 @@ import torch
 
 from profiler.gpu.simulated import autocast, dispatch, library_choice
 from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
-from profiler.gpu.simulated.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
-from profiler.gpu.simulated.storage import span_bytes
-from profiler.gpu.simulated.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
+from profiler.gpu.simulated.tensors.storage import span_bytes
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
 
 aten = torch.ops.aten
 _libraries: list[torch.library.Library] = []  # a registration lives as long as its Library object
@@ -68,15 +69,32 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
         if src.is_floating_point() and src.requires_grad:
             values = None  # a parameter: data, not control
         if self.device.type != DEVICE_TYPE:
-            if values is None:
-                reason = "it needs values of the device; a simulated GPU holds none"
-                raise UnsupportedOperation("aten::copy_", reason)
-            return self.copy_(values)
+            return self.copy_(_read(src) if values is None else _noted(src, values))
         if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
             memory = memory_for("aten::copy_")
             memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
         machine.values.write(self, values)
         return self
+
+
+def _noted(src: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values that the host reads, said where they rest on an assumption."""
+    if machine.reads is not None and src.device.type == DEVICE_TYPE and machine.values.is_assumed(src):
+        machine.reads.note("copy to the host", AS_IF_ONE)
+    return values
+
+
+def _read(src: torch.Tensor) -> torch.Tensor:
+    """What stands for values that are not computed. Raises UnsupportedOperation where nothing may."""
+    reads = machine.reads
+    if reads is None:
+        reason = "it needs values of the device; a simulated GPU holds none"
+        raise UnsupportedOperation("aten::copy_", reason)
+    reads.note("copy to the host", reads.words(src.dtype, src.numel()))
+    values = reads.filled(src)
+    if src.numel() == 1 and not src.requires_grad:
+        machine.values.assume(src, values)
+    return values
 
 
 def resize_(

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from profiler.gpu.allocator import DeviceOutOfMemory
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
+from profiler.gpu.simulated.tensors.assumed import AssumedReads
 
 MIB = 1 << 20
 
@@ -112,8 +113,8 @@ def test_values_of_the_device_are_unsupported_with_the_users_line(cuda):
 
 
 def test_a_float_may_be_given_a_value():
-    with simulated_gpu(GPUS["A100-40GB"], float_reads=2.5):
-        assert torch.empty(4, device="cuda").sum().item() == 2.5
+    with simulated_gpu(GPUS["A100-40GB"], reads=AssumedReads(2.5)):
+        assert torch.empty(4, device="cuda").sum().item() == 5.0  # falls from twice
 
 
 def test_integers_and_masks_keep_their_values(cuda):

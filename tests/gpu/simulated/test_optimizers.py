@@ -9,6 +9,7 @@ from torch import nn
 
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
+from profiler.gpu.simulated.tensors.assumed import AssumedReads
 
 # Two Linear layers, 256 -> 512 -> 256: numbers of elements of their parameters.
 SHAPES = (512 * 256, 512, 256 * 512, 256)
@@ -126,7 +127,7 @@ def test_an_optimizer_that_branches_on_values_says_so_in_one_line(cuda):
 
 def test_adafactor_keeps_rows_and_columns(ledger):
     """It reads norms on the host, whose values the caller states."""
-    with simulated_gpu(GPUS["A100-40GB"], observer=ledger, float_reads=1.0) as device:
+    with simulated_gpu(GPUS["A100-40GB"], observer=ledger, reads=AssumedReads(1.0)) as device:
         model = nn.Sequential(nn.Linear(256, 512), nn.Linear(512, 256)).to(device)
         optimizer = torch.optim.Adafactor(model.parameters())
         model(torch.zeros(4, 256, device=device)).sum().backward()

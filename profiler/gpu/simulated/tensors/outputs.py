@@ -9,7 +9,7 @@ import torch
 import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
-from profiler.gpu.simulated.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 from profiler.units import round_up
 
 DEVICE_TYPE = "simgpu"
@@ -21,6 +21,7 @@ Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 # Kernels that allocate their outputs in another order than they return them.
 ALLOCATION_ORDER: dict[OpOverload, tuple[int, ...]] = {
     aten.native_dropout.default: (1, 0),  # cuda/Dropout.cu, `dropout_cuda`: the mask, then the result
+    aten._thnn_fused_gru_cell.default: (1, 0),  # cuda/RNN.cu: the workspace, then the state
 }
 
 # Kernels that take their scratch before the last outputs: so many outputs come first.
@@ -99,11 +100,35 @@ def _grouped_mm(
     return (shape, strides, dtype)
 
 
+def _fused_gru_cell(
+    input_gates: torch.Tensor,
+    hidden_gates: torch.Tensor,
+    hx: torch.Tensor,
+    input_bias: torch.Tensor | None = None,
+    hidden_bias: torch.Tensor | None = None,
+) -> list[Metadata]:
+    """cuda/RNN.cu, `_thnn_fused_gru_cell_cuda`: the new state, and five of its size for the backward pass."""
+    rows, columns = hx.shape
+    return [contiguous((rows, columns), hx.dtype), contiguous((rows, 5 * columns), hx.dtype)]
+
+
+def _fused_gru_cell_backward(
+    grad_hy: torch.Tensor, workspace: torch.Tensor, has_bias: bool
+) -> list[Metadata | None]:
+    """cuda/RNN.cu, `_thnn_fused_gru_cell_backward_cuda`: three gates twice, the state, the biases."""
+    rows, columns = workspace.shape[0], workspace.shape[1] // 5
+    gates = contiguous((rows, 3 * columns), workspace.dtype)
+    bias = contiguous((3 * columns,), workspace.dtype) if has_bias else None
+    return [gates, gates, contiguous(grad_hy.shape, grad_hy.dtype), bias, bias]
+
+
 # Operations without a Meta kernel of their own, or with one that refuses what CUDA accepts.
 _RULES: dict[OpOverload, Callable[..., Any]] = {
     aten._fused_rms_norm.default: _fused_rms_norm,
     aten._fused_rms_norm_backward.default: _fused_rms_norm_backward,
     aten._grouped_mm.default: _grouped_mm,
+    aten._thnn_fused_gru_cell.default: _fused_gru_cell,
+    aten._thnn_fused_gru_cell_backward.default: _fused_gru_cell_backward,
 }
 RULED_OPERATIONS = tuple(_RULES)
 

@@ -7,6 +7,9 @@ the host (masks of ones, scales); what a parameter has a part in is unknown, and
 
 Where any value serves, one is taken: random integers are 0, and positions among unknown values (argmax, topk,
 sort: the routing of a mixture of experts) are those among equal values.
+
+For a program that looks at what is not computed, small integers and booleans that come of unknown values are
+computed as if each of those were 1 (`isnan` is false, `isfinite` true); that they rest on it is remembered.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +18,9 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from profiler.gpu.simulated.outputs import DEVICE_TYPE, call
-from profiler.gpu.simulated.storage import span_bytes
+from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE, call
+from profiler.gpu.simulated.tensors.storage import span_bytes
+from profiler.gpu.virtual.values.assumptions import stand_in
 
 # Beyond this a tensor is data, not control: its values are unknown.
 _LARGEST_INTEGERS_BYTES = 4 << 20
@@ -42,14 +46,22 @@ _FINDING = frozenset(
 )
 
 
+# Of all elements of a tensor, healthy or not.
+_WHOLE = {"aten::any": False, "aten::all": True, "aten::_is_any_true": False, "aten::_is_all_true": True}
+
+
 def _is_integral(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex)
 
 
 class HostValues:
-    """What is known of the device's storages."""
+    """What is known of the device's storages; `assumes`: unknown values too, as if each were 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, assumes: bool = False) -> None:
+        self._assumes = assumes
+        self._assuming = False  # in the computation that runs
+        self.rests_on_assumption = False  # what `compute` gave last
+        self._assumed: set[int] = set()  # addresses of storages whose values rest on an assumption
         # address -> bytes; None where a value could not be followed; or the size of a new storage. Of what is
         # not here, integers are new and floating-point values unknown.
         self._bytes: dict[int, torch.Tensor | int | None] = {}
@@ -57,6 +69,7 @@ class HostValues:
     def forget(self, address: int) -> None:
         """The storage at `address` is gone."""
         self._bytes.pop(address, None)
+        self._assumed.discard(address)
 
     def note_fresh(self, tensor: torch.Tensor) -> None:
         """The tensor has a new storage of its own: what is written next makes it known."""
@@ -79,8 +92,22 @@ class HostValues:
             return None
         return known.view(dtype).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
-    def compute(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The result of `op` on the CPU. Raises KeyError where a value is unknown."""
+    def is_assumed(self, tensor: torch.Tensor) -> bool:
+        """Whether the values of a device tensor rest on an assumption."""
+        return bool(self._assumed) and _address(tensor) in self._assumed
+
+    def assume(self, tensor: torch.Tensor, values: torch.Tensor) -> None:
+        """What a program has been told of unknown values, so that it reads the same again."""
+        self.note_fresh(tensor)
+        self.write(tensor, values)
+        self._assumed.add(_address(tensor))
+
+    def compute(
+        self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], assuming: bool = False
+    ) -> Any:
+        """The result of `op` on the CPU. Raises KeyError where a value is unknown; `assuming`, where it is
+        too large as well."""
+        self._assuming, self.rests_on_assumption = assuming, False
         return call(
             op, [self._on_host(a) for a in args], {name: self._on_host(a) for name, a in kwargs.items()}
         )
@@ -113,20 +140,49 @@ class HostValues:
         except (KeyError, NotImplementedError):
             if op in _FINDING and followed:
                 self._write_positions(outputs, op, args, kwargs)
-            else:
-                self._mark_unknown(followed if only_integers else written)
+            elif not only_integers:
+                self._mark_unknown(written)
+            elif written or not self._write_assumed(outputs, op, args, kwargs):
+                self._mark_unknown(followed)
             return
         except RuntimeError:  # the CPU has no such kernel for these floating-point types
             if only_integers:
                 raise
             self._mark_unknown(written)
             return
+        self._write_computed(outputs, _as_tuple(values), written)
+
+    def _write_computed(
+        self, outputs: Sequence[Any], values: Sequence[Any], written: Sequence[torch.Tensor]
+    ) -> None:
+        if self.rests_on_assumption:
+            self._assumed.update(map(_address, (*filter(_is_on_device, outputs), *written)))
         if written:
             return  # in place, through the views
-        for out, value in zip(outputs, _as_tuple(values), strict=True):
+        for out, value in zip(outputs, values, strict=True):
             if _is_on_device(out):
                 self.note_fresh(out)
                 self.write(out, value)
+
+    def _write_assumed(
+        self, outputs: Sequence[Any], op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> bool:
+        """Whether the outputs, integers, have got the values that they have where each unknown one is 1."""
+        if not self._assumes:
+            return False
+        try:
+            values = _as_tuple(self.compute(op, args, kwargs, assuming=True))
+        except (KeyError, NotImplementedError):
+            if op._schema.name not in _WHOLE:
+                return False
+            values = [torch.full(out.shape, _WHOLE[op._schema.name], dtype=out.dtype) for out in outputs]
+        if any(out.shape != value.shape for out, value in zip(outputs, values, strict=True)):
+            return False  # its size is another assumption (AssumedReads)
+        for out, value in zip(outputs, values, strict=True):
+            if _is_on_device(out):
+                self.write(out, value)
+                self._assumed.add(_address(out))
+        return True
 
     def _write_positions(
         self, outputs: Sequence[Any], op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]
@@ -137,6 +193,7 @@ class HostValues:
         for out, value in zip(outputs, _as_tuple(op(equal, *args[1:], **kwargs)), strict=True):
             if _is_integral(out.dtype):
                 self.write(out, value)
+                self._assumed.add(_address(out))
 
     def write(self, tensor: torch.Tensor, values: torch.Tensor | None) -> None:
         """Store the values of a tensor; None makes them unknown."""
@@ -173,7 +230,12 @@ class HostValues:
                 return value
             known = self.of(value)
             if known is None:
-                raise KeyError("unknown value")
+                if not self._assuming or value.numel() * value.element_size() > _LARGEST_FLOATS_BYTES:
+                    raise KeyError("unknown value")
+                known = torch.full(value.shape, stand_in(value.dtype), dtype=value.dtype)
+                self.rests_on_assumption = True
+            elif self.is_assumed(value):
+                self.rests_on_assumption = True
             return known
         if isinstance(value, list | tuple):
             return [self._on_host(item) for item in value]
