@@ -10,17 +10,19 @@ as a million events of a snapshot do, become columns (`Rows`), in a tenth of the
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from profiler.gpu.pickle_rows import CONSTANTS, INTEGERS, REFERENCES, Rows, integers, row_pattern
+from profiler.gpu import pickle_rows as rows_of
+from profiler.gpu.pickle_rows import References, RowReader, Rows, RowValues, pair_of, text_of, without_frames
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _RECURRING_SHAPES = 32  # sets of keys that are looked for as rows
 _PADDING = 1024  # how far an explicit memo index may run ahead of what is in the memo
 _DIGITS = 40  # of a number in text
-_ROWS_AT_ONCE = 50_000
 
 
 class PlainPickleError(ValueError):
@@ -49,7 +51,7 @@ def read_plain(content: bytes, on_progress: Callable[[int], object] = lambda rea
     """
     try:
         try:
-            return _Reader(content, on_progress, rows=True).read()
+            return _Reader(without_frames(content), on_progress, rows=True).read()
         except _NoRow:
             return _Reader(content, on_progress, rows=False).read()
     except (IndexError, struct.error):
@@ -68,9 +70,8 @@ class _Reader:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.words: dict[str, int] = {}  # a text in the memo, and where
-        self.shapes: dict[tuple[str, ...], re.Pattern[bytes]] | None = {} if rows else None
-        self.unread: list[Rows] = []
-        self.unread_rows = 0
+        self.shapes: dict[tuple[str, ...], RowReader] | None = {} if rows else None
+        self.slices: dict[bytes, Any] = {}  # what the bytes of a value in rows make
 
     def read(self) -> Any:  # noqa: PLR0912, PLR0915  one branch an opcode
         content, memo, stack, marks = self.content, self.memo, self.stack, self.marks
@@ -160,7 +161,6 @@ class _Reader:
             elif opcode == 0x95:  # FRAME
                 position += 8
             elif opcode == 0x2E:  # STOP
-                self._read_rows()
                 return _without_rows([stack.pop()])[0]
             else:
                 position = self._seldom(opcode, position)
@@ -192,6 +192,8 @@ class _Reader:
         memo, value = self.memo, self.stack[-1]
         if index > len(memo) + _PADDING:
             raise PlainPickleError(f"its memo begins at {index}")
+        if index < len(memo):
+            self.slices.clear()  # what they refer to may be another now
         while index >= len(memo):
             memo.append(None)
         memo[index] = value
@@ -285,86 +287,85 @@ class _Reader:
             return
         if any(type(key) is not str or key not in self.words for key in keys):
             return
-        self.shapes[keys] = row_pattern([self.words[key] for key in keys])
+        self.shapes[keys] = RowReader(self.content, [self.words[key] for key in keys])
 
     def _rows_at(self, position: int) -> int:
         """Push the rows that begin at a position, if any do; returns where they end, or 0."""
         assert self.shapes is not None
-        for keys, row in self.shapes.items():
-            match = row.scanner(self.content, position).match  # type: ignore[attr-defined]
-            matches = []
-            while (found := match()) is not None:
-                matches.append(found.groups())
-                position = found.end()
-            if matches:
-                self.stack.append(self._rows(keys, matches))
-                return position
+        for keys, reader in self.shapes.items():
+            if (values := reader.at(position)) is not None:
+                self.stack.append(self._rows(keys, values))
+                return values.end
         return 0
 
-    def _rows(self, keys: tuple[str, ...], matches: list[tuple[bytes, ...]]) -> Rows:
-        """Rows whose values are not read yet. The memo grows as if they had been read one by one."""
-        start, count = len(self.memo), len(matches)
-        raw = list(zip(*matches, strict=True))
-        made = [column for column in raw[::2] if any(column)]
-        if made:
-            items = {value: self._make(value, start) for column in made for value in set(column) if value}
-            for values in zip(*made, strict=True):
-                self.memo.append(_IN_ROWS)
-                self.memo += [items[value] for value in values if value]
-        else:
-            self.memo += [_IN_ROWS] * count
-        rows = Rows({}, count)
-        for key, own, plain in zip(keys, raw[::2], raw[1::2], strict=True):
-            rows.columns[key] = (
-                [items[a] if a else b for a, b in zip(own, plain, strict=True)] if any(own) else plain
-            )
-        self.unread.append(rows)
-        self.unread_rows += count
-        if self.unread_rows >= _ROWS_AT_ONCE:
-            self._read_rows()
-        return rows
+    def _rows(self, keys: tuple[str, ...], values: RowValues) -> Rows:
+        """The rows in columns. The memo grows as if they had been read one by one."""
+        import numpy as np
 
-    def _read_rows(self) -> None:
-        """Read the values of all rows that still have them as bytes, those with the same keys together."""
-        by_keys: dict[tuple[str, ...], list[Rows]] = {}
-        for rows in self.unread:
-            by_keys.setdefault(tuple(rows.columns), []).append(rows)
-        for keys, group in by_keys.items():
-            for key in keys:
-                column = self._column([value for rows in group for value in rows.columns[key]])
-                start = 0
-                for rows in group:
-                    rows.columns[key] = column[start : start + rows.length]
-                    start += rows.length
-        self.unread, self.unread_rows = [], 0
+        kinds, numbers = values.kinds, values.numbers
+        made = kinds >= rows_of.TEXT
+        before = len(self.memo)
+        taken = 1 + made.sum(axis=0)
+        own = before + np.cumsum(taken) - taken  # place of each dict
+        places = own + 1 + np.cumsum(made, axis=0) - made  # of each value that takes one
+        entries = np.full(int(taken.sum()), _IN_ROWS, object)
+        for index in np.flatnonzero(made.any(axis=1)).tolist():
+            which = np.flatnonzero(made[index])
+            entries[places[index, which] - before] = self._made(values, index, which)
+        self.memo += entries.tolist()
+        columns: dict[str, Any] = {}
+        for index, key in enumerate(keys):
+            kind, number = kinds[index], numbers[index]
+            if (kind == rows_of.INTEGER).all():
+                columns[key] = number.copy()
+                continue
+            referred = kind == rows_of.REFERENCE
+            if (number[referred] >= places[index, referred]).any():
+                raise PlainPickleError("it is damaged: it refers to what comes later")
+            for place in np.unique(number[referred]).tolist():
+                self._get(place)
+            at = np.where(referred, number, places[index])
+            if (made[index] | referred).all():
+                columns[key] = References(at, self.memo)
+            else:
+                columns[key] = [
+                    rows_of.CONSTANTS[n]
+                    if k == rows_of.CONSTANT
+                    else n
+                    if k == rows_of.INTEGER
+                    else self.memo[place]
+                    for k, n, place in zip(kind.tolist(), number.tolist(), at.tolist(), strict=True)
+                ]
+        return Rows(columns, kinds.shape[1])
 
-    def _column(self, raw: list[Any]) -> Any:
-        if set(map(type, raw)) != {bytes}:
-            return [self._resolve(value) if type(value) is bytes else value for value in raw]
-        if raw[0][0] in INTEGERS and (numbers := integers(raw)) is not None:
-            return numbers
-        values = {value: self._resolve(value) for value in set(raw)}
-        return list(map(values.__getitem__, raw))
+    def _made(self, values: RowValues, index: int, which: np.ndarray) -> np.ndarray:
+        """The texts, pairs, and lists of references of a column, shape (n,): each different one made once."""
+        import numpy as np
 
-    def _make(self, raw: bytes, start: int) -> Any:
-        """The text, the pair, or the list of references, that a value makes and memoizes."""
+        found = np.empty(len(which), object)
+        kinds = values.kinds[index, which]
+        for kind, make in ((rows_of.TEXT, text_of), (rows_of.PAIR, pair_of)):
+            chosen = kinds == kind
+            different, inverse = np.unique(values.numbers[index, which[chosen]], return_inverse=True)
+            table = np.empty(len(different), object)
+            table[:] = [make(number) for number in different.tolist()]
+            found[chosen] = table[inverse]
+        chosen = np.flatnonzero(kinds == rows_of.SLICE)
+        spans = (values.starts[index, which[chosen]].tolist(), values.ends[index, which[chosen]].tolist())
+        for at, start, end in zip(chosen.tolist(), *spans, strict=True):
+            raw = self.content[start:end]
+            if raw not in self.slices:
+                self.slices[raw] = self._of_slice(raw)
+            found[at] = self.slices[raw]
+        return found
+
+    def _of_slice(self, raw: bytes) -> Any:
         if raw[0] == 0x8C:
             return str(raw[2:-1], "utf-8", "surrogatepass")
-        if raw[0] == 0x4B:
-            return (raw[1], raw[3])
-        references = [int.from_bytes(each[1:], "little") for each in REFERENCES.findall(raw, 2)]
-        if max(references, default=-1) >= start:
+        places = [int.from_bytes(each[1:], "little") for each in rows_of.REFERENCES.findall(raw, 2)]
+        if max(places, default=-1) >= len(self.memo):
             raise _NoRow
-        return [self._get(index) for index in references]
-
-    def _resolve(self, raw: bytes) -> Any:
-        if raw in CONSTANTS:
-            return CONSTANTS[raw]
-        if raw[0] in INTEGERS:
-            numbers = integers([raw])
-            assert numbers is not None
-            return int(numbers[0])
-        return self._get(int.from_bytes(raw[1:], "little"))
+        return [self._get(place) for place in places]
 
 
 def _without_rows(items: list[Any]) -> list[Any]:

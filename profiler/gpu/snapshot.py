@@ -7,21 +7,26 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
-from profiler.gpu.pickle_rows import Rows
+from profiler.gpu.pickle_rows import References, Rows
 from profiler.gpu.plain_pickle import Forbidden, PlainPickleError, read_plain
 from profiler.gpu.snapshot_file import WrongFile, pickle_in
 from profiler.gpu.trace_events import Frame, TraceEvent, TraceEvents
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _BLOCK_STATES = ("active_allocated", "active_awaiting_free", "inactive")
 # Old versions: "active_pending_free" was the earlier name.
 _RENAMED_STATES = {"active_pending_free": "active_awaiting_free"}
 _DEFAULT_POOL = (0, 0)
 _MAX_DEVICES = 1024
+_ROWS_JOINED = 100  # parts, of a thousand rows each
 _LARGEST_BYTES = 1 << 48  # of one block: 256 TiB
 
 
@@ -39,7 +44,7 @@ class DeviceSnapshot:
 
     device: int
     segments: tuple[SegmentInfo, ...]
-    events: Sequence[TraceEvent]
+    events: TraceEvents
     private_pools: bool
 
     @property
@@ -218,7 +223,7 @@ class _EventReader:
     def read(self, raw_events: Sequence[Any]) -> tuple[TraceEvents, bool]:
         """The events, and whether any is of a private pool."""
         events, private = TraceEvents(), False
-        for raw in raw_events:
+        for raw in _rows_joined(raw_events):
             if type(raw) is Rows:
                 self.items.take(raw.length)
                 private |= self._add_rows(events, raw)
@@ -234,36 +239,24 @@ class _EventReader:
                 )
                 if numbers[1] > _LARGEST_BYTES:
                     raise SnapshotError(f"not a memory snapshot: a size of {numbers[1]:.1e} bytes")
-                events.extend(
-                    [action], [[number] for number in numbers], [self._frames(_list(raw, "frames"))]
-                )
+                events.append(TraceEvent(action, *numbers, self._frames(_list(raw, "frames"))))
                 private |= _pool_id(raw) != _DEFAULT_POOL
         return events, private
 
     def _add_rows(self, events: TraceEvents, rows: Rows) -> bool:
         columns, length = rows.columns, rows.length
-        actions = columns["action"]
-        if not isinstance(actions, list) or set(map(type, actions)) != {str}:
-            raise SnapshotError("not a memory snapshot: 'action' is not a string")
+        actions, action_at = _different(columns["action"])
+        for action in actions:
+            _text({"action": action}, "action")
         address = "device_free" if "device_free" in columns else "addr"
         numbers = [_numbers(columns, name, length) for name in (address, "size", "stream", "time_us")]
         if int(numbers[1].max()) > _LARGEST_BYTES:
             raise SnapshotError(f"not a memory snapshot: a size of {int(numbers[1].max()):.1e} bytes")
-        raw_frames = columns.get("frames")
-        if raw_frames is None:
-            stacks: list[tuple[Frame, ...]] = [()] * length
-        elif isinstance(raw_frames, list):
-            known = {id(raw): raw for raw in raw_frames}
-            frames = {
-                identity: self._frames(_list({"frames": raw}, "frames")) for identity, raw in known.items()
-            }
-            stacks = [frames[id(raw)] for raw in raw_frames]
-        else:
-            raise SnapshotError("not a memory snapshot: 'frames' is not a list but int")
-        events.extend(actions, numbers, stacks)
-        pools = columns.get("pool_id", ())
-        distinct = {id(raw): raw for raw in pools} if isinstance(pools, list) else {0: tuple(pools)}
-        return any(_pool_id({"pool_id": raw}) != _DEFAULT_POOL for raw in distinct.values())
+        stacks, stack_at = _different(columns.get("frames", [()] * length))
+        frames = [self._frames(_list({"frames": raw}, "frames")) for raw in stacks]
+        events.extend((actions, action_at), numbers, (frames, stack_at))
+        pools, _ = _different(columns.get("pool_id", ()))
+        return any(_pool_id({"pool_id": raw}) != _DEFAULT_POOL for raw in pools)
 
     def _frames(self, raw_frames: Sequence[Any]) -> tuple[Frame, ...]:
         """The same few stacks return many thousand times: each is built once, and is one object."""
@@ -275,6 +268,34 @@ class _EventReader:
         return frames
 
 
+def _rows_joined(raw_events: Sequence[Any]) -> Iterator[Any]:
+    """The events, rows that follow one another and have the same keys together."""
+    parts: list[Rows] = []
+    for raw in chain(raw_events, (_REQUIRED,)):
+        if parts and not (type(raw) is Rows and list(raw.columns) == list(parts[0].columns)):
+            yield Rows.joined(parts)
+            parts = []
+        if type(raw) is Rows:
+            parts.append(raw)
+            if len(parts) == _ROWS_JOINED:
+                yield Rows.joined(parts)
+                parts = []
+        elif raw is not _REQUIRED:
+            yield raw
+
+
+def _different(column: Any) -> tuple[list[Any], np.ndarray]:
+    """The different objects of a column, and for each row which of them it has, shape (n,)."""
+    import numpy as np
+
+    if isinstance(column, References):
+        places, at = np.unique(column.places, return_inverse=True)
+        return [column.memo[place] for place in places.tolist()], at
+    known = {id(each): index for index, each in enumerate(column)}
+    objects = list(column)
+    return objects, np.fromiter((known[id(each)] for each in objects), np.int64, len(objects))
+
+
 def _numbers(columns: Mapping[str, Any], name: str, length: int) -> Any:
     """An array of non-negative int64; 0 where the rows do not have it, but for what every event has."""
     import numpy as np
@@ -284,8 +305,8 @@ def _numbers(columns: Mapping[str, Any], name: str, length: int) -> Any:
             raise SnapshotError(f"not a memory snapshot: {name!r} is missing")
         return np.zeros(length, np.int64)
     values = columns[name]
-    if isinstance(values, list):
-        values = np.array([_integer({name: value}, name) for value in values], np.int64)
+    if not isinstance(values, np.ndarray):
+        values = np.array([_integer({name: value}, name) for value in values.tolist()], np.int64)
     if len(values) and int(values.min()) < 0:
         raise SnapshotError(f"not a memory snapshot: {name!r} is negative")
     return values

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _AT_ONCE = 1 << 16  # events made into objects at a time, in a walk over all
 
@@ -34,37 +37,77 @@ class TraceEvent(NamedTuple):
     frames: tuple[Frame, ...]
 
 
+class EventColumns(NamedTuple):
+    """The events in columns of shape (n,); `actions` are indices into `words`."""
+
+    words: tuple[str, ...]
+    actions: np.ndarray
+    addresses: np.ndarray
+    sizes: np.ndarray
+    streams: np.ndarray
+
+    def are(self, *actions: str) -> np.ndarray:
+        """Whether each event is one of these actions, shape (n,)."""
+        import numpy as np
+
+        known = np.array([word in actions for word in (*self.words, "")])
+        return known[self.actions]
+
+
 class TraceEvents(Sequence[TraceEvent]):
     """Events, oldest first; each is made into a TraceEvent when it is asked for."""
 
-    def __init__(self) -> None:
-        self._actions = array("H")  # indices into _words
+    def __init__(self, events: Iterable[TraceEvent] = ()) -> None:
+        self._actions = array("H")  # indices into words
         self._numbers = tuple(array("q") for _ in range(4))  # address, size, stream, time
-        self._stacks = array("L")  # indices into _frames
-        self._words: list[str] = []
+        self._stacks = array("I")  # indices into _frames
+        self.words: list[str] = []
         self._word_index: dict[str, int] = {}
         self._frames: list[tuple[Frame, ...]] = []
         self._frames_index: dict[int, int] = {}  # by identity: equal stacks come as one object
+        for event in events:
+            self.append(event)
+
+    def append(self, event: TraceEvent) -> None:
+        """Add one event."""
+        action, *numbers, frames = event
+        self._actions.append(self._action(action))
+        for column, value in zip(self._numbers, numbers, strict=True):
+            column.append(value)
+        self._stacks.append(self._stack(frames))
 
     def extend(
         self,
-        actions: Iterable[str],
-        numbers: Sequence[Iterable[int]],
-        stacks: Iterable[tuple[Frame, ...]],
+        actions: tuple[Sequence[str], np.ndarray],
+        numbers: Sequence[np.ndarray],
+        stacks: tuple[Sequence[tuple[Frame, ...]], np.ndarray],
     ) -> None:
-        """Add events by their columns; `numbers` are addresses, sizes, streams and times."""
-        self._actions.extend(map(self._action, actions))
+        """Add n events by their columns.
+
+        `actions` and `stacks` are the different ones and, of shape (n,), which of them each event has;
+        `numbers` are addresses, sizes, streams and times, shape (n,).
+        """
+        import numpy as np
+
+        (words, word_at), (frames, frames_at) = actions, stacks
+        codes = np.array([self._action(word) for word in words], "H")
+        self._actions.frombytes(codes[word_at].tobytes())
+        codes = np.array([self._stack(each) for each in frames], "I")
+        self._stacks.frombytes(codes[frames_at].tobytes())
         for column, values in zip(self._numbers, numbers, strict=True):
-            if hasattr(values, "astype"):
-                column.frombytes(values.astype("int64").tobytes())
-            else:
-                column.extend(values)
-        self._stacks.extend(map(self._stack, stacks))
+            column.frombytes(values.astype("int64").tobytes())
+
+    def columns(self) -> EventColumns:
+        """The events as arrays, none of them copied."""
+        import numpy as np
+
+        codes, numbers = np.frombuffer(self._actions, "H"), [np.frombuffer(c, "q") for c in self._numbers]
+        return EventColumns(tuple(self.words), codes, *numbers[:3])
 
     def _action(self, word: str) -> int:
         if word not in self._word_index:
-            self._word_index[word] = len(self._words)
-            self._words.append(word)
+            self._word_index[word] = len(self.words)
+            self.words.append(word)
         return self._word_index[word]
 
     def _stack(self, frames: tuple[Frame, ...]) -> int:
@@ -88,12 +131,12 @@ class TraceEvents(Sequence[TraceEvent]):
                 return self._made(start, max(start, stop))
             return [self[i] for i in range(start, stop, step)]
         address, size_bytes, stream, time_us = (column[index] for column in self._numbers)
-        action, frames = self._words[self._actions[index]], self._frames[self._stacks[index]]
+        action, frames = self.words[self._actions[index]], self._frames[self._stacks[index]]
         return TraceEvent(action, address, size_bytes, stream, time_us, frames)
 
     def _made(self, start: int, stop: int) -> list[TraceEvent]:
         columns = (column[start:stop] for column in self._numbers)
-        actions = map(self._words.__getitem__, self._actions[start:stop])
+        actions = map(self.words.__getitem__, self._actions[start:stop])
         stacks = map(self._frames.__getitem__, self._stacks[start:stop])
         return list(map(TraceEvent._make, zip(actions, *columns, stacks, strict=True)))
 

@@ -54,7 +54,7 @@ def at_batch(batch: int, first: tuple[int, Requests], second: tuple[int, Request
 
 def fit_in(requests: Requests, memory_bytes: int, settings: AllocatorSettings) -> bool:
     """Whether an allocator that may take `memory_bytes` can serve all requests."""
-    allocator = CachingAllocator(memory_bytes, settings)
+    allocator = CachingAllocator(memory_bytes, settings, counts=False)
     addresses = [0]
     try:
         for request in requests:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
 from profiler.gpu.replay import ReplayResult, replay_device
-from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent
+from profiler.gpu.snapshot import DeviceSnapshot
+from profiler.gpu.trace_events import TraceEvent, TraceEvents
 
 MIB = 1024**2
 BASE = 0x1000_0000
@@ -30,7 +31,7 @@ def large(address: int, *blocks: tuple[int, int, str]) -> SegmentInfo:
 
 
 def run(segments: Sequence[SegmentInfo], *events: TraceEvent, private_pools: bool = False) -> ReplayResult:
-    return replay_device(DeviceSnapshot(0, tuple(segments), tuple(events), private_pools), NO_OPTIONS)
+    return replay_device(DeviceSnapshot(0, tuple(segments), TraceEvents(events), private_pools), NO_OPTIONS)
 
 
 def expandable(address: int, *blocks: tuple[int, int, str]) -> SegmentInfo:

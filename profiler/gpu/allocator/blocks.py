@@ -111,6 +111,24 @@ class BlockPool:
         self.counted_in = (self.statistics, total)
         self.searches = 0
 
+    def count_hand_out(self, block: Block, taken_bytes: int, rest: Block | None) -> None:
+        """Count a block that was cut from `taken_bytes` of free memory, of which `rest` is left."""
+        end = rest or block
+        was_split = block.prev is not None or end.next is not None
+        inactive_blocks = (rest is not None) - was_split
+        inactive_bytes = (rest.size_bytes if rest is not None else 0) - taken_bytes * was_split
+        for statistics in self.counted_in:
+            statistics.hand_out(block.size_bytes, block.requested_bytes)
+            if inactive_bytes and block.expandable is None:
+                statistics.change_inactive_split(inactive_blocks, inactive_bytes)
+
+    def count_merge(self, block: Block, freed_bytes: int, merged_blocks: int) -> None:
+        """Count a block that grew out of `freed_bytes` and so many free neighbours."""
+        is_split = block.is_split()
+        inactive_bytes = freed_bytes if is_split else freed_bytes - block.size_bytes
+        for statistics in self.counted_in:
+            statistics.change_inactive_split(is_split - merged_blocks, inactive_bytes)
+
     def insert(self, block: Block) -> None:
         block.searches_before = self.searches
         free = self.free.get(block.stream)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import chain
 
 from profiler.gpu.allocator import (
     AllocatorSettings,
@@ -13,15 +14,13 @@ from profiler.gpu.allocator import (
     SegmentInfo,
     falling_addresses,
 )
-from profiler.gpu.replay.initial_state import TraceContradiction, initial_segments, reservation_starts
+from profiler.gpu.replay.acts import ALLOC, FREE, FREE_COMPLETED, FREE_REQUESTED, LAST_RETURN, Acts
+from profiler.gpu.replay.initial_state import TraceContradiction, reservation_starts, segments_before
 from profiler.gpu.replay.result import ReplayResult, Timeline
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot
-from profiler.gpu.trace_events import TraceEvent
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1
-_RETURNS = ("segment_free", "segment_unmap")
-_SEGMENT_ACTIONS = ("segment_alloc", "segment_map", *_RETURNS)
 
 
 def replay(snapshot: Snapshot) -> tuple[ReplayResult, ...]:
@@ -36,17 +35,18 @@ def replay_device(device: DeviceSnapshot, settings: AllocatorSettings) -> Replay
         return _unfit(device, "unsupported", "memory of CUDA graphs or private pools is not modelled")
     if not device.events:
         return _unfit(device, "empty", None)
+    acts = Acts(device.events)
     try:
-        start, ambiguous_blocks = initial_segments(device, settings)
+        start, ambiguous_blocks = segments_before(device, settings, acts)
     except TraceContradiction as error:
         return _unfit(device, "unsupported", str(error))
-    run = _Run(device, settings, start)
+    run = _Run(device, settings, start, acts)
     run.forward()
     return run.result(ambiguous_blocks)
 
 
 def _unfit(device: DeviceSnapshot, verdict: str, reason: str | None) -> ReplayResult:
-    allocations = sum(event.action == "alloc" for event in device.events)
+    allocations = int(device.events.columns().are("alloc").sum())
     return ReplayResult(
         device=device.device,
         verdict=verdict,
@@ -70,9 +70,9 @@ class _Run:
     """The forward pass: its model, and the count of what matched."""
 
     def __init__(
-        self, device: DeviceSnapshot, settings: AllocatorSettings, start: Sequence[SegmentInfo]
+        self, device: DeviceSnapshot, settings: AllocatorSettings, start: Sequence[SegmentInfo], acts: Acts
     ) -> None:
-        self.device = device
+        self.device, self.acts, self.start = device, acts, start
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
         self.fallback_address = falling_addresses()
@@ -80,6 +80,7 @@ class _Run:
             settings=settings,
             segment_address=self._segment_address,
             on_segment_event=self.modelled.append,
+            counts=False,
         )
         self.model.restore(start, reservation_starts(device, settings, start))
         # Freed blocks whose memory another stream may still use; those of the start are restored as such.
@@ -90,8 +91,10 @@ class _Run:
         self.segments_matched = 0
         self.segments_mismatched = 0
         self.first_mismatch: str | None = None
-        self.allocated_bytes: list[int] = []
-        self.reserved_bytes: list[int] = []
+        # How each event changes the bytes; after which events the reserved bytes are others, and how many.
+        empty = bytes(8 * len(device.events))
+        self.allocated_changes, self.requested_changes = array("q", empty), array("q", empty)
+        self.reserved_bytes: dict[int, int] = {}
 
     def _segment_address(self, size_bytes: int) -> int:
         """Stand in for the driver: where the recording put a new segment of this size."""
@@ -101,63 +104,52 @@ class _Run:
         return self.fallback_address(size_bytes)
 
     def forward(self) -> None:
-        model, recorded, events = self.model, self.recorded, self.device.events
+        recorded, modelled = self.recorded, self.modelled
+        allocate, release = self.model.allocate, self.model.release
+        allocated, requested = self.allocated_changes, self.requested_changes
         at: dict[int, int] = {}  # recorded address -> the model's, where they differ
-        note_allocated, note_reserved = self.allocated_bytes.append, self.reserved_bytes.append
-        allocated_bytes, reserved_bytes = model.allocated_bytes, model.reserved_bytes
         allocations = 0
-        freed = -1  # index of the free_completed that the free before it included
-        for index, (event, following) in enumerate(_with_next(events)):
-            action, address, size_bytes, stream, _, _ = event
-            if action == "alloc":
+        for index, kind, address, size_bytes, stream in self.acts:
+            if kind == ALLOC:
                 allocations += 1
-                placed = model.malloc(size_bytes, stream)
-                if recorded or self.modelled:
+                block = allocate(size_bytes, stream)
+                if recorded or modelled:
                     self._compare_segments(index)
-                    reserved_bytes = model.reserved_bytes
-                if placed != address:
+                if block.address != address:
                     self.addresses_mismatched += 1
-                    at[address] = placed
+                    at[address] = placed = block.address
                     self._mismatch(index, f"alloc of {size_bytes} bytes at {address:#x}, model {placed:#x}")
                 elif at:
                     at.pop(address, None)
-                allocated_bytes = model.allocated_bytes
-            elif action == "free_requested":
-                placed = at.get(address, address) if at else address
-                if following is not None and following[:2] == ("free_completed", address):
-                    freed = index + 1
-                else:
-                    model.record_stream(placed, _OTHER_STREAM)
-                    self.waiting.add(placed)
-                model.free(placed)
-                allocated_bytes = model.allocated_bytes
-            elif action == "free_completed":
-                placed = at.pop(address, address) if at else address
-                if index != freed:
-                    self._complete_free(placed)
-                    allocated_bytes = model.allocated_bytes
-            elif action in _SEGMENT_ACTIONS:
-                self._segment_event(index, event, following)
-                reserved_bytes = model.reserved_bytes
-            note_allocated(allocated_bytes)
-            note_reserved(reserved_bytes)
+                allocated[index], requested[index] = block.size_bytes, size_bytes
+            elif kind == FREE:
+                allocated[index] = -release(at.pop(address, address) if at else address)
+                requested[index] = -size_bytes
+            elif kind in (FREE_REQUESTED, FREE_COMPLETED):
+                placed = (at.get if kind == FREE_REQUESTED else at.pop)(address, address)
+                allocated[index] = -self._half_of_free(kind, placed)
+                if kind == FREE_COMPLETED:
+                    requested[index] = -size_bytes
+            else:
+                recorded.append((self.acts.word(index), address, size_bytes))
+                if kind == LAST_RETURN:
+                    # Of an empty_cache(), or of the same within a malloc that found the device full.
+                    self.model.empty_cache()
+                    self._compare_segments(index)
         self.allocations = allocations
         if recorded:
-            self._compare_segments(len(events) - 1)
+            self._compare_segments(len(self.device.events) - 1)
 
-    def _complete_free(self, address: int) -> None:
-        if address in self.waiting:
+    def _half_of_free(self, kind: int, address: int) -> int:
+        """A free that is requested and not complete, or one that completes; returns what is given back."""
+        if kind == FREE_REQUESTED:
+            self.model.record_stream(address, _OTHER_STREAM)
+            self.waiting.add(address)
+        elif address in self.waiting:
             self.waiting.discard(address)
             self.model.process_events([address])
-        else:  # the request to free it was not recorded
-            self.model.free(address)
-
-    def _segment_event(self, index: int, event: TraceEvent, following: TraceEvent | None) -> None:
-        self.recorded.append((event.action, event.address, event.size_bytes))
-        if event.action in _RETURNS and (following is None or following.action not in _RETURNS):
-            # The last of an empty_cache(), or of the same within a malloc that found the device full.
-            self.model.empty_cache()
-            self._compare_segments(index)
+            return 0
+        return self.model.release(address)  # if complete, then the request to free it was not recorded
 
     def _compare_segments(self, index: int) -> None:
         if self.recorded == self.modelled:
@@ -169,12 +161,12 @@ class _Run:
             self._mismatch(index, f"segments {_text(self.recorded)}, model {_text(self.modelled)}")
         self.recorded.clear()
         self.modelled.clear()
+        self.reserved_bytes[index] = self.model.reserved_bytes
 
     def _verdict(self) -> str:
         if self.first_mismatch is not None:
             return "differs"
-        acts = ("alloc", *_SEGMENT_ACTIONS, "free_requested", "free_completed")
-        return "exact" if any(event.action in acts for event in self.device.events) else "empty"
+        return "exact" if self.acts.kinds.any() else "empty"
 
     def _mismatch(self, index: int, description: str) -> None:
         if self.first_mismatch is None:
@@ -184,7 +176,12 @@ class _Run:
         final_state_matched = _layout(self.model.segments()) == _layout(self.device.segments)
         if not final_state_matched and self.first_mismatch is None:
             self.first_mismatch = "all events match, but the final blocks differ"
-        stats = self.model.memory_stats()
+        before = [block for segment in self.start for block in segment.blocks]
+        handed_out = sum(block.size_bytes for block in before if block.state == "active_allocated")
+        allocated_bytes = _levels(handed_out, self.allocated_changes)
+        requested_at_start = sum(block.requested_bytes for block in before)
+        requested_bytes = _levels(requested_at_start, self.requested_changes)
+        reserved_bytes = self._reserved()
         return ReplayResult(
             device=self.device.device,
             verdict=self._verdict(),
@@ -197,17 +194,29 @@ class _Run:
             first_mismatch=self.first_mismatch,
             ambiguous_blocks=ambiguous_blocks,
             final_state_matched=final_state_matched,
-            peak_allocated_bytes=stats["allocated_bytes.all.peak"],
-            peak_reserved_bytes=stats["reserved_bytes.all.peak"],
-            peak_requested_bytes=stats["requested_bytes.all.peak"],
-            timeline=Timeline(tuple(self.allocated_bytes), tuple(self.reserved_bytes)),
+            peak_allocated_bytes=max(chain((handed_out,), allocated_bytes)),
+            peak_reserved_bytes=self.model.memory_stats()["reserved_bytes.all.peak"],
+            peak_requested_bytes=max(chain((requested_at_start,), requested_bytes)),
+            timeline=Timeline(allocated_bytes, reserved_bytes),
         )
 
+    def _reserved(self) -> array[int]:
+        """The reserved bytes after each event."""
+        levels = array("q", [sum(segment.total_size_bytes for segment in self.start)])
+        known = array("q")
+        for index, reserved_bytes in self.reserved_bytes.items():
+            known.extend(levels * (index - len(known)))
+            levels[0] = reserved_bytes
+        return known + levels * (len(self.device.events) - len(known))
 
-def _with_next(events: Iterable[TraceEvent]) -> Iterator[tuple[TraceEvent, TraceEvent | None]]:
-    ahead = iter(events)
-    next(ahead, None)
-    return zip_longest(events, ahead)
+
+def _levels(start_bytes: int, changes: array[int]) -> array[int]:
+    """The bytes after each event."""
+    import numpy as np
+
+    levels = array("q")
+    levels.frombytes((np.cumsum(np.frombuffer(changes, np.int64)) + start_bytes).tobytes())
+    return levels
 
 
 def _text(events: Sequence[SegmentEvent]) -> str:

@@ -14,10 +14,8 @@ from profiler.gpu.allocator import (
     CachingAllocator,
     SegmentInfo,
 )
+from profiler.gpu.replay.acts import ALLOC, FREE, FREE_COMPLETED, FREE_REQUESTED, Acts
 from profiler.gpu.snapshot import DeviceSnapshot
-from profiler.gpu.trace_events import TraceEvent
-
-_SEGMENT_ACTIONS = ("segment_alloc", "segment_free", "segment_map", "segment_unmap")
 
 
 class TraceContradiction(ValueError):
@@ -45,25 +43,54 @@ class _Past:
         self.order = sorted(self.in_use)
         self.inferred: set[int] = set()  # addresses of blocks in use of which only the request is recorded
 
-    def undo(self, event: TraceEvent) -> None:
-        action, address, size_bytes, stream, _, _ = event
-        if action == "alloc":
-            if self.in_use.pop(address, None) is None or size_bytes == 0:
-                raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
-            del self.order[bisect_left(self.order, address)]
-            self.inferred.discard(address)
-            self.awaiting.discard(address)
-        elif action == "free_completed":
-            self._undo_free(address, size_bytes)
-        elif action == "free_requested":
-            if address not in self.awaiting:
-                raise TraceContradiction(
-                    f"the block freed at {address:#x} is not waiting to be free after it"
-                )
-            self.awaiting.discard(address)
-        elif action in _SEGMENT_ACTIONS and size_bytes == 0:
+    def undo_all(self, acts: Acts) -> None:
+        """Walk back to the state before the first act."""
+        stop = self._undo_settled(acts)
+        order, pop, infer, await_ = self.order, self.in_use.pop, self.inferred.discard, self.awaiting.discard
+        for index, kind, address, size_bytes, stream in acts.backward(stop):
+            if kind == ALLOC:
+                if pop(address, None) is None or size_bytes == 0:
+                    raise TraceContradiction(f"the block allocated at {address:#x} is not there afterwards")
+                del order[bisect_left(order, address)]
+                infer(address)
+                await_(address)
+            elif kind == FREE:
+                self._undo_free(address, size_bytes)
+            elif kind == FREE_COMPLETED:
+                self._undo_free(address, size_bytes)
+                self.awaiting.add(address)
+            elif kind == FREE_REQUESTED:
+                if address not in self.awaiting:
+                    raise TraceContradiction(
+                        f"the block freed at {address:#x} is not waiting to be free after it"
+                    )
+                self.awaiting.discard(address)
+            else:
+                self._undo_segment(acts.word(index), address, size_bytes, stream)
+
+    def _undo_settled(self, acts: Acts) -> int:
+        """Undo the events that need no walk, all at once; returns how many are left.
+
+        Only blocks that are older than the recording have sizes to be found: events after the last of them
+        was freed tell no more than which blocks came and went.
+        """
+        ranges = [(start, start + self.segments[start].total_size_bytes) for start in self.starts]
+        settled = None if self.awaiting else acts.settled(self.in_use, ranges)
+        if settled is None:
+            return len(acts.kinds)
+        for address in settled.born:
+            self.in_use.pop(address, None)
+        for address, requested_bytes in settled.died.items():
+            self.in_use[address] = (self.round_size(requested_bytes), requested_bytes)
+        self.order[:] = sorted(self.in_use)
+        for address, size_bytes in acts.segments_after(settled.stop):
+            self._undo_segment("segment_alloc", address, size_bytes, 0)
+        return settled.stop
+
+    def _undo_segment(self, action: str, address: int, size_bytes: int, stream: int) -> None:
+        if size_bytes == 0:
             raise TraceContradiction(f"the {action} at {address:#x} is empty")
-        elif action == "segment_alloc":
+        if action == "segment_alloc":
             segment = self.segments.pop(address, None)
             if segment is None or segment.total_size_bytes != size_bytes:
                 raise TraceContradiction(f"the segment allocated at {address:#x} is not there afterwards")
@@ -73,7 +100,7 @@ class _Past:
             self._add_segment(SegmentInfo(address, size_bytes, stream, segment_type, False, ()))
         elif action == "segment_map":
             self._cut_range(address, size_bytes)
-        elif action == "segment_unmap":
+        else:
             self._add_range(address, size_bytes, stream)
 
     def _segment_at(self, address: int) -> SegmentInfo | None:
@@ -98,7 +125,6 @@ class _Past:
         if keeps_rests and limit - address - size_bytes <= SMALL_SIZE_BYTES:
             size_bytes = limit - address
         self.in_use[address] = (size_bytes, requested_bytes)
-        self.awaiting.add(address)
         self.order.insert(index, address)
         self.inferred.add(address)
         if keeps_rests and index > 0 and (before := self.order[index - 1]) in self.inferred:
@@ -180,9 +206,11 @@ class _Past:
 
 def _type_of_range(device: DeviceSnapshot, settings: AllocatorSettings, start: int, end: int) -> str:
     """The pool of an expandable range: that of a block recorded inside, or else told by the chunk size."""
-    for event in device.events:
-        if event.action in ("alloc", "free_completed") and start <= event.address < end:
-            return "small" if event.size_bytes <= SMALL_SIZE_BYTES else "large"
+    columns = device.events.columns()
+    inside = (columns.addresses >= start) & (columns.addresses < end)
+    inside &= columns.are("alloc", "free_completed")
+    if inside.any():
+        return "small" if columns.sizes[inside.argmax()] <= SMALL_SIZE_BYTES else "large"
     return "small" if (end - start) % settings.large_segment_size_bytes else "large"
 
 
@@ -192,9 +220,11 @@ def reservation_starts(
     """Where expandable reservations begin below their first range, told by memory mapped there later."""
     first = {(each.stream, each.segment_type): each.address for each in reversed(start) if each.is_expandable}
     starts = dict(first)
-    for event in device.events if first else ():
-        if event.action != "segment_map":
-            continue
+    if not first:
+        return starts
+    columns = device.events.columns()
+    for index in columns.are("segment_map").nonzero()[0].tolist():
+        event = device.events[index]
         end = event.address + event.size_bytes
         key = (event.stream, _type_of_range(device, settings, event.address, end))
         chunk_bytes = settings.large_segment_size_bytes if key[1] == "large" else SMALL_SEGMENT_BYTES
@@ -211,7 +241,13 @@ def initial_segments(
 
     Raises TraceContradiction if the events do not lead to the final state.
     """
+    return segments_before(device, settings, Acts(device.events))
+
+
+def segments_before(
+    device: DeviceSnapshot, settings: AllocatorSettings, acts: Acts
+) -> tuple[tuple[SegmentInfo, ...], int]:
+    """As `initial_segments`, of acts that are known already."""
     past = _Past(device, settings)
-    for event in reversed(device.events):
-        past.undo(event)
+    past.undo_all(acts)
     return past.tiled_segments()

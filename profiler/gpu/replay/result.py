@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from profiler.units import MIB
@@ -11,8 +12,8 @@ from profiler.units import MIB
 class Timeline:
     """Bytes after each event of the trace, as replayed (event i of the trace is entry i)."""
 
-    allocated_bytes: tuple[int, ...]
-    reserved_bytes: tuple[int, ...]
+    allocated_bytes: Sequence[int]
+    reserved_bytes: Sequence[int]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentInfo
 from profiler.gpu.replay import initial_segments, replay_device
-from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent
+from profiler.gpu.snapshot import DeviceSnapshot
+from profiler.gpu.trace_events import TraceEvent, TraceEvents
 from tests.support.traces import BASE, MIB, event, freed, large, run
 
 
@@ -54,7 +55,7 @@ def test_the_state_at_the_start_of_a_cut_recording_is_found(
             recorder.allocator.empty_cache()
     first, before = cuts[int(cut * (len(cuts) - 1))]
     events = tuple(recorder.events[first:])
-    device = DeviceSnapshot(0, recorder.allocator.segments(), events, False)
+    device = DeviceSnapshot(0, recorder.allocator.segments(), TraceEvents(events), False)
     start, ambiguous = initial_segments(device, recorder.settings)
     assert [(each.address, each.total_size_bytes) for each in start] == [
         (each.address, each.total_size_bytes) for each in before
@@ -75,8 +76,22 @@ _EVENTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(_EVENTS, min_size=1, max_size=12), st.booleans(), st.integers(0, 5))
+# Whole frees and new segments alone: what is undone without a walk.
+_PLAIN = _EVENTS.map(
+    lambda each: {
+        "alloc": (each,),
+        "segment_alloc": (each,),
+        "free_requested": freed(each.address, each.size_bytes),
+    }.get(each.action, ())
+)
+_TRACES = st.one_of(
+    st.lists(_EVENTS, min_size=1, max_size=12),
+    st.lists(_PLAIN, min_size=1, max_size=24).map(lambda groups: [e for group in groups for e in group]),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(_TRACES, st.booleans(), st.integers(0, 5))
 def test_no_trace_makes_the_replay_raise(events: list[TraceEvent], is_expandable: bool, used: int) -> None:
     blocks = [(4 * MIB, 4 * MIB, "active_allocated")] * used + [(20 * MIB - used * 4 * MIB, 0, "inactive")]
     segment = replace(large(BASE, *(block for block in blocks if block[0])), is_expandable=is_expandable)

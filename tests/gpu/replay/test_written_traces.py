@@ -9,7 +9,8 @@ import pytest
 
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo
 from profiler.gpu.replay import initial_segments, replay_device, summary
-from profiler.gpu.snapshot import DeviceSnapshot, TraceEvent
+from profiler.gpu.snapshot import DeviceSnapshot
+from profiler.gpu.trace_events import TraceEvent, TraceEvents
 from tests.support.traces import BASE, MIB, NO_OPTIONS, event, expandable, freed, large, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,9 +27,9 @@ def test_a_short_trace_from_empty() -> None:
     assert (result.verdict, result.allocations, result.addresses_matched) == ("exact", 2, 2)
     assert (result.segments_matched, result.ambiguous_blocks) == (1, 0)
     assert (result.peak_allocated_bytes, result.peak_reserved_bytes) == (5 * MIB, 20 * MIB)
-    assert result.timeline.allocated_bytes == (0, 5 * MIB, 0, 0, 3 * MIB)
+    assert list(result.timeline.allocated_bytes) == [0, 5 * MIB, 0, 0, 3 * MIB]
     # The segment is taken within the allocation, after its event.
-    assert result.timeline.reserved_bytes == (0, 20 * MIB, 20 * MIB, 20 * MIB, 20 * MIB)
+    assert list(result.timeline.reserved_bytes) == [0, 20 * MIB, 20 * MIB, 20 * MIB, 20 * MIB]
 
 
 def test_a_wrong_address_is_found_and_described() -> None:
@@ -69,7 +70,9 @@ def test_the_size_of_an_older_block_is_found_from_its_neighbour() -> None:
     whole = large(BASE, (12 * MIB, 0, "inactive"))
     request = 11 * MIB + MIB // 2
     events = (*freed(BASE, request), event("segment_alloc", BASE + 64 * MIB, 12 * MIB))
-    start, ambiguous = initial_segments(DeviceSnapshot(0, (whole,), events[:2], False), NO_OPTIONS)
+    start, ambiguous = initial_segments(
+        DeviceSnapshot(0, (whole,), TraceEvents(events[:2]), False), NO_OPTIONS
+    )
     assert start == (large(BASE, (12 * MIB, request, "active_allocated")),)
     assert ambiguous == 0
 
@@ -77,7 +80,9 @@ def test_the_size_of_an_older_block_is_found_from_its_neighbour() -> None:
 def test_an_older_block_before_much_free_memory_is_ambiguous() -> None:
     # A rest of up to 1 MiB may have belonged to the block: nothing recorded tells.
     end = large(BASE, (20 * MIB, 0, "inactive"))
-    start, ambiguous = initial_segments(DeviceSnapshot(0, (end,), freed(BASE, 3 * MIB), False), NO_OPTIONS)
+    start, ambiguous = initial_segments(
+        DeviceSnapshot(0, (end,), TraceEvents(freed(BASE, 3 * MIB)), False), NO_OPTIONS
+    )
     assert start == (large(BASE, (3 * MIB, 3 * MIB, "active_allocated"), (17 * MIB, 0, "inactive")),)
     assert ambiguous == 1
 
@@ -92,7 +97,7 @@ def test_a_later_neighbour_settles_the_size_of_an_older_block() -> None:
         (11 * MIB + MIB // 2, 0, "inactive"),
     )
     events = (event("alloc", new, 5 * MIB), *freed(BASE, 3 * MIB))
-    device = DeviceSnapshot(0, (end,), events, False)
+    device = DeviceSnapshot(0, (end,), TraceEvents(events), False)
     start, ambiguous = initial_segments(device, NO_OPTIONS)
     assert start[0].blocks[0] == BlockInfo(BASE, 3 * MIB + MIB // 2, 3 * MIB, "active_allocated")
     assert replay_device(device, NO_OPTIONS).verdict == "exact"
@@ -112,7 +117,7 @@ def test_a_free_that_completes_later_keeps_its_block_active() -> None:
         event("free_completed", BASE, 3 * MIB),
     )
     assert result.verdict == "exact"
-    assert result.timeline.allocated_bytes == (0, 3 * MIB, 0, 3 * MIB, 3 * MIB)
+    assert list(result.timeline.allocated_bytes) == [0, 3 * MIB, 0, 3 * MIB, 3 * MIB]
 
 
 def test_a_recording_may_begin_or_end_within_a_free() -> None:
@@ -134,7 +139,7 @@ def test_requests_to_free_may_be_left_out_of_the_recording() -> None:
         event("free_completed", BASE, 4 * MIB),
     )
     assert result.verdict == "exact"
-    assert result.timeline.allocated_bytes == (0, 3 * MIB, 0, 4 * MIB, 0)
+    assert list(result.timeline.allocated_bytes) == [0, 3 * MIB, 0, 4 * MIB, 0]
 
 
 def test_segments_returned_to_the_driver_must_be_the_free_ones() -> None:
@@ -207,7 +212,7 @@ def test_memory_mapped_below_the_first_range_tells_where_the_reservation_begins(
         expandable(BASE + 60 * MIB, (20 * MIB, 20 * MIB, "active_allocated")),
     ]
     events = (event("segment_map", BASE, 40 * MIB), event("alloc", BASE, 30 * MIB))
-    result = replay_device(DeviceSnapshot(0, tuple(end), events, False), settings)
+    result = replay_device(DeviceSnapshot(0, tuple(end), TraceEvents(events), False), settings)
     assert (result.verdict, result.first_mismatch) == ("exact", None)
 
 
