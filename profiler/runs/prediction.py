@@ -38,6 +38,7 @@ class Simulation:
         entries: every allocation and free in order, with the ends of the phases.
         reserved_bytes: what the allocator held after each entry.
         out_of_memory: None for a run that came to its end.
+        read_back: the lines at which it read what is not computed, and what they were answered with.
     """
 
     gpu: GPU
@@ -45,6 +46,7 @@ class Simulation:
     entries: Entries
     reserved_bytes: tuple[int, ...]
     out_of_memory: OutOfMemory | None
+    read_back: tuple[str, ...] = ()
 
     def peaks(self) -> list[Moment]:
         """The peak of each phase."""
@@ -86,7 +88,8 @@ def simulate(workload: Workload, gpu: GPU, settings: AllocatorSettings | None = 
 def simulate_function(reference: str, gpu: GPU, settings: AllocatorSettings | None = None) -> Simulation:
     """Run a user's own training code on a simulated `gpu`, in this process, and find its phases.
 
-    Nothing is computed: a program that reads a floating-point scalar, such as its loss, gets 1.0.
+    Nothing is computed: a program that reads a floating-point scalar, such as its loss, gets a number
+    that falls; `read_back` says where.
 
     Args:
         reference: "path/to/script.py:function", or "package.module:function". The function is called with
@@ -136,4 +139,5 @@ def _simulate(
         recorder.entries,
         tuple(recorder.reserved_bytes),
         out_of_memory,
+        tuple(map(str, recorder.assumed_reads)),
     )

@@ -114,10 +114,13 @@ def _report(
             "module": failed.request.where.module if failed.request.where else "",
             "line": failed.request.where.line if failed.request.where else "",
         },
+        "read_back": list(simulation.read_back),
         "phases": (phases := _phase_reports(simulation, formula)),
         "device_used": _device_used_report(
-            simulation.gpu, max((phase["peak_reserved_bytes"] for phase in phases), default=0)
+            simulation.gpu,
+            peak_reserved := max((phase["peak_reserved_bytes"] for phase in phases), default=0),
         ),
+        "peak_reserved_bytes": peak_reserved,
         "peak": {
             "phase": str(peak.phase),
             "allocated_bytes": peak.allocated_bytes,
@@ -175,7 +178,7 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
         screen.styled(
             ("Peak", "bold"),
             f": {format_bytes(peak['allocated_bytes'])} ({peak['allocated_bytes']:,} B)"
-            f" allocated in {peak['phase']}, {format_bytes(peak['reserved_bytes'])} reserved",
+            f" allocated in {peak['phase']}, {format_bytes(report['peak_reserved_bytes'])} reserved at most",
         )
     )
     used = report["device_used"]
@@ -201,6 +204,8 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
     if rest:
         shown.append((f"{len(rest)} more", sum(size_bytes for _, size_bytes in rest)))
     console.print(_share_table("module", shown, peak["allocated_bytes"]))
+    for words_of_read in report["read_back"]:
+        console.print(words_of_read, style="dim", soft_wrap=True)
     for path in written:
         console.print(f"  {path}", soft_wrap=True)
     failed = report["out_of_memory"]

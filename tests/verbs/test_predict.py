@@ -232,3 +232,13 @@ def test_the_formulas_terms_are_shown_and_add_up(capsys) -> None:
 def test_a_loop_has_no_terms(capsys) -> None:
     assert main(["predict", "--loop", "train.py:main", "--terms"]) == 1
     assert "--terms is for a model" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_printed_is_said_to_be_no_loss(script, capsys):
+    code, report = predict(capsys, "--loop", f"{script}:main", "--gpu", "A100-40GB")
+    assert code == 0
+    (words,) = report["read_back"]
+    line = SCRIPT.splitlines().index('        print("loss", loss.item())') + 1
+    assert f"{script}:{line}" in words
+    assert "(2; a number that falls" in words
+    assert report["peak_reserved_bytes"] == max(phase["peak_reserved_bytes"] for phase in report["phases"])
