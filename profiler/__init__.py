@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from profiler.advice.fit import Fit
     from profiler.formula.terms import PhaseTerms
     from profiler.recording.loop import Recording
-    from profiler.runs.isolated import MeasuredRun
-    from profiler.runs.prediction import Simulation
     from profiler.trace.difference import Difference
-    from profiler.trace.load import SavedRun
+    from profiler.trace.run import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -64,7 +62,7 @@ def find_gpu(name: str) -> GPU:
     return cards.find_gpu(name)
 
 
-def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Simulation:
+def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Run:
     """Train the workload on a simulated GPU, in this process: the real step, and nothing is computed.
 
     >>> run = simulate(Workload("mlp-tiny", batch=32), "A100-40GB")
@@ -84,33 +82,44 @@ def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -
         ProfilerError: the model cannot be built or simulated; names the line of your own code. Also where
             `backward()` has run in this process before.
     """
-    from profiler.runs import prediction
-    from profiler.training.models import examine
+    from profiler.runs.execute import run_on
+    from profiler.runs.run_settings import RunSettings
+    from profiler.trace.device import SIMULATED, Device
 
-    card, settings = _gpu(gpu), _settings(allocator_settings)
-    examine(workload)
-    return prediction.simulate(workload, card, settings)
+    _settings(allocator_settings)  # wrong ones are said here
+    return run_on(workload, Device(SIMULATED, _gpu(gpu)), RunSettings(allocator_settings=allocator_settings))
 
 
-def measure(workload: Workload, device: str = "cuda", allocator_settings: str = "") -> MeasuredRun:
+def measure(workload: Workload, device: str = "cuda", allocator_settings: str = "") -> Run:
     """Train the workload on the device that is here, "cuda" or "cpu", in a process of its own.
 
     >>> run = measure(Workload("mlp-tiny", batch=32), "cpu")
     >>> run.peak_allocated_bytes > 4 * 340_008, run.peak_reserved_bytes  # weights, gradients, two states
     (True, None)
 
-    Returns its peaks; on the CPU nothing is reserved, and that one is None.
+    Returns the run; on the CPU nothing is reserved, and that is None.
     Raises ProfilerError for a model that cannot be built, or a device that is not there.
     """
-    from profiler.runs import isolated
+    from profiler.runs.execute import run_in_fresh_process
     from profiler.runs.provenance import check_device
+    from profiler.runs.run_settings import RunSettings
+    from profiler.trace.device import CPU, CUDA, Device
 
-    check_device(device)
-    return isolated.measure(workload, device, allocator_settings)
+    if device not in (CPU, CUDA):
+        raise ProfilerError(f"device is 'cuda' or 'cpu', not {device!r}; see simulate for others")
+    check_device(Device(device))
+    settings = RunSettings(allocator_settings=allocator_settings)
+    return run_in_fresh_process(workload, Device(device), settings)
 
 
-def load(path: str | Path) -> SavedRun:
-    """A run from a file: `profiler report --save`, `Recording.save`, or a CUDA memory snapshot.
+def load(path: str | Path) -> Run:
+    """A run from a file: `Run.save` (`profiler report --save`), or a CUDA memory snapshot.
+
+    >>> import tempfile
+    >>> run, path = simulate(Workload("mlp-tiny", batch=32), "T4"), Path(tempfile.mkdtemp()) / "run.parquet"
+    >>> run.save(path)
+    >>> load(path).peak_reserved_bytes == run.peak_reserved_bytes
+    True
 
     >>> load("nowhere.pickle")
     Traceback (most recent call last):
@@ -211,7 +220,7 @@ def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", larges
     return advice.fit(workload, _gpu(gpu), question)
 
 
-def difference(before: Any, after: Any) -> Difference:
+def difference(before: Run, after: Run) -> Difference:
     """What grew between the peaks of two runs: by category, module and line, to the byte.
 
     >>> small, large = (simulate(Workload("mlp-tiny", batch=n), "T4") for n in (1024, 2048))
@@ -220,7 +229,7 @@ def difference(before: Any, after: Any) -> Difference:
     True
 
     Args:
-        before, after: what `simulate` or `load` gives.
+        before, after: what `simulate`, `measure`, `load` or a recording's `run` gives.
 
     Raises ProfilerError for runs without a single allocation.
     """

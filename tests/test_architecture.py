@@ -59,19 +59,10 @@ ALIKE = {
     "scaled_dot_product_attention": "torch's own name, for the composite that stands in its place",
 }
 
-# --- what does not comply yet: no entry may come to these, each goes when its room is finished ----------
-
-UPWARD_FOR_NOW = {
-    ("profiler.views.figures.timeline", "profiler.runs.prediction"),
-    ("profiler.views.memory_viz", "profiler.runs.prediction"),
-    ("profiler.views.pages.run", "profiler.runs.prediction"),
-}
+# What does not comply yet: goes when its room is finished.
 LARGE_FOR_NOW = {
     "profiler/gpu/virtual/stand_ins",
 }
-LATE_FOR_NOW = ("reference.target",)
-ALIKE_FOR_NOW = {"Request", "run", "predict", "simulate", "measure"}
-
 
 # --- the rules -----------------------------------------------------------------------------------------
 
@@ -85,7 +76,7 @@ def test_imports_go_down_the_floors():
         if other.startswith("profiler.") and room(other) != room(module)
         if FLOOR[room(other)] >= FLOOR[room(module)]
     }
-    assert not upward - UPWARD_FOR_NOW, "these import from their own floor, or from above"
+    assert not upward, "these import from their own floor, or from above"
 
 
 def test_only_the_verbs_that_run_experiments_import_them():
@@ -100,7 +91,7 @@ def test_only_the_verbs_that_run_experiments_import_them():
 def test_no_two_folders_import_each_other():
     graph: dict[str, set[str]] = defaultdict(set)
     for module, tree in modules().items():
-        names = {name for name in imports(tree) if name in modules() and (module, name) not in UPWARD_FOR_NOW}
+        names = {name for name in imports(tree) if name in modules()}
         graph[folder(module)] |= {folder(name) for name in names} - {folder(module)}
     TopologicalSorter(graph).prepare()  # raises CycleError
 
@@ -125,7 +116,7 @@ def test_torch_stands_at_the_top_of_its_rooms_and_is_late_in_few_others():
         if module.startswith("profiler"):
             at_top, everywhere = has_torch(imports(tree, late=False)), has_torch(imports(tree, types=False))
             assert not at_top or is_in(module, TORCH_AT_TOP), f"{module} imports torch at its top"
-            late_may_be = is_in(module, TORCH_AT_TOP + TORCH_LATE + LATE_FOR_NOW)
+            late_may_be = is_in(module, TORCH_AT_TOP + TORCH_LATE)
             assert not everywhere or late_may_be, f"{module} imports torch late"
 
 
@@ -147,10 +138,9 @@ def test_no_two_public_names_are_alike():
         for node in tree.body if module != "profiler" else ():  # its names are those of the rooms
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(module)
-    known = ALIKE.keys() | ALIKE_FOR_NOW
     for name, where in places.items():
         others = [module for module in where if not is_of_an_interface(module, name)]
-        assert len(others) < 2 or name in known, f"{name} is in {others}"
+        assert len(others) < 2 or name in ALIKE, f"{name} is in {others}"
 
 
 def is_of_an_interface(module: str, name: str) -> bool:

@@ -14,7 +14,7 @@ from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
 
 if TYPE_CHECKING:
-    from profiler.runs.isolated import SimulatedRun
+    from profiler.trace.run import Run
 
 _VERSION = 1
 _CONTRIBUTORS = 5
@@ -33,18 +33,19 @@ class Peak:
     modules: Mapping[str, int]
 
     @classmethod
-    def of(cls, run: SimulatedRun, gpu: str) -> Peak:
+    def of(cls, run: Run, gpu: str) -> Peak:
         """The peak of a run on the GPU of that name."""
         # The file's folder is another on the next machine.
+        assert run.workload is not None
         workload = replace(run.workload, model=Path(run.workload.model).name)
         return cls(
             gpu,
             str(workload),
-            run.peak_reserved_bytes,
-            run.peak.peak_allocated_bytes,
-            run.peak.name,
-            dict(run.peak.peak),
-            dict(run.modules),
+            run.needed_bytes,
+            run.peak_allocated_bytes,
+            str(run.peak().phase),
+            run.by_category(),
+            {share.name: share.size_bytes for share in run.by_module()},
         )
 
 

@@ -11,8 +11,11 @@ from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.device_used import in_total, process_terms
-from profiler.runs.isolated import SimulatedRun, simulate
+from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import threads_side_by_side
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import SIMULATED, Device
+from profiler.trace.run import Run
 from profiler.workload import Workload
 
 FITS, TIGHT, DOES_NOT_FIT = "fits", "tight", "does not fit"
@@ -24,7 +27,7 @@ NOT_INCLUDED = (
     "torch.compile, custom CUDA kernels",
 )
 
-RunWorkload = Callable[[Workload, int], SimulatedRun]
+RunWorkload = Callable[[Workload, int], Run]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class TechniqueResult:
 
     technique: Technique
     workload: Workload
-    run: SimulatedRun | None
+    run: Run | None
     saved_reserved_bytes: int
     reason: str
 
@@ -43,6 +46,7 @@ class Fit:
     """The answer.
 
     Attributes:
+        workload: what would run.
         gpu: the device.
         context_bytes: set aside for the CUDA context, kernels and handles of libraries.
         run: the workload with memory without limit: what it takes.
@@ -53,10 +57,11 @@ class Fit:
         simulations: how many the answer took.
     """
 
+    workload: Workload
     gpu: GPU
     context_bytes: int
-    run: SimulatedRun
-    limited: SimulatedRun | None
+    run: Run
+    limited: Run | None
     largest: LargestBatch | None
     techniques: tuple[TechniqueResult, ...]
     simulations: int
@@ -70,7 +75,7 @@ class Fit:
     def taken_bytes(self) -> int:
         """Reserved at the peak, under the limit where the run was limited and fits."""
         run = self.limited if self.limited is not None and self.limited.fits else self.run
-        return run.peak_reserved_bytes
+        return run.needed_bytes
 
     @property
     def verdict(self) -> str:
@@ -118,9 +123,7 @@ def fit(
         ProfilerError: the workload cannot be simulated.
     """
     question = question or Question()
-    run = run or (
-        lambda changed, memory_bytes: simulate(changed, gpu, memory_bytes, question.allocator_settings)
-    )
+    run = run or _simulations(gpu, question.allocator_settings)
     context_bytes = question.context_bytes
     if context_bytes is None:
         context_bytes = in_total(process_terms(gpu)).high_bytes
@@ -131,10 +134,11 @@ def fit(
         )
     first = run(workload, UNLIMITED_BYTES)
     limited = None
-    if first.peak_reserved_bytes > usable_bytes:
+    if first.needed_bytes > usable_bytes:
         limited = run(workload, usable_bytes)
+    each = run if question.with_techniques else None
     with threads_side_by_side(1) as background:
-        techniques = background.submit(_techniques, first, run if question.with_techniques else None)
+        techniques = background.submit(_techniques, workload, first, each)
         largest = None
         if question.with_largest:
             largest = largest_batch(
@@ -145,6 +149,7 @@ def fit(
             )
         results = techniques.result()
     return Fit(
+        workload=workload,
         gpu=gpu,
         context_bytes=context_bytes,
         run=first,
@@ -155,22 +160,33 @@ def fit(
     )
 
 
-def _at_batch(workload: Workload, usable_bytes: int, run: RunWorkload) -> Callable[[int, bool], SimulatedRun]:
+def _simulations(gpu: GPU, allocator_settings: str) -> RunWorkload:
+    """Simulations in fresh processes, each on a GPU of that kind whose allocator may take so much memory."""
+    settings = RunSettings(allocator_settings=allocator_settings)
+
+    def run(workload: Workload, memory_bytes: int) -> Run:
+        device = Device(SIMULATED, replace(gpu, memory_bytes=memory_bytes))
+        return run_in_fresh_process(workload, device, settings)
+
+    return run
+
+
+def _at_batch(workload: Workload, usable_bytes: int, run: RunWorkload) -> Callable[[int, bool], Run]:
     return lambda batch, limited: run(
         replace(workload, batch=batch), usable_bytes if limited else UNLIMITED_BYTES
     )
 
 
-def _techniques(first: SimulatedRun, run: RunWorkload | None) -> tuple[TechniqueResult, ...]:
+def _techniques(workload: Workload, first: Run, run: RunWorkload | None) -> tuple[TechniqueResult, ...]:
     if run is None:
         return ()
     results = []
-    for technique, workload in applicable(first.workload):
+    for technique, changed in applicable(workload):
         try:
-            changed = run(workload, UNLIMITED_BYTES)
+            then = run(changed, UNLIMITED_BYTES)
         except ProfilerError as error:
-            results.append(TechniqueResult(technique, workload, None, 0, str(error)))
+            results.append(TechniqueResult(technique, changed, None, 0, str(error)))
             continue
-        saved_reserved_bytes = first.peak_reserved_bytes - changed.peak_reserved_bytes
-        results.append(TechniqueResult(technique, workload, changed, saved_reserved_bytes, ""))
+        saved_reserved_bytes = first.needed_bytes - then.needed_bytes
+        results.append(TechniqueResult(technique, changed, then, saved_reserved_bytes, ""))
     return tuple(sorted(results, key=lambda result: -result.saved_reserved_bytes))

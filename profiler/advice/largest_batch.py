@@ -15,8 +15,8 @@ from math import log
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.runs.isolated import SimulatedRun
 from profiler.trace.requests import Requests, at_batch, fit_in, same_order
+from profiler.trace.run import Run
 
 LARGEST_BATCH = 1 << 30
 MOST_SIMULATIONS = 12
@@ -24,7 +24,7 @@ MOST_SIMULATIONS = 12
 _NEAR = 0.5  # of a batch: near enough to what was simulated for a prediction to be put to the proof
 _BEYOND = 8
 
-Simulate = Callable[[int, bool], SimulatedRun]
+Simulate = Callable[[int, bool], Run]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LargestBatch:
 
     fits: int
     too_large: int | None
-    run: SimulatedRun | None
+    run: Run | None
     simulations: int
     stopped: str = ""
 
@@ -54,7 +54,7 @@ class LargestBatch:
 def largest_batch(
     simulate: Simulate,
     limit_bytes: int,
-    first: SimulatedRun,
+    first: Run,
     settings: AllocatorSettings | None = None,
     most: int = MOST_SIMULATIONS,
 ) -> LargestBatch:
@@ -92,9 +92,9 @@ class _Search:
         self.limit_bytes = limit_bytes
         self.settings = settings
         self.left = most
-        self.known: dict[int, SimulatedRun] = {}  # batch -> a run that came to its end
+        self.known: dict[int, Run] = {}  # batch -> a run that came to its end
         self.fits, self.too_large = 0, LARGEST_BATCH + 1
-        self.run: SimulatedRun | None = None
+        self.run: Run | None = None
 
     def step(self) -> None:
         """Spend one simulation, or two where a prediction was too high."""
@@ -119,13 +119,14 @@ class _Search:
         else:
             self.too_large = min(self.too_large, batch)
 
-    def learn(self, run: SimulatedRun) -> None:
+    def learn(self, run: Run) -> None:
         """Take in a run that came to its end; an unlimited one may prove that no retry can make it fit."""
+        assert run.workload is not None
         batch = run.workload.batch
         self.known[batch] = run
-        if run.peak_reserved_bytes <= self.limit_bytes and batch > self.fits:
+        if run.needed_bytes <= self.limit_bytes and batch > self.fits:
             self.fits, self.run = batch, run
-        elif run.peak.peak_allocated_bytes > self.limit_bytes:
+        elif run.peak_allocated_bytes > self.limit_bytes:
             self.too_large = min(self.too_large, batch)
 
     def predict(self) -> int | None:
@@ -163,11 +164,11 @@ class _Search:
     def untried(self) -> int:
         """A batch to simulate for its requests: where the limit would be if all memory were the samples'."""
         nearest = min(self.known, key=self.distance)
-        needed_bytes = self.known[nearest].peak_reserved_bytes
+        needed_bytes = self.known[nearest].needed_bytes
         guess = min(max(nearest * self.limit_bytes // needed_bytes, self.fits + 1), self.too_large - 1)
         around = (batch for shift in count() for batch in (guess - shift, guess + shift))
         return next(batch for batch in around if batch > 0 and batch not in self.known)
 
     def distance(self, batch: int) -> float:
         """How far a batch's need of memory is from the limit, as a factor's logarithm."""
-        return abs(log(self.known[batch].peak_reserved_bytes / self.limit_bytes))
+        return abs(log(self.known[batch].needed_bytes / self.limit_bytes))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from profiler.recording.inside.communication import ALL_GATHER, BUCKETS, OTHER, REDUCE_SCATTER, UNSHARDED
-from profiler.recording.program_run import ProgramRun
+from profiler.recording.program_run import ProgramProcess
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import categories
 from profiler.trace.moments import alive_at
@@ -49,21 +49,21 @@ class AlikeRanks:
         return ", ".join(_spans(self.ranks))
 
 
-def rank_memory(run: ProgramRun) -> RankMemory | None:
+def rank_memory(process: ProgramProcess) -> RankMemory | None:
     """What that process needed as a rank; None for one that is none, as torchrun itself."""
-    if not run.rank.isdecimal():
+    if not process.rank.isdecimal():
         return None
-    peak, entries = run.run.peak(), run.run.entries
+    peak, entries = process.run.peak(), process.run.entries
     names, shares = categories(entries), Counter[str]()
     for index in alive_at(entries, peak.position):
         allocation = entries[index]
         assert isinstance(allocation, Allocation)
         shares[_category(names[index], allocation.op)] += allocation.size_bytes
     return RankMemory(
-        int(run.rank),
-        run.device,
+        int(process.rank),
+        process.device,
         peak.allocated_bytes,
-        max(run.run.reserved_bytes, default=0),
+        max(process.run.reserved_bytes, default=0),
         str(peak.phase),
         dict(shares.most_common()),
     )

@@ -27,7 +27,7 @@ from profiler.gpu.cards import DEFAULT_GPU
 from profiler.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from profiler.runs.isolated import SimulatedRun
+    from profiler.trace.run import Run
 
 _BASELINE = pytest.StashKey["_Baseline"]()
 _PROPERTY = "memory_peak"  # of a test's report: its key and its new peak, as JSON
@@ -132,7 +132,7 @@ class _Baseline:
 
 
 @pytest.fixture
-def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
+def memory_step(request: pytest.FixtureRequest) -> Callable[..., Run]:
     """`memory_step(target, batch, length=0, **workload)`: simulate a training step and hold it to its limit.
 
     Args (of the function it gives):
@@ -149,15 +149,15 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., SimulatedRun]:
     baseline = request.config.stash.get(_BASELINE, None)
     calls = 0
 
-    def step(target: str | Callable[[], Any], batch: int, length: int = 0, **workload: Any) -> SimulatedRun:
+    def step(target: str | Callable[[], Any], batch: int, length: int = 0, **workload: Any) -> Run:
         nonlocal calls
         calls += 1
         run = _simulate(_name(target), device, {"batch": batch, "length": length, **workload})
         peak = Peak.of(run, device)
-        if limit_bytes is not None and run.peak_reserved_bytes > limit_bytes:
-            over = run.peak_reserved_bytes - limit_bytes
+        if limit_bytes is not None and run.needed_bytes > limit_bytes:
+            over = run.needed_bytes - limit_bytes
             pytest.fail(
-                f"the step takes {format_bytes(run.peak_reserved_bytes)}, {format_bytes(over)} more than the "
+                f"the step takes {format_bytes(run.needed_bytes)}, {format_bytes(over)} more than the "
                 f"limit of {format_bytes(limit_bytes)}\n{baselines.contributors(peak)}"
                 + _since(baseline, _key(request, calls), peak),
                 pytrace=False,
@@ -206,13 +206,14 @@ def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
     return f"\n{baselines.changes_since(old, peak)}" if old is not None else ""
 
 
-def _simulate(target: str, device: str, fields: dict[str, Any]) -> SimulatedRun:
+def _simulate(target: str, device: str, fields: dict[str, Any]) -> Run:
     from profiler.gpu.cards import find_gpu
-    from profiler.runs.isolated import simulate
+    from profiler.runs.execute import run_in_fresh_process
+    from profiler.trace.device import SIMULATED, Device
     from profiler.workload import Workload
 
     try:
-        return simulate(Workload(model=target, **fields), find_gpu(device))
+        return run_in_fresh_process(Workload(model=target, **fields), Device(SIMULATED, find_gpu(device)))
     except ProfilerError as error:
         problem = str(error)
     pytest.fail(f"cannot be simulated: {problem}", pytrace=False)

@@ -30,6 +30,8 @@ _MARK = "profiler phase end"
 class CpuRecorder(PhaseRecorder):
     """Records a run on the CPU; see PhaseRecorder. `baseline` is what was alive before, in this order."""
 
+    device = torch.device("cpu")
+
     def __init__(
         self, on_phase: Callable[[Phase], None] = lambda phase: None, baseline: Sequence[Allocation] = ()
     ) -> None:
@@ -44,7 +46,7 @@ class CpuRecorder(PhaseRecorder):
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
 
         with record_function(_MARK):
-            mark = Mark(phase, labels(state, torch.device("cpu")))
+            mark = Mark(phase, labels(state, self.device))
         return Reading(mark, _resident_bytes())
 
     @cached_property

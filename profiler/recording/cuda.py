@@ -36,6 +36,8 @@ class CudaRecorder(PhaseRecorder):
     With `from_snapshot`, what is alive at the beginning counts too.
     """
 
+    device = torch.device("cuda")
+
     def __init__(
         self, on_phase: Callable[[Phase], None] = lambda phase: None, from_snapshot: bool = False
     ) -> None:
@@ -65,7 +67,7 @@ class CudaRecorder(PhaseRecorder):
         snapshot = _snapshot()
         _record_history()
         torch.cuda.reset_peak_memory_stats()
-        mark = Mark(phase, labels(state, torch.device("cuda")))
+        mark = Mark(phase, labels(state, self.device))
         self._entries += [*_ledger_entries(snapshot), mark]
         return Reading(mark, total_bytes - free_bytes, statistics)
 

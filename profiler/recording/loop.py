@@ -16,11 +16,13 @@ import torch
 
 from profiler.errors import ProfilerError
 from profiler.recording.owners import storages
+from profiler.recording.recorder import PhaseRecorder
 from profiler.recording.simulated import SimulatedRecorder
+from profiler.trace.device import CPU, CUDA, SIMULATED, Device
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase
-from profiler.trace.run import PhaseMeasurement
+from profiler.trace.run import PhaseMeasurement, Run
 from profiler.training.step import TrainingState
 from profiler.units import format_bytes
 
@@ -71,13 +73,15 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
 class Recording:
     """What `record` yields. Its tables are complete after the block; they show an error's phase too."""
 
-    def __init__(self, recorder: Any, state: TrainingState) -> None:
+    def __init__(self, recorder: PhaseRecorder, device: Device, state: TrainingState) -> None:
         self._recorder = recorder
+        self._device = device
+        self._name = type(state.model).__name__
         self._state = state
         self._open: AbstractContextManager[None] | None = None
         self._named = False
         self._step, self._micro_batch, self._stepped = 0, 0, False
-        self._measurements: list[PhaseMeasurement] | None = None
+        self._run: Run | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -122,14 +126,19 @@ class Recording:
 
     def finish(self) -> None:
         """Read everything; `record` calls it at the end of its block."""
-        self._measurements = self._recorder.measurements()
+        self._run = self._recorder.run(self._device, self._name)
+
+    @property
+    def run(self) -> Run:
+        """All that was recorded. Raises ProfilerError inside the block."""
+        if self._run is None:
+            raise ProfilerError("the recording is still open; read it after its `with` block")
+        return self._run
 
     @property
     def measurements(self) -> Sequence[PhaseMeasurement]:
         """One measurement a phase, in order. Raises ProfilerError inside the block."""
-        if self._measurements is None:
-            raise ProfilerError("the recording is still open; read it after its `with` block")
-        return self._measurements
+        return self.run.phases
 
     def table(self) -> pd.DataFrame:
         """One row a phase: step, phase, micro_batch, bytes allocated and reserved at its end and at its peak,
@@ -148,11 +157,7 @@ class Recording:
 
         Raises ProfilerError inside the block, or if the folder cannot be written.
         """
-        from profiler.trace.file import write_trace
-
-        if self._measurements is None:
-            raise ProfilerError("the recording is still open; save it after its `with` block")
-        write_trace(Path(path), self._recorder.entries)
+        self.run.save(path)
 
     def summary(self) -> str:
         """The phases with their peaks and what the peaks are made of, as text."""
@@ -162,10 +167,10 @@ class Recording:
         for row in (_SUMMARY, *rows):
             cells = [f"{row[0]:32}", *(f"{row[column]:>12}" for column in shown[1:])]
             lines.append(f"{''.join(cells)}  {row[4]}")
-        top = max(self.measurements, key=lambda measurement: measurement.account.peak_bytes, default=None)
-        if top is not None:
+        if rows:
+            top = self.run.highest_phase
             op = f" ({top.account.peak_op})" if top.account.peak_op else ""
-            lines.append(f"peak: {format_bytes(top.account.peak_bytes)} in {top.account.phase}{op}")
+            lines.append(f"peak: {format_bytes(top.peak_allocated_bytes)} in {top.account.phase}{op}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -198,10 +203,10 @@ def record(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = Non
 
     state = TrainingState(model=model, optimizer=optimizer)
     with ExitStack() as stack:
-        recorder = _recorder(model, state)
+        device, recorder = _recorder(model, state)
         if recorder is not _Simulated.recorder:
             stack.enter_context(recorder)
-        recording = Recording(recorder, state)
+        recording = Recording(recorder, device, state)
         try:
             with auto_phases(_Found(recording)):
                 yield recording
@@ -221,38 +226,38 @@ class _Found:
         return self._recording.found(phase, state)
 
 
-def _recorder(model: torch.nn.Module, state: TrainingState) -> Any:
+def _recorder(model: torch.nn.Module, state: TrainingState) -> tuple[Device, PhaseRecorder]:
     first = next(model.parameters(), None)
     if first is None:
         raise ProfilerError(f"{type(model).__name__} has no parameters to record")
     kind = first.device.type
     if _Simulated.recorder is not None and kind == "cuda":
-        return _Simulated.recorder
+        return Device(SIMULATED, _Simulated.recorder.gpu), _Simulated.recorder
     if kind == "cuda":
         from profiler.recording.cuda import CudaRecorder
 
-        return CudaRecorder(from_snapshot=True)
+        return Device(CUDA), CudaRecorder(from_snapshot=True)
     if kind == "cpu":
         from profiler.recording.cpu import CpuRecorder
 
         alive = storages(state, first.device).items()
-        return CpuRecorder(baseline=[Allocation(address, size, size) for address, size in alive])
+        return Device(CPU), CpuRecorder(baseline=[Allocation(*block, block[1]) for block in alive])
     raise ProfilerError(f"no recorder for a model on {kind!r}; cpu and cuda can be recorded")
 
 
 def _row(measurement: PhaseMeasurement) -> dict[str, Any]:
-    account, statistics = measurement.account, measurement.memory_stats
+    phase = measurement.account.phase
     return {
-        "step": account.phase.step,
-        "phase": account.phase.name,
-        "micro_batch": account.phase.micro_batch,
-        "allocated_bytes": account.end_bytes,
-        "peak_allocated_bytes": account.peak_bytes,
-        "reserved_bytes": statistics.get("reserved_bytes.all.current"),
-        "peak_reserved_bytes": statistics.get("reserved_bytes.all.peak"),
-        **{f"{category}_bytes": account.end[category] for category in CATEGORIES},
-        **{f"peak_{category}_bytes": account.peak[category] for category in CATEGORIES},
-        "peak_op": account.peak_op,
+        "step": phase.step,
+        "phase": phase.name,
+        "micro_batch": phase.micro_batch,
+        "allocated_bytes": measurement.allocated_bytes,
+        "peak_allocated_bytes": measurement.peak_allocated_bytes,
+        "reserved_bytes": measurement.reserved_bytes,
+        "peak_reserved_bytes": measurement.peak_reserved_bytes,
+        **{f"{category}_bytes": measurement.end[category] for category in CATEGORIES},
+        **{f"peak_{category}_bytes": measurement.peak[category] for category in CATEGORIES},
+        "peak_op": measurement.account.peak_op,
         "seconds": measurement.seconds,
     }
 
@@ -261,13 +266,13 @@ _SUMMARY = ("phase", "allocated", "peak", "reserved", "at the peak")
 
 
 def _summary_row(measurement: PhaseMeasurement) -> tuple[str, str, str, str, str]:
-    account, reserved = measurement.account, measurement.memory_stats.get("reserved_bytes.all.peak")
+    reserved = measurement.peak_reserved_bytes
     return (
-        str(account.phase),
-        format_bytes(account.end_bytes),
-        format_bytes(account.peak_bytes),
+        str(measurement.account.phase),
+        format_bytes(measurement.allocated_bytes),
+        format_bytes(measurement.peak_allocated_bytes),
         format_bytes(reserved) if reserved is not None else "",
-        _largest(account.peak),
+        _largest(measurement.peak),
     )
 
 

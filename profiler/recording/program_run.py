@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.recording.workspaces import with_workspaces
+from profiler.trace.device import UNKNOWN, VIRTUAL, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.load import SavedRun, until_last_phase
 from profiler.trace.phase import Phase
+from profiler.trace.run import Refusal, Run, phases_told_by, until_last_phase
 from profiler.trace.segments import Held, SegmentChange
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from profiler.gpu.cards import GPU
 
 _ALLOCATED, _FREED, _MARKED, _REFUSED = 1, 2, 3, 4
 _TAKEN, _GIVEN_BACK, _MAPPED, _UNMAPPED = 5, 6, 7, 8
@@ -34,19 +37,7 @@ _FIELDS = [  # struct record of stand_ins/events.c
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A request that the GPU had no room for; bytes as they were at it."""
-
-    phase: Phase
-    requested_bytes: int
-    allocated_bytes: int
-    reserved_bytes: int
-    where: Place | None
-    op: str
-
-
-@dataclass(frozen=True)
-class ProgramRun:
+class ProgramProcess:
     """One process on one GPU.
 
     Attributes:
@@ -54,7 +45,6 @@ class ProgramRun:
         command: the arguments of the Python process, [] where it did not come to say them.
         ended: what ended it, in words; "" for its own end, or if it was killed.
         run: its allocations; of what was not attributed, sizes asked for are those of the blocks.
-        refused: requests that found no room, in order; a program may go on after one.
         elsewhere_bytes: the most device memory that was taken past PyTorch's allocator.
     """
 
@@ -63,18 +53,17 @@ class ProgramRun:
     device: int
     command: Sequence[str]
     ended: str
-    run: SavedRun
-    refused: Sequence[Refused]
+    run: Run
     elsewhere_bytes: int
 
 
-def read_program(folder: Path) -> list[ProgramRun]:
-    """The processes that used a GPU, by rank and process."""
-    runs = [run for events in folder.glob("*/events") for run in _process(events.parent)]
-    return sorted(runs, key=lambda run: (run.rank.zfill(6), run.pid, run.device))
+def read_program(folder: Path, gpu: GPU) -> list[ProgramProcess]:
+    """The processes that used a `gpu`, by rank and process."""
+    found = [process for events in folder.glob("*/events") for process in _processes(events.parent, gpu)]
+    return sorted(found, key=lambda process: (process.rank.zfill(6), process.pid, process.device))
 
 
-def _process(folder: Path) -> Iterator[ProgramRun]:
+def _processes(folder: Path, gpu: GPU) -> Iterator[ProgramProcess]:
     import numpy as np
 
     file = np.memmap(folder / "events", dtype=np.dtype(_FIELDS), mode="r")
@@ -85,11 +74,12 @@ def _process(folder: Path) -> Iterator[ProgramRun]:
     requests = (records["kind"] == _ALLOCATED) | (records["kind"] == _REFUSED)
     for device in np.unique(records["device"][requests]).tolist():
         of_device = records[(records["kind"] == _MARKED) | (records["device"] == device)]
+        command = said.get("command", [])
         changes, elsewhere_bytes = _segment_changes(of_device)
-        run, refused = _run(of_device, places, marks, changes)
-        pid = int(folder.name.partition("-")[0])
-        words = (said.get("rank", ""), device, said.get("command", []), said.get("ended", ""))
-        yield ProgramRun(pid, *words, run, refused, elsewhere_bytes)
+        run = _run(of_device, places, marks, changes)
+        run = replace(run, device=Device(VIRTUAL, gpu), name=" ".join(map(str, command)))
+        words = (said.get("rank", ""), device, command, said.get("ended", ""))
+        yield ProgramProcess(int(folder.name.partition("-")[0]), *words, run, elsewhere_bytes)
 
 
 def _segment_changes(records: np.ndarray) -> tuple[dict[int, SegmentChange], int]:
@@ -146,10 +136,10 @@ def _run(
     places: list[tuple[Place, str]],
     marks: list[dict[str, Any]],
     changes: dict[int, SegmentChange],
-) -> tuple[SavedRun, list[Refused]]:
+) -> Run:
     entries: list[Allocation | Free | Mark] = []
     reserved: list[int] = []
-    refused: list[tuple[int, Refused]] = []
+    refused: list[Refusal] = []
     alive: dict[int, int] = {}
     segment_changes: dict[int, list[SegmentChange]] = {}
     for record, (address, size, requested, allocated, held, number, kind, *_) in enumerate(records.tolist()):
@@ -167,8 +157,7 @@ def _run(
             entries.append(Free(address))
             reserved.append(held)
         elif kind == _REFUSED:
-            request = Refused(Phase(0, _AT_THE_END), requested or size, allocated, held, where, op)
-            refused.append((len(entries), request))
+            refused.append(Refusal(requested or size, op, where, len(entries) - 1, allocated, held))
         elif address <= len(marks):
             _name_modules(entries, alive, marks[address - 1])
             entries.append(_mark(marks[address - 1]))
@@ -178,13 +167,23 @@ def _run(
     if (
         unfinished
         or any(isinstance(entry, Allocation) for entry in entries[end:])
-        or any(position >= end for position, _ in refused)
+        or any(request.position + 1 >= end for request in refused)
     ):
         last = next((entry.phase.step for entry in reversed(entries) if isinstance(entry, Mark)), 0)
         entries.append(Mark(Phase(last, _AT_THE_END), {}))
         reserved.append(reserved[-1] if reserved else 0)
-    run = SavedRun(with_workspaces(entries), reserved, "", segment_changes=segment_changes)
-    return run, [_in_phase(entries, *each) for each in refused]
+    else:
+        del entries[end:], reserved[end:]
+    entries = with_workspaces(entries)
+    return Run(
+        Device(UNKNOWN),
+        "",
+        entries,
+        phases_told_by(entries, reserved),
+        reserved,
+        segment_changes={at: found for at, found in segment_changes.items() if at < len(entries)},
+        refusals=tuple(refused),
+    )
 
 
 def _add_change(changes: list[SegmentChange], change: SegmentChange) -> None:
@@ -215,11 +214,6 @@ def _name_modules(entries: list[Any], alive: dict[int, int], mark: dict[str, Any
 def _mark(said: dict[str, Any]) -> Mark:
     labels = {address: category for category, found in said["labels"].items() for address in found}
     return Mark(Phase(said["step"], said["phase"], said["micro_batch"]), labels)
-
-
-def _in_phase(entries: list[Any], position: int, request: Refused) -> Refused:
-    mark = next(entry for entry in entries[position:] if isinstance(entry, Mark))
-    return replace(request, phase=mark.phase)
 
 
 def _place(line: list[str]) -> tuple[Place, str]:

@@ -10,10 +10,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
+import torch
+
+from profiler.trace.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
 from profiler.trace.phase import Phase
-from profiler.trace.run import PhaseMeasurement
+from profiler.trace.run import PhaseMeasurement, Refusal, Run, until_last_phase
+from profiler.trace.segments import Changes
 from profiler.training.step import TrainingState
 
 
@@ -31,7 +35,11 @@ class PhaseRecorder(ABC):
 
     `measurements()` then gives one PhaseMeasurement for each phase, a phase that raised included: what was
     allocated until then is its account. What happens between two phases is part of the later one.
+
+    `device` is what the step takes; that of a GPU which is not there is known inside the block.
     """
+
+    device: torch.device
 
     def __init__(self, on_phase: Callable[[Phase], None] = lambda phase: None) -> None:
         self._on_phase = on_phase
@@ -64,6 +72,20 @@ class PhaseRecorder(ABC):
             reading = self._read(phase, state)
             self._boundaries.append((reading, ended - started, time.perf_counter() - ended))
 
+    def run(self, device: Device, name: str) -> Run:
+        """All that was recorded of what ran on `device`; call it after the `with` block."""
+        end = until_last_phase(self.entries)
+        return Run(
+            device,
+            name,
+            self.entries[:end],
+            tuple(self.measurements()),
+            self.reserved_bytes[:end],
+            {at: changes for at, changes in self.segment_changes.items() if at < end},
+            refusals=tuple(self.refusals),
+            read_back=tuple(map(str, self.assumed_reads)),
+        )
+
     def measurements(self) -> list[PhaseMeasurement]:
         """One measurement a phase, in order; call it after the `with` block."""
         return [
@@ -83,6 +105,26 @@ class PhaseRecorder(ABC):
     @abstractmethod
     def entries(self) -> Sequence[Allocation | Free | Mark]:
         """Everything that happened on the device, in order; ask for it after the `with` block."""
+
+    @property
+    def reserved_bytes(self) -> Sequence[int]:
+        """What the allocator held after each entry; empty where nobody looks."""
+        return ()
+
+    @property
+    def segment_changes(self) -> Changes:
+        """What the allocator took from the driver and gave back; empty where nobody looks."""
+        return {}
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """The requests that the device had no room for, in order; empty where nobody looks."""
+        return ()
+
+    @property
+    def assumed_reads(self) -> Sequence[object]:
+        """The lines that read what is not computed, and what they were answered with; none where it is."""
+        return ()
 
     @abstractmethod
     def _start(self, stack: ExitStack) -> None:

@@ -7,19 +7,22 @@ Nothing is computed and no memory is taken; the caching allocator is a model of 
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.allocator import AllocatorSettings, SegmentEvent
 from profiler.gpu.cards import GPU
 from profiler.gpu.simulated.tensors.assumed import AssumedRead, AssumedReads
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.phase import Phase
+from profiler.trace.run import Refusal
+from profiler.trace.segments import Changes, SegmentChange
 from profiler.training.step import TrainingState
 
 # What a floating-point scalar reads as (AssumedReads). Our own step asks whether a gradient overflowed, and
@@ -28,23 +31,13 @@ OWN_STEP_READS = 0.0
 PROGRAM_READS = 1.0
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A request that the GPU had no room for. Bytes are those of the moment before."""
-
-    requested_bytes: int
-    op: str
-    where: Place | None
-    allocated_bytes: int
-    reserved_bytes: int
-
-
 class _Listener:
     """Writes what the device reports into the ledger's terms, with the bytes reserved after each entry."""
 
     def __init__(self) -> None:
         self.entries: list[Allocation | Free | Mark] = []
         self.reserved_bytes = array("q")
+        self.segment_changes: defaultdict[int, list[SegmentChange]] = defaultdict(list)
         self.refusals: list[Refusal] = []
         self.allocated_bytes = 0
         self._alive: dict[int, int] = {}  # address -> position of its allocation
@@ -54,6 +47,9 @@ class _Listener:
     def attach(self, here: Callable[[], Place], free_and_total: Callable[[], tuple[int, int]]) -> None:
         """Begin to note places, and the device's memory."""
         self._here, self._free_and_total = here, free_and_total
+
+    def segment_changed(self, event: SegmentEvent) -> None:
+        self.segment_changes[len(self.entries)].append(SegmentChange(*event))
 
     def allocated(self, address: int, size_bytes: int, requested_bytes: int, op: str) -> None:
         category = "workspaces" if op.endswith("workspace") else ""
@@ -71,8 +67,10 @@ class _Listener:
     def refused(self, requested_bytes: int, op: str) -> None:
         free_bytes, total_bytes = self._free_and_total()
         reserved_bytes = total_bytes - free_bytes
-        where = self._here()
-        self.refusals.append(Refusal(requested_bytes, op, where, self.allocated_bytes, reserved_bytes))
+        position = len(self.entries) - 1
+        self.refusals.append(
+            Refusal(requested_bytes, op, self._here(), position, self.allocated_bytes, reserved_bytes)
+        )
 
     def mark(self, mark: Mark, modules: Mapping[int, str]) -> None:
         """The end of a phase; `modules` says whose an address is that was born outside of any module."""
@@ -97,8 +95,6 @@ class SimulatedRecorder(PhaseRecorder):
     reads a floating-point scalar, to print its loss (AssumedReads); None refuses whatever is not computed.
     """
 
-    device: torch.device
-
     def __init__(
         self,
         gpu: GPU,
@@ -107,7 +103,7 @@ class SimulatedRecorder(PhaseRecorder):
         float_reads: float | None = None,
     ) -> None:
         super().__init__(on_phase)
-        self._gpu = gpu
+        self.gpu = gpu
         self._settings = settings
         self._reads = AssumedReads(float_reads) if float_reads is not None else None
         self._listener = _Listener()
@@ -117,7 +113,10 @@ class SimulatedRecorder(PhaseRecorder):
         from profiler.gpu.simulated import simulated_gpu
         from profiler.recording.places import Attribution
 
-        gpu = simulated_gpu(self._gpu, self._settings, self._listener, self._reads)
+        listener = self._listener
+        gpu = simulated_gpu(
+            self.gpu, self._settings, listener, self._reads, on_segment_event=listener.segment_changed
+        )
         self.device = stack.enter_context(gpu)
         self._attribution = stack.enter_context(Attribution())
         self._listener.attach(self._attribution.here, torch.cuda.mem_get_info)
@@ -140,6 +139,11 @@ class SimulatedRecorder(PhaseRecorder):
     def reserved_bytes(self) -> Sequence[int]:
         """What the allocator held from the driver after each entry."""
         return self._listener.reserved_bytes
+
+    @property
+    def segment_changes(self) -> Changes:
+        """What the allocator took from the driver and gave back."""
+        return self._listener.segment_changes
 
     @property
     def refusals(self) -> Sequence[Refusal]:

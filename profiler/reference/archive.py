@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from profiler.gpu.cards import GPU
 from profiler.records import table as records
 from profiler.records.select import last_of_each_run
 from profiler.reference.suite import Case
-from profiler.trace.file import Entry, read_trace
+from profiler.trace.file import Entry, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +37,10 @@ class Archive:
     cases: dict[str, Case]
     records: pd.DataFrame
 
-    def trace(self, run_key: str) -> list[Entry] | None:
+    def trace(self, run_key: str) -> Sequence[Entry] | None:
         """Every allocation and free of a run; None for a run that has no trace (killed, or skipped)."""
         path = self.folder / "traces" / f"{run_key}.parquet"
-        return read_trace(path) if path.exists() else None
+        return read_run(path).entries if path.exists() else None
 
     def probes(self) -> pd.DataFrame:
         """The kernel probes (profiler.reference.probes.COLUMNS); no rows if none were recorded."""

@@ -18,11 +18,11 @@ from profiler.records import table as records
 from profiler.reference import probes
 from profiler.reference.archive import read_about, read_probes
 from profiler.reference.suite import Case, cases
-from profiler.reference.target import SIMULATED, Target
-from profiler.runs.execute import phase_columns
+from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import in_fresh_process
-from profiler.runs.run_settings import RunSettings
-from profiler.runs.runner import measured
+from profiler.runs.provenance import ask_device
+from profiler.runs.rows import completed, run_rows, skipped_row
+from profiler.trace.device import SIMULATED, Device
 from profiler.trace.phase import phases
 
 FOLDER = "reference"
@@ -43,13 +43,13 @@ class Campaign:
     """What to record and where.
 
     Attributes:
-        target: the device.
+        device: where.
         results: folder of results; the recording goes to its <device class>/reference.
         size: "small" (tiny models) or "full".
         minutes: no run starts later than this.
     """
 
-    target: Target
+    device: Device
     results: Path
     size: str = "full"
     minutes: float = 9.0
@@ -89,7 +89,7 @@ class _Recorder:
 
     def __init__(self, campaign: Campaign) -> None:
         self.campaign = campaign
-        self.about = campaign.target.describe()
+        self.about = ask_device(campaign.device)
         self.folder = campaign.results / self.about["device"] / FOLDER
         self.path = self.folder / "records.parquet"
         self.suite = {self.key(case): case for case in cases(campaign.size)}
@@ -105,27 +105,22 @@ class _Recorder:
 
     def run(self, key: str, case: Case) -> tuple[str, str]:
         """Record one case; returns its outcome and the words that go with it."""
-        target = self.campaign.target
-        settings = case.settings(target.device_type, target.gpu, self.folder / "traces" / f"{key}.parquet")
         try:
-            rows = measured(case.workload, settings, lambda index: None)
+            run = run_in_fresh_process(case.workload, self.campaign.device, case.settings)
         except ProfilerError as error:
-            first = phase_columns(0, phases(case.workload)[0])
-            rows = [{**first, "source": "measured", "outcome": "skipped", "detail": str(error)}]
-        records.append(self.path, [{**self._shared(key, case), **row} for row in rows])
+            rows = [skipped_row(0, phases(case.workload)[0], "measured", str(error))]
+        else:
+            if run.phases:
+                run.save(self.folder / "traces" / f"{key}.parquet")
+            rows = run_rows(run, "measured")
+        records.append(self.path, self._completed(rows, key, case))
         last = rows[-1]
         return str(last["outcome"]), str(last["detail"] or "") if last["outcome"] != "ok" else ""
 
-    def _shared(self, key: str, case: Case) -> records.Row:
+    def _completed(self, rows: list[records.Row], key: str, case: Case) -> list[records.Row]:
         about = {name: value for name, value in self.about.items() if name in records.COLUMNS}
-        return {
-            "experiment": FOLDER,
-            "run_key": key,
-            "workload": str(case),
-            **case.workload.to_dict(),
-            **about,
-            "allocator_settings": case.allocator_settings or about["allocator_settings"],
-        }
+        about["allocator_settings"] = case.allocator_settings or about["allocator_settings"]
+        return completed(rows, FOLDER, case.workload, about["device"], about, key, str(case))
 
     def probes_done(self) -> bool:
         """Whether each probe of this size was recorded under this version of torch."""
@@ -140,12 +135,11 @@ class _Recorder:
         """Record the probes; returns the outcome and the words that go with it."""
         import pandas as pd
 
-        target, chosen = self.campaign.target, probes.probes(self.campaign.size)
-        settings = RunSettings(target.device_type, gpu=target.gpu)
+        jobs = (probes.probes(self.campaign.size), self.campaign.device)
         try:
             name = f"the {PROBES}"
             rows = in_fresh_process(
-                probes.measure, chosen, settings, name=name, timeout_seconds=PROBES_SECONDS
+                probes.requests_of_probes, *jobs, name=name, timeout_seconds=PROBES_SECONDS
             )
         except ProfilerError as error:
             return "skipped", str(error)
@@ -177,7 +171,7 @@ def record_suite(
     the environment says how memory is allocated.
     """
     started = time.perf_counter()
-    if campaign.target.device_type == SIMULATED and campaign.results.resolve() == Path("results").resolve():
+    if campaign.device.kind == SIMULATED and campaign.results.resolve() == Path("results").resolve():
         raise ProfilerError(
             "a rehearsal on a simulated GPU is no measurement: name another folder, as in --results "
             + tempfile.gettempdir()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts
@@ -16,13 +16,11 @@ from profiler.reference.archive import Archive
 from profiler.reference.suite import Case
 from profiler.runs.limits import attention_by
 from profiler.runs.processes import each_in_fresh_process, in_fresh_process
-from profiler.runs.rows import formula_rows, simulation_rows
-from profiler.runs.run_settings import RunSettings
+from profiler.runs.rows import completed, formula_rows, simulation_rows
+from profiler.trace.device import CPU, CUDA, SIMULATED, Device
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_SHARED = ("experiment", "run_key", "workload", "device")
 
 
 def predict(
@@ -45,17 +43,17 @@ def predict(
     """
     keys = [key for key in run_keys if key in recording.cases]
     rows: list[records.Row] = []
-    device_type = "cpu" if recording.gpu is None else "cuda"
+    device_type = CPU if recording.gpu is None else CUDA
     chosen = [recording.cases[key] for key in keys]
     counting = [(case, recording.gpu) for case in chosen]
     facts = each_in_fresh_process(_facts, counting, "counting", processes)
     for key, case, counted in zip(keys, chosen, facts, strict=True):
-        rows += _complete(recording, key, formula_rows(case.workload, counted, device_type))
+        rows += _completed(recording, key, formula_rows(case.workload, counted, device_type))
     if recording.gpu is not None:
         jobs = [(recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
         simulations = each_in_fresh_process(_simulate, jobs, "simulating", processes)
         for key, simulated in zip(keys, simulations, strict=True):
-            rows += _complete(recording, key, simulated)
+            rows += _completed(recording, key, simulated)
             on_run(key)
     return records.frame(rows)
 
@@ -74,8 +72,8 @@ def predict_probes(recording: Archive) -> pd.DataFrame:
         probes.Probe(row.operation, tuple(map(int, row.shape.split("×"))), row.dtype, row.option)
         for row in recorded.itertuples()
     ]
-    settings = RunSettings("simulated", gpu=recording.gpu)
-    rows = in_fresh_process(probes.measure, chosen, settings, name="simulating the probes")
+    device = Device(SIMULATED, recording.gpu)
+    rows = in_fresh_process(probes.requests_of_probes, chosen, device, name="simulating the probes")
     return pd.DataFrame(rows, columns=list(probes.COLUMNS))
 
 
@@ -89,11 +87,17 @@ def _facts(case: Case, gpu: GPU | None) -> ModelFacts:
 
 
 def _simulate(case: Case, gpu: GPU, trace: Path) -> list[records.Row]:
-    return simulation_rows(case.workload, case.settings("simulated", gpu, trace))
+    return simulation_rows(case.workload, Device(SIMULATED, gpu), case.settings, trace)
 
 
-def _complete(recording: Archive, key: str, rows: Iterable[records.Row]) -> Iterator[records.Row]:
+def _completed(recording: Archive, key: str, rows: Iterable[records.Row]) -> list[records.Row]:
     measured = recording.records[recording.records["run_key"] == key].iloc[0]
-    shared: dict[str, Any] = {name: measured[name] for name in _SHARED}
-    shared |= recording.cases[key].workload.to_dict()
-    return ({**shared, **row} for row in rows)
+    return completed(
+        rows,
+        measured["experiment"],
+        recording.cases[key].workload,
+        measured["device"],
+        {},
+        key,
+        measured["workload"],
+    )

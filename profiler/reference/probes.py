@@ -15,6 +15,7 @@ from typing import Any
 
 from profiler.errors import first_line
 from profiler.runs.run_settings import ATTENTION_KERNELS, RunSettings
+from profiler.trace.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import Phase
 
@@ -53,10 +54,8 @@ class Probe:
         return " ".join(word for word in words if word)
 
 
-def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
-    """The rows of all probes (see COLUMNS), run in this process on the settings' device."""
-    import torch
-
+def requests_of_probes(probes: Sequence[Probe], device: Device) -> list[Row]:
+    """The rows of all probes (see COLUMNS), run in this process on the device."""
     from profiler.reference.probe_operations import OPERATIONS
     from profiler.runs.execute import make_recorder
     from profiler.runs.limits import attention_by
@@ -64,16 +63,13 @@ def measure(probes: Sequence[Probe], settings: RunSettings) -> list[Row]:
 
     failures: dict[Probe, str] = {}
     outputs: list[object] = []
-    recorder = make_recorder(settings)
+    recorder = make_recorder(device, RunSettings())
     with recorder:
-        device = (
-            recorder.device if settings.device_type == "simulated" else torch.device(settings.device_type)
-        )
         for number, probe in enumerate(probes, start=1):
             try:
                 with attention_by(probe.option if probe.option in ATTENTION_KERNELS else ""):
                     with recorder.phase(Phase(number, "prepare"), TrainingState()):
-                        operate = OPERATIONS[probe.operation](probe, device)
+                        operate = OPERATIONS[probe.operation](probe, recorder.device)
                     with recorder.phase(Phase(number, "operate"), TrainingState()):
                         outputs.append(operate())
             except RuntimeError as error:  # out of memory and unsupported operations included

@@ -10,10 +10,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from profiler.gpu.cards import GPU
 from profiler.runs.run_settings import RunSettings
 from profiler.units import GIB, MIB
 from profiler.workload import OPTIMIZERS, Workload
@@ -44,12 +42,10 @@ class Case:
         said = json.dumps([self.workload.key, added], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:12]
 
-    def settings(self, device_type: str, gpu: GPU | None = None, trace: Path | None = None) -> RunSettings:
-        """How this case runs on a device."""
-        kernel = self.attention_kernel
-        return RunSettings(
-            device_type, self.limit_bytes, gpu, self.allocator_settings, kernel, trace, _TIMEOUT_SECONDS
-        )
+    @property
+    def settings(self) -> RunSettings:
+        """How this case runs."""
+        return RunSettings(self.limit_bytes, self.allocator_settings, self.attention_kernel, _TIMEOUT_SECONDS)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, which `from_dict` reads."""

@@ -1,131 +1,143 @@
-"""One run in this process: trains the workload under a recorder and gives its rows."""
+"""A workload on a device: in this process, or in one of its own, in which it can break nothing here."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from profiler.errors import first_line
-from profiler.records.table import Row
-from profiler.runs.limits import attention_by, is_out_of_memory, limited
+from profiler.gpu.allocator import AllocatorSettings
+from profiler.runs.limits import allocator_environment, attention_by, is_out_of_memory, limited
+from profiler.runs.processes import Died, in_fresh_process
+from profiler.runs.provenance import gpu_here, provenance
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.ledger import CATEGORIES
+from profiler.trace.device import CUDA, SIMULATED, Device
 from profiler.trace.phase import Phase, phases
-from profiler.trace.run import PhaseMeasurement
+from profiler.trace.run import OutOfMemory, Run
 from profiler.workload import Workload
 
+if TYPE_CHECKING:
+    from profiler.recording.recorder import PhaseRecorder
 
-def measure(
-    workload: Workload, settings: RunSettings, on_phase: Callable[[int], None] = lambda index: None
-) -> list[Row]:
-    """Train `workload` in this process, under a recorder, and write the trace if the settings name a file.
+_NO_SETTINGS = RunSettings()
 
-    `on_phase` is told the index of each phase as it begins.
 
-    Returns one row a phase; running out of memory is the last row's outcome.
+def run_on(
+    workload: Workload,
+    device: Device,
+    settings: RunSettings = _NO_SETTINGS,
+    on_phase: Callable[[int], None] = lambda index: None,
+) -> Run:
+    """Train `workload` on `device` in this process, under a recorder.
+
+    `on_phase` is told the index of each phase as it begins. Allocator settings are a simulated device's only:
+    torch reads its own once, before this can say any (see run_in_fresh_process).
+
+    Raises ProfilerError, one line, for a workload that cannot be built or run for another reason than memory.
     """
+    from profiler.formula.facts import count
+    from profiler.training.models import code_in_use, examine
+    from profiler.training.optimizers import import_library
+    from profiler.training.step import train
+    from profiler.training.user_code import errors_in_one_line
+
+    # Where a GPU seems to be there, libraries would look for the GPU's own libraries.
+    import_library(workload)
+    assumed, parameters = examine(workload)
+    limit_bytes = settings.limit_bytes if device.is_here else None
+    if limit_bytes is not None:
+        count(workload)  # imports the model's code, which the limit is not about
     order = phases(workload)
-    recorder = make_recorder(settings, lambda phase: on_phase(order.index(phase)))
-    error = _train(workload, settings, recorder)
-    rows = [phase_row(index, m) for index, m in enumerate(recorder.measurements())]
-    if error is not None:
-        rows[-1:] = [{**(rows or [phase_columns(0, phases(workload)[0])])[-1], **out_of_memory(error)}]
-    if settings.trace is not None:
-        from profiler.trace.file import write_trace
+    recorder = make_recorder(device, settings, lambda phase: on_phase(order.index(phase)))
+    error = None
+    with code_in_use(workload), errors_in_one_line(str(workload)), recorder:
+        try:
+            with attention_by(settings.attention_kernel), limited(device.type, limit_bytes):
+                train(workload, recorder.device, recorder, initialize=device.is_here)
+        except (MemoryError, RuntimeError) as raised:
+            if not is_out_of_memory(raised, under_limit=limit_bytes is not None):
+                raise
+            error = first_line(raised)
+    where = Device(CUDA, gpu_here()) if device.kind == CUDA else device
+    about = provenance(device)
+    run = replace(
+        recorder.run(where, str(workload)),
+        workload=workload,
+        parameters=parameters,
+        assumed=assumed,
+        provenance=about | {"allocator_settings": settings.allocator_settings or about["allocator_settings"]},
+    )
+    return run if error is None else out_of_memory(run, error, order[0])
 
-        write_trace(settings.trace, recorder.entries)
-    return rows
+
+def out_of_memory(run: Run, message: str, first: Phase) -> Run:
+    """The run, which ended so in its last phase, or before the end of its `first`."""
+    phase = run.phases[-1].account.phase if run.phases else first
+    return replace(run, out_of_memory=OutOfMemory(phase, message, run.refusals[-1] if run.refusals else None))
 
 
-def make_recorder(settings: RunSettings, on_phase: Callable[[Phase], None] = lambda phase: None) -> Any:
-    """The recorder of the settings' device, not yet open."""
-    if settings.device_type == "simulated":
-        return _simulated_recorder(settings, on_phase)
-    if settings.device_type == "cuda":
+def run_in_fresh_process(
+    workload: Workload,
+    device: Device,
+    settings: RunSettings = _NO_SETTINGS,
+    on_phase: Callable[[int], None] = lambda index: None,
+) -> Run:
+    """What `run_on` gives, in a process of its own; one that is killed as memory runs out is a run too.
+
+    Raises ProfilerError as `run_on` does, and where the process dies in another way.
+    """
+    phase_index = 0
+
+    def note(index: int) -> None:
+        nonlocal phase_index
+        phase_index = index
+        on_phase(index)
+
+    try:
+        run: Run = in_fresh_process(
+            run_on,
+            workload,
+            device,
+            settings,
+            name=str(workload),
+            on_phase=note,
+            environment=allocator_environment(settings.allocator_settings) if device.is_here else None,
+            timeout_seconds=settings.timeout_seconds,
+        )
+    except Died as error:
+        # Under a limit a library may not even look whether it got what it asked for.
+        if not error.killed and not (error.signal and settings.limit_bytes is not None):
+            raise
+        stopped = OutOfMemory(phases(workload)[phase_index], _how_it_died(error), None)
+        return Run(device, str(workload), (), workload=workload, out_of_memory=stopped)
+    return run
+
+
+def _how_it_died(error: Died) -> str:
+    if error.killed:
+        return "killed by the operating system, as it does when memory runs out"
+    return f"ended by {signal.Signals(error.signal).name} under the memory limit"
+
+
+def make_recorder(
+    device: Device, settings: RunSettings, on_phase: Callable[[Phase], None] = lambda phase: None
+) -> PhaseRecorder:
+    """The recorder of the device, not yet open: the one place where kinds of devices are told apart."""
+    if device.kind == SIMULATED:
+        from profiler.recording.simulated import OWN_STEP_READS, SimulatedRecorder
+
+        assert device.gpu is not None
+        allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
+        if settings.limit_bytes is not None:
+            fraction = min(1.0, settings.limit_bytes / device.gpu.memory_bytes)
+            allocator_settings = replace(allocator_settings, memory_fraction=fraction)
+        return SimulatedRecorder(device.gpu, allocator_settings, on_phase, float_reads=OWN_STEP_READS)
+    if device.kind == CUDA:
         from profiler.recording.cuda import CudaRecorder
 
         return CudaRecorder(on_phase)
     from profiler.recording.cpu import CpuRecorder
 
     return CpuRecorder(on_phase)
-
-
-def _simulated_recorder(settings: RunSettings, on_phase: Callable[[Phase], None]) -> Any:
-    from profiler.gpu.allocator import AllocatorSettings
-    from profiler.recording.simulated import OWN_STEP_READS, SimulatedRecorder
-
-    assert settings.gpu is not None
-    allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
-    if settings.limit_bytes is not None:
-        fraction = min(1.0, settings.limit_bytes / settings.gpu.memory_bytes)
-        allocator_settings = replace(allocator_settings, memory_fraction=fraction)
-    return SimulatedRecorder(settings.gpu, allocator_settings, on_phase, float_reads=OWN_STEP_READS)
-
-
-def _train(workload: Workload, settings: RunSettings, recorder: Any) -> str | None:
-    """Run the steps; the message if memory ran out, None if all went well."""
-    import torch
-
-    from profiler.formula.facts import count
-    from profiler.training.optimizers import import_library
-    from profiler.training.step import train
-
-    import_library(workload)
-    simulated = settings.device_type == "simulated"
-    limit_bytes = None if simulated else settings.limit_bytes
-    with recorder, attention_by(settings.attention_kernel):
-        if limit_bytes is not None:
-            count(workload)  # imports the model's code, which the limit is not about
-        device = recorder.device if simulated else torch.device(settings.device_type)
-        try:
-            with limited(settings.device_type, limit_bytes):
-                train(workload, device, recorder, initialize=not simulated)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error, under_limit=limit_bytes is not None):
-                raise
-            return first_line(error)
-    return None
-
-
-def phase_row(index: int, measurement: PhaseMeasurement, source: str = "measured") -> Row:
-    """The columns of a record that a recorder filled in for one phase."""
-    account, statistics = measurement.account, measurement.memory_stats
-    allocated_bytes = statistics.get("allocated_bytes.all.current", account.end_bytes)
-    peak_bytes = statistics.get("allocated_bytes.all.peak", account.peak_bytes)
-    end, peak = dict(account.end), dict(account.peak)
-    # What the allocator counted and the events do not show stays visible.
-    end["unattributed"] += allocated_bytes - account.end_bytes
-    peak["unattributed"] += peak_bytes - account.peak_bytes
-    return {
-        **phase_columns(index, account.phase),
-        "source": source,
-        "outcome": "ok",
-        "detail": account.peak_op or None,
-        "allocated_bytes": allocated_bytes,
-        "peak_allocated_bytes": peak_bytes,
-        "active_bytes": statistics.get("active_bytes.all.current"),
-        "requested_bytes": statistics.get("requested_bytes.all.current"),
-        "reserved_bytes": statistics.get("reserved_bytes.all.current"),
-        "peak_reserved_bytes": statistics.get("reserved_bytes.all.peak"),
-        "device_used_bytes": measurement.device_used_bytes,
-        **{f"{name}_bytes": end[name] for name in CATEGORIES},
-        **{f"peak_{name}_bytes": peak[name] for name in CATEGORIES},
-        "seconds": measurement.seconds,
-        "reading_seconds": measurement.reading_seconds,
-    }
-
-
-def out_of_memory(detail: str) -> Row:
-    """The columns of a measured row whose phase did not fit."""
-    return {"source": "measured", "outcome": "out_of_memory", "detail": detail}
-
-
-def phase_columns(index: int, phase: Phase) -> Row:
-    """The columns of a record that say which phase it is."""
-    return {
-        "phase_index": index,
-        "step": phase.step,
-        "phase": phase.name,
-        "micro_batch": phase.micro_batch,
-    }

@@ -32,7 +32,6 @@ _PRELOADED = (
     "transformers",
     *(f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS),
     "profiler.runs.rows",
-    "profiler.runs.simulation_worker",
 )
 # Python puts no current folder in front of what it imports, so that a torch.py there is not run.
 _SAFE_PATH = "PYTHONSAFEPATH"

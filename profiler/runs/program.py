@@ -19,21 +19,21 @@ from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
-from profiler.recording.program_run import ProgramRun, read_program
+from profiler.recording.program_run import ProgramProcess, read_program
 
 _WATCHER = Path(__file__).parents[1] / "recording" / "inside"
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A program's end: its exit code (128 and the signal's number for one that a signal ended), and its runs.
+    """A program's end: its exit code (128 and the signal's number for one that a signal ended), what ran.
 
-    `runs` has each process on each GPU that it used; `journal` what was called and is not modelled, `reads`
-    what it read back that was not computed.
+    `processes` has each process on each GPU that it used; `journal` what was called and is not modelled,
+    `reads` what it read back that was not computed.
     """
 
     exit_code: int
-    runs: Sequence[ProgramRun]
+    processes: Sequence[ProgramProcess]
     journal: Journal
     reads: ProgramReads
 
@@ -84,7 +84,7 @@ def run_program(
         with _signals_to(process):
             code = process.wait()
         exit_code = code if code >= 0 else 128 - code
-        return Watched(exit_code, read_program(events), read_journal(folder), program_reads(folder))
+        return Watched(exit_code, read_program(events, gpus.gpu), read_journal(folder), program_reads(folder))
 
 
 @contextmanager

@@ -5,44 +5,48 @@ from __future__ import annotations
 import os
 import platform
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU
 from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
+from profiler.runs.processes import in_fresh_process
+from profiler.trace.device import CPU, CUDA, Device
 
 
-def default_device() -> str:
-    """ "cuda" where torch finds a GPU, else "cpu"."""
+def default_device() -> Device:
+    """CUDA where torch finds a GPU, else the CPU."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return Device(CUDA if torch.cuda.is_available() else CPU)
 
 
-def check_device(device_type: str) -> None:
-    """Raise ProfilerError unless the device is there."""
+def check_device(device: Device) -> None:
+    """Raise ProfilerError unless a device that is said to be here is."""
     import torch
 
-    if device_type == "cuda" and not torch.cuda.is_available():
+    if device.kind == CUDA and not torch.cuda.is_available():
         raise ProfilerError("torch finds no CUDA device here; use --device cpu")
 
 
-def device_class(device_type: str) -> str:
+def device_class(device: Device) -> str:
     """The name of the results folder: "cpu", or the GPU's name as in "nvidia-h100-80gb-hbm3", with
     "virtual-" before that of a virtual one."""
-    if device_type == "cpu":
-        return "cpu"
-    return in_a_path(_gpu_name())
+    return CPU if device.kind == CPU else in_a_path(_device_name(device))
 
 
-def _gpu_name() -> str:
-    """The GPU's name; that of a virtual one says so."""
+def _device_name(device: Device) -> str:
+    """The processor's name, or the GPU's; that of a virtual one says so."""
     import torch
 
-    name = torch.cuda.get_device_name()
-    return f"virtual {name}" if os.environ.get(ENVIRONMENT_VARIABLE) else name
+    if device.kind == CUDA:
+        name = torch.cuda.get_device_name()
+        return f"virtual {name}" if os.environ.get(ENVIRONMENT_VARIABLE) else name
+    return device.gpu.name if device.gpu is not None else _processor_name()
 
 
 def in_a_path(name: str) -> str:
@@ -76,15 +80,14 @@ def gpu_here() -> GPU:
     )
 
 
-def provenance(device_type: str) -> dict[str, str | None]:
+def provenance(device: Device) -> dict[str, str | None]:
     """The provenance columns of a record (profiler.records.table), for this machine, now."""
     import torch
 
     settings = os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or os.environ.get("PYTORCH_ALLOC_CONF") or ""
-    on_cuda = device_type == "cuda"
     return {
-        "device_name": _gpu_name() if on_cuda else _processor_name(),
-        "driver_version": _driver_version() if on_cuda else None,
+        "device_name": _device_name(device),
+        "driver_version": _driver_version() if device.kind == CUDA else None,
         "cuda_version": torch.version.cuda,
         "torch_version": torch.__version__,
         "transformers_version": version("transformers"),
@@ -93,6 +96,38 @@ def provenance(device_type: str) -> dict[str, str | None]:
         "allocator_settings": settings,
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def ask_device(device: Device) -> dict[str, Any]:
+    """Its class, its provenance, and as "gpu" the fields of profiler.gpu.cards.GPU (None on a CPU).
+
+    Asked in a process of its own, so that this one takes no memory of the device.
+    Raises ProfilerError if there is no such device.
+    """
+    facts: dict[str, Any] = in_fresh_process(_answers, device, name="asking the device")
+    return facts
+
+
+def _answers(device: Device) -> dict[str, Any]:
+    import torch
+
+    try:
+        if device.kind == CUDA and not torch.cuda.is_available():
+            raise ProfilerError(
+                "torch finds no CUDA device here; `--device H100 --results FOLDER` rehearses without"
+            )
+        about: dict[str, Any] = {"device": device_class(device), **provenance(device)}
+        about |= {"gpu": None, "free_bytes": None}
+        if device.kind == CUDA:
+            about |= {"gpu": asdict(gpu_here()), "free_bytes": torch.cuda.mem_get_info()[0]}
+            about["cudnn_version"] = torch.backends.cudnn.version()
+    except RuntimeError as error:  # a driver too old, say
+        raise ProfilerError(f"the device does not answer: {first_line(error)}") from error
+    if device.gpu is not None:  # not here, and says so
+        about |= {"gpu": asdict(device.gpu), "free_bytes": device.gpu.memory_bytes}
+        about["device"] = f"{device.kind}-{about['device']}"
+        about["device_name"] = f"{device.kind} {about['device_name']}"
+    return about
 
 
 def _processor_name() -> str:

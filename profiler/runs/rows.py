@@ -1,28 +1,99 @@
-"""What the formulas and the simulation say of a workload, as rows of records."""
+"""What runs and formulas say of a workload, as rows of records: the one place where a row is completed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import first_line
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, Term
 from profiler.formula.textbook import textbook_terms
 from profiler.records.table import Row
-from profiler.runs.execute import measure, phase_columns
+from profiler.runs.execute import run_in_fresh_process, run_on
+from profiler.runs.processes import in_fresh_process
+from profiler.runs.provenance import device_class, gpu_here, provenance
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import CPU, CUDA, SIMULATED, Device
+from profiler.trace.ledger import CATEGORIES
+from profiler.trace.phase import Phase, phases
 
 if TYPE_CHECKING:
-    from profiler.runs.run_settings import RunSettings
+    from pathlib import Path
+
+    from profiler.gpu.cards import GPU
+    from profiler.trace.run import PhaseMeasurement, Run
     from profiler.workload import Workload
 
 
-def gpu_rows(workload: Workload, settings: RunSettings) -> list[Row]:
-    """The rows of formula, textbook and simulation on the settings' simulated GPU."""
+def experiment_rows(
+    experiment: str,
+    workload: Workload,
+    device: Device,
+    settings: RunSettings,
+    on_phase: Callable[[int], None] = lambda index: None,
+    measure: bool = True,
+) -> list[Row]:
+    """Predict one workload and, on a device that is not simulated, measure it.
+
+    On the CPU the formulas predict, on a GPU also a simulation of that GPU.
+
+    Args:
+        experiment: the name that the rows bear.
+        workload: what to run.
+        device: where.
+        settings: how.
+        on_phase: told the index of each phase as it begins.
+        measure: False for a workload that has been measured already.
+
+    Returns:
+        The rows of all sources, complete.
+
+    Raises:
+        ProfilerError: the workload failed for another reason than memory.
+    """
+    rows = predicted_rows(workload, gpu_here() if device.kind == CUDA else device.gpu)
+    if measure and device.kind != SIMULATED:
+        rows += run_rows(run_in_fresh_process(workload, device, settings, on_phase), "measured")
+    about = provenance(device)
+    return completed(rows, experiment, workload, device_class(device), about)
+
+
+def predicted_rows(workload: Workload, gpu: GPU | None) -> list[Row]:
+    """What the formulas say, and for a GPU its simulation.
+
+    Raises ProfilerError if the process that simulates dies.
+    """
+    from profiler.formula.facts import count
+
+    if gpu is None:
+        return list(formula_rows(workload, count(workload), CPU))
+    rows: list[Row] = in_fresh_process(_rows_on_gpu, workload, gpu, name=f"simulating {workload}")
+    return rows
+
+
+def _rows_on_gpu(workload: Workload, gpu: GPU) -> list[Row]:
     from profiler.formula.facts import facts_on
 
-    facts = facts_on(settings.gpu, workload)
-    return [*formula_rows(workload, facts, "cuda"), *simulation_rows(workload, settings)]
+    formulas = list(formula_rows(workload, facts_on(gpu, workload), CUDA))
+    return formulas + simulation_rows(workload, Device(SIMULATED, gpu), RunSettings())
+
+
+def simulation_rows(
+    workload: Workload, device: Device, settings: RunSettings, trace: Path | None = None
+) -> list[Row]:
+    """The rows of a simulation in this process, which is saved as `trace`.
+
+    Where it cannot be simulated: one row "skipped" with the reason.
+    """
+    try:
+        run = run_on(workload, device, settings)
+    except Exception as error:
+        return [skipped_row(0, phases(workload)[0], "simulation", first_line(error))]
+    if trace is not None:
+        run.save(trace)
+    return run_rows(run, "simulation")
 
 
 def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Iterator[Row]:
@@ -34,9 +105,7 @@ def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Ite
     for source, predictions in sources.items():
         for index, prediction in enumerate(predictions):
             yield {
-                **phase_columns(index, prediction.phase),
-                "source": source,
-                "outcome": "ok",
+                **_phase_columns(index, prediction.phase, source, "ok"),
                 "allocated_bytes": prediction.end_bytes,
                 "peak_allocated_bytes": prediction.peak_bytes,
                 **_by_category("", prediction.end),
@@ -44,14 +113,51 @@ def formula_rows(workload: Workload, facts: ModelFacts, device_type: str) -> Ite
             }
 
 
-def simulation_rows(workload: Workload, settings: RunSettings) -> list[Row]:
-    """One row a phase, simulated in this process; where it cannot be, one row "skipped" with the reason."""
-    try:
-        rows = measure(workload, settings)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        rows = [{"phase_index": 0, "outcome": "skipped", "detail": reason}]
-    return [{**row, "source": "simulation"} for row in rows]
+def run_rows(run: Run, source: str) -> list[Row]:
+    """One row a phase of a workload's run; the last of one that did not fit is out of memory."""
+    assert run.workload is not None
+    rows = [_phase_row(index, phase, source) for index, phase in enumerate(run.phases)]
+    stopped = run.out_of_memory
+    if stopped is not None:
+        index = phases(run.workload).index(stopped.phase)
+        if index == len(rows):
+            rows.append(_phase_columns(index, stopped.phase, source, "ok"))
+        rows[-1] |= {"outcome": "out_of_memory", "detail": stopped.message}
+    return rows
+
+
+def skipped_row(index: int, phase: Phase, source: str, why: str) -> Row:
+    """The row of a run that could not be."""
+    return {**_phase_columns(index, phase, source, "skipped"), "detail": why}
+
+
+def _phase_row(index: int, phase: PhaseMeasurement, source: str) -> Row:
+    return {
+        **_phase_columns(index, phase.account.phase, source, "ok"),
+        "detail": phase.account.peak_op or None,
+        "allocated_bytes": phase.allocated_bytes,
+        "peak_allocated_bytes": phase.peak_allocated_bytes,
+        "active_bytes": phase.memory_stats.get("active_bytes.all.current"),
+        "requested_bytes": phase.memory_stats.get("requested_bytes.all.current"),
+        "reserved_bytes": phase.reserved_bytes,
+        "peak_reserved_bytes": phase.peak_reserved_bytes,
+        "device_used_bytes": phase.device_used_bytes,
+        **{f"{name}_bytes": phase.end[name] for name in CATEGORIES},
+        **{f"peak_{name}_bytes": phase.peak[name] for name in CATEGORIES},
+        "seconds": phase.seconds,
+        "reading_seconds": phase.reading_seconds,
+    }
+
+
+def _phase_columns(index: int, phase: Phase, source: str, outcome: str) -> Row:
+    return {
+        "phase_index": index,
+        "step": phase.step,
+        "phase": phase.name,
+        "micro_batch": phase.micro_batch,
+        "source": source,
+        "outcome": outcome,
+    }
 
 
 def _by_category(prefix: str, terms: Iterable[Term]) -> Row:
@@ -60,3 +166,37 @@ def _by_category(prefix: str, terms: Iterable[Term]) -> Row:
         column = f"{prefix}{term.category}_bytes"
         row[column] = row.get(column, 0) + term.size_bytes
     return row
+
+
+# --- the columns of a run as a whole ---------------------------------------------------------------------
+
+
+def run_key(workload: Workload, device: str, about: Mapping[str, Any]) -> str:
+    """The name that the rows of one run share; a run under this name need not be run again.
+
+    It is another name for another workload, device, processor or torch version. `device` is a device class,
+    `about` a provenance.
+    """
+    where = hashlib.sha256(str(about["device_name"]).encode()).hexdigest()[:6]
+    return f"{workload.key}-{device}-{where}-torch{about['torch_version']}"
+
+
+def completed(
+    rows: Iterable[Row],
+    experiment: str,
+    workload: Workload,
+    device: str,
+    about: Mapping[str, Any],
+    key: str = "",
+    words: str = "",
+) -> list[Row]:
+    """Rows with what all of a run share; `key` and `words` where they are others than the workload's."""
+    shared = {
+        "experiment": experiment,
+        "run_key": key or run_key(workload, device, about),
+        "workload": words or str(workload),
+        **workload.to_dict(),
+        **about,
+        "device": device,
+    }
+    return [{**shared, **row} for row in rows]

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from profiler.trace.load import SavedRun
 from profiler.trace.moments import (
     Moment,
     by_category,
@@ -21,6 +20,7 @@ from profiler.trace.moments import (
     modules_at,
     phases_in,
 )
+from profiler.trace.run import Run
 
 _LINE = re.compile(r"(?P<file>.*\.py):\d+(?P<function> .*)?")
 
@@ -60,7 +60,7 @@ class Difference:
         return self.after.allocated_bytes - self.before.allocated_bytes
 
 
-def difference(before: SavedRun, after: SavedRun) -> Difference:
+def difference(before: Run, after: Run) -> Difference:
     """Hold the peak of one run against that of another."""
     first, second = before.peak(), after.peak()
     categories: tuple[Change, ...] = ()

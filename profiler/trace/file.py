@@ -1,21 +1,27 @@
-"""Allocation traces as small files: the ledger's entries of one run, as Parquet.
+"""Runs as small files: all that a Run has, as Parquet.
 
 One row an entry, in order. An end of phase is one row for each label and then one for the mark itself. Words
 are dictionary encoded, sizes and addresses too (a caching allocator hands the same blocks out again and
-again), and all is compressed with zstd: two steps of GPT-2 take 20 KB.
+again), and all is compressed with zstd: two steps of GPT-2 take 30 KB. What is of the run as a whole is JSON
+in the file's metadata (profiler.trace.file_metadata); a file without it is a trace alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from profiler.errors import ProfilerError, first_line
 from profiler.files import write_atomically
+from profiler.trace.device import UNKNOWN, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
+from profiler.trace.file_metadata import measured_phases, metadata_of, phase_in_words, run_of
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase
+from profiler.trace.run import Run
+from profiler.trace.segments import SEGMENT_ACTIONS, SegmentChange
 
 Entry = Allocation | Free | Mark
 
@@ -33,58 +39,85 @@ COLUMNS = {
     "phase": "mark: name of the phase",
     "micro_batch": "mark: micro-batch",
 }
-_NUMBERS = ("address", "size_bytes", "requested_bytes", "step", "micro_batch")
+# Columns that files of before lack.
+ADDED = {
+    "reserved_bytes": "alloc, free, mark: what the allocator held after it; null where nobody looked",
+    "stream": "segment_...: what PyTorch's snapshots call so, before the entry that follows; its stream",
+    "measurement": "mark: what else was read at the end of the phase, as JSON",
+}
+_NUMBERS = ("address", "size_bytes", "requested_bytes", "step", "micro_batch", "stream", "reserved_bytes")
+_ENTRIES = ("alloc", "free", "mark")
+_METADATA = b"profiler run"
+_OLDER = "the file does not say where it ran, or what the allocator reserved"
 _LARGEST = 1 << 60
-_NOTHING: dict[str, Any] = {name: 0 if name in _NUMBERS else "" for name in COLUMNS} | {"module": None}
+_NULL = ("module", "reserved_bytes")
+_NOTHING: dict[str, Any] = {
+    name: None if name in _NULL else 0 if name in _NUMBERS else "" for name in (*COLUMNS, *ADDED)
+}
 
 
-def write_trace(path: Path, entries: Iterable[Entry]) -> None:
-    """Write the entries of one run; the file is whole or not there.
+def write_run(path: Path, run: Run) -> None:
+    """Write one run; the file is whole or not there.
 
     Raises ProfilerError if the folder cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{**_NOTHING, **row} for entry in entries for row in _rows(entry)]
-    types = {name: pa.int64() if name in _NUMBERS else pa.string() for name in COLUMNS}
-    schema = pa.schema(list(types.items()))
-    table = pa.table({name: [row[name] for row in rows] for name in COLUMNS}, schema=schema)
+    rows = [{**_NOTHING, **row} for row in _rows(run)]
+    types = {name: pa.int64() if name in _NUMBERS else pa.string() for name in (*COLUMNS, *ADDED)}
+    schema = pa.schema(list(types.items()), metadata={_METADATA: json.dumps(metadata_of(run)).encode()})
+    table = pa.table({name: [row[name] for row in rows] for name in types}, schema=schema)
     write_atomically(
         path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=19)
     )
 
 
-def read_trace(path: Path) -> list[Entry]:
-    """The entries of a file of `write_trace`.
+def read_run(path: Path) -> Run:
+    """The run in a file of `write_run`, this version's or an older one's.
 
-    Raises ProfilerError for a file that is missing or not such a trace.
+    Raises ProfilerError for a file that is missing or not such a run.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_table(path, columns=list(COLUMNS)).to_pydict()
-    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
+        schema = pq.read_schema(path)
+        names = [*COLUMNS, *(name for name in ADDED if name in schema.names)]
+        columns = pq.read_table(path, columns=names).to_pydict()
+        said = json.loads((schema.metadata or {}).get(_METADATA, b"null"))
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError) as error:
         raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
-    if set(columns) != set(COLUMNS):
-        raise ProfilerError(f"{path} is not a trace: it lacks {', '.join(COLUMNS.keys() - columns.keys())}")
+    if missing := COLUMNS.keys() - columns.keys():
+        raise ProfilerError(f"{path} is not a trace: it lacks {', '.join(missing)}")
     if problem := _problem(columns):
         raise ProfilerError(f"{path} is not a readable trace ({problem})")
-    rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
-    return list(_entries(rows))
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    entries = list(_entries(rows))
+    changes = _changes(rows)
+    reserved: list[Any] = [row.get("reserved_bytes") for row in rows if row["kind"] in _ENTRIES]
+    if None in reserved:
+        reserved = []
+    words = [row.get("measurement", "") for row in rows if row["kind"] == "mark"]
+    try:
+        phases = measured_phases(entries, reserved, words)
+        if said is None:
+            return Run(Device(UNKNOWN), "", entries, phases, reserved, note=_OLDER)
+        return run_of(said, entries, reserved, changes, phases)
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
 
 
 def _problem(columns: dict[str, list[Any]]) -> str:
     """What no run can have written, or ""."""
     for name, values in columns.items():
-        kinds = set(map(type, values))
+        kinds = set(map(type, values)) - ({type(None)} if name in (*_NULL, "line") else set())
         if name in _NUMBERS:
-            if kinds - {int} or any(not 0 <= value < _LARGEST for value in values):
+            if kinds - {int} or any(not 0 <= value < _LARGEST for value in values if value is not None):
                 return f"{name} has what is no size or number"
-        elif kinds - ({str, type(None)} if name in ("module", "line") else {str}):
+        elif kinds - {str}:
             return f"{name} has what is no text"
-    for name, known in (("kind", {"alloc", "free", "label", "mark"}), ("category", {"", *CATEGORIES})):
+    for name, known in (("kind", {*_ENTRIES, "label", *SEGMENT_ACTIONS}), ("category", {"", *CATEGORIES})):
         if unknown := set(columns[name]) - known:
             return f"{name} {min(unknown)[:40]!r} is unknown"
     if any(kind == "label" and not of for kind, of in zip(columns["kind"], columns["category"], strict=True)):
@@ -92,7 +125,21 @@ def _problem(columns: dict[str, list[Any]]) -> str:
     return ""
 
 
-def _rows(entry: Entry) -> Iterator[dict[str, Any]]:
+def _rows(run: Run) -> Iterator[dict[str, Any]]:
+    reserved: Sequence[int | None] = run.reserved_bytes or [None] * len(run.entries)
+    phases = iter(run.phases)
+    for index, (entry, reserved_bytes) in enumerate(zip(run.entries, reserved, strict=True)):
+        for change in run.segment_changes.get(index, ()):
+            action, address, size_bytes, stream = change
+            yield {"kind": action, "address": address, "size_bytes": size_bytes, "stream": stream}
+        *labels, last = _rows_of(entry)
+        yield from labels
+        if isinstance(entry, Mark) and (phase := next(phases, None)) is not None:
+            last["measurement"] = phase_in_words(phase)
+        yield {**last, "reserved_bytes": reserved_bytes}
+
+
+def _rows_of(entry: Entry) -> Iterator[dict[str, Any]]:
     if isinstance(entry, Allocation):
         row = {
             "kind": "alloc",
@@ -112,6 +159,17 @@ def _rows(entry: Entry) -> Iterator[dict[str, Any]]:
         yield {"kind": "mark", "step": phase.step, "phase": phase.name, "micro_batch": phase.micro_batch}
 
 
+def _changes(rows: Iterable[dict[str, Any]]) -> dict[int, list[SegmentChange]]:
+    changes: dict[int, list[SegmentChange]] = {}
+    entries = 0
+    for row in rows:
+        entries += row["kind"] in _ENTRIES
+        if row["kind"] in SEGMENT_ACTIONS:
+            words = (row["kind"], row["address"], row["size_bytes"], row.get("stream", 0))
+            changes.setdefault(entries, []).append(SegmentChange(*words))
+    return changes
+
+
 def _entries(rows: Iterable[dict[str, Any]]) -> Iterator[Entry]:
     labels: dict[int, str] = {}
     for row in rows:
@@ -124,6 +182,6 @@ def _entries(rows: Iterable[dict[str, Any]]) -> Iterator[Entry]:
             yield Free(row["address"])
         elif row["kind"] == "label":
             labels[row["address"]] = row["category"]
-        else:
+        elif row["kind"] == "mark":
             yield Mark(Phase(row["step"], row["phase"], row["micro_batch"]), labels)
             labels = {}

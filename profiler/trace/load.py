@@ -1,9 +1,9 @@
-"""One run read back from a file: a saved simulation or recording (Parquet), or a CUDA memory snapshot."""
+"""One run from a file: a saved one (Parquet, profiler.trace.file), or a CUDA memory snapshot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from profiler.errors import ProfilerError
@@ -13,11 +13,10 @@ from profiler.gpu.replay import initial_segments, replay_device
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.gpu.trace_events import TraceEvent
+from profiler.trace.device import CUDA, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import read_trace
-from profiler.trace.moments import Entries, Moment, peaks
-from profiler.trace.phase import Phase
-from profiler.trace.segments import Changes
+from profiler.trace.file import read_run
+from profiler.trace.run import Refusal, Run, until_last_phase
 from profiler.units import format_bytes, round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
@@ -29,54 +28,10 @@ OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME = "operation", "category", "module
 _OWN_FRAMES = (OPERATION_FRAME, CATEGORY_FRAME, MODULE_FRAME)
 
 
-@dataclass(frozen=True)
-class FailedRequest:
-    """A request that ran out of memory, after the entry at `position` (-1: before all)."""
-
-    requested_bytes: int
-    free_bytes: int
-    origin: str
-    position: int
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """What a file says of a run.
-
-    Attributes:
-        entries: allocations and frees in order, with the ends of the phases where the file has them.
-        reserved_bytes: what the allocator held after each entry; empty where the file does not say.
-        note: what the file leaves open, in words, or "".
-        out_of_memory: the requests that the device had no room for.
-        segment_changes: memory taken from the driver and given back; empty where that is not known.
-    """
-
-    entries: Entries
-    reserved_bytes: Sequence[int]
-    note: str
-    out_of_memory: tuple[FailedRequest, ...] = ()
-    segment_changes: Changes = field(default_factory=dict)
-
-    def peak(self) -> Moment:
-        """The first moment with the most allocated; of a run without phases, that of the whole recording."""
-        entries, reserved = self.entries, self.reserved_bytes or [0] * len(self.entries)
-        if not any(isinstance(entry, Mark) for entry in entries):
-            entries, reserved = [*entries, Mark(Phase(0, "the recording"), {})], [*reserved, 0]
-        return max(peaks(entries, reserved), key=lambda moment: moment.allocated_bytes)
-
-
-def until_last_phase(entries: Entries) -> int:
-    """How many entries there are to the end of the last phase: what follows is the program's end.
-
-    All of them, where there are no phases.
-    """
-    return max((i + 1 for i, e in enumerate(entries) if isinstance(e, Mark)), default=len(entries))
-
-
 def load(
     path: Path, device: int | None = None, on_progress: Callable[[int], object] = lambda read_bytes: None
-) -> SavedRun:
-    """Read a file of `profiler report --save`, `Recording.save`, or `torch.cuda.memory._dump_snapshot`.
+) -> Run:
+    """Read a file of `Run.save` (`profiler report --save`), or `torch.cuda.memory._dump_snapshot`.
 
     Args:
         path: the file.
@@ -93,16 +48,18 @@ def load(
     if start == _PARQUET:
         if device is not None:
             raise ProfilerError(f"--device is for snapshots; {path} is a saved run, of one device")
-        entries = read_trace(path)
-        if not any(isinstance(entry, Allocation) for entry in entries):
+        run = read_run(path)
+        if not run.allocations:
             raise ProfilerError(f"{path}: no allocations; save a run that has some")
-        return SavedRun(entries[: until_last_phase(entries)], (), "")
+        end = until_last_phase(run.entries)  # older files go on
+        name = run.name or path.name
+        return replace(run, name=name, entries=run.entries[:end], reserved_bytes=run.reserved_bytes[:end])
     snapshot = load_snapshot(path, on_progress)
     chosen = busiest(snapshot) if device is None else snapshot.device(device)
-    run = _from_snapshot(chosen, snapshot.settings) if chosen else None
-    if chosen is None or run is None or not any(isinstance(entry, Allocation) for entry in run.entries):
+    if chosen is None or not (run := _from_snapshot(chosen, snapshot.settings)).allocations:
         raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
-    return replace(run, note="; ".join(filter(None, (which_device(snapshot, chosen), run.note))))
+    notes = filter(None, (which_device(snapshot, chosen), run.note))
+    return replace(run, name=path.name, note="; ".join(notes))
 
 
 def busiest(snapshot: Snapshot) -> DeviceSnapshot | None:
@@ -120,7 +77,7 @@ def which_device(snapshot: Snapshot, chosen: DeviceSnapshot) -> str:
     return f"shown is device {chosen.device}; there is also {', '.join(others)}: --device" if others else ""
 
 
-def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> SavedRun:
+def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
     """A snapshot says what was asked for; what the blocks then took is what the allocator model gives."""
     timeline = replay_device(device, settings).timeline
     replayed = len(timeline.allocated_bytes) == len(device.events)
@@ -136,7 +93,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Saved
         for address, requested_bytes in before.items()
     ]
     alive = set(before)
-    failed: list[FailedRequest] = []
+    refused: list[Refusal] = []
     allocated_bytes = sum(sizes[address] for address in before)
     for index, event in enumerate(device.events):
         if event.action == "alloc":
@@ -149,12 +106,13 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Saved
             entries.append(Free(event.address))
             alive.remove(event.address)
         elif event.action == "oom":
-            asked = (event.size_bytes, event.address, origin(event.frames))
-            failed.append(FailedRequest(*asked, len(entries) - 1))
+            asked = (event.size_bytes, origin(event.frames), None, len(entries) - 1)
+            refused.append(Refusal(*asked, free_bytes=event.address))
         if replayed:
             allocated_bytes = timeline.allocated_bytes[index]
             reserved_bytes += [timeline.reserved_bytes[index]] * (len(entries) - len(reserved_bytes))
-    return SavedRun(entries, reserved_bytes, "" if replayed else _NOT_REPLAYED, tuple(failed))
+    note = "" if replayed else _NOT_REPLAYED
+    return Run(Device(CUDA), "", entries, (), reserved_bytes, refusals=tuple(refused), note=note)
 
 
 def _requested_before(device: DeviceSnapshot) -> dict[int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from profiler.trace.events import Allocation, Free, Mark
-from profiler.trace.ledger import CATEGORIES, account, categories
+from profiler.trace.ledger import CATEGORIES, Account, categories
 from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
@@ -37,31 +37,26 @@ class Moment:
     phase: Phase
     position: int
     allocated_bytes: int
-    reserved_bytes: int
+    reserved_bytes: int | None
     allocation: Allocation | None
 
     @property
-    def fragmentation_bytes(self) -> int:
-        """Held by the allocator and not handed out."""
-        return self.reserved_bytes - self.allocated_bytes
+    def fragmentation_bytes(self) -> int | None:
+        """Held by the allocator and not handed out; None where nobody looked."""
+        return None if self.reserved_bytes is None else self.reserved_bytes - self.allocated_bytes
 
 
-def peaks(entries: Entries, reserved_bytes: Sequence[int]) -> list[Moment]:
-    """The peak of each phase, in order. `reserved_bytes` is what the allocator held after each entry."""
-    moments = []
-    for phase in account(entries):
-        position = phase.peak_position
-        made_by = entries[position]
-        moments.append(
-            Moment(
-                phase.phase,
-                position,
-                phase.peak_bytes,
-                reserved_bytes[position],
-                made_by if isinstance(made_by, Allocation) else None,
-            )
-        )
-    return moments
+def moment_of_peak(phase: Account, entries: Entries, reserved_bytes: Sequence[int]) -> Moment:
+    """When a phase had the most; `reserved_bytes` is what the allocator held after each entry, () unknown."""
+    position = phase.peak_position
+    made_by = entries[position] if position < len(entries) else None
+    return Moment(
+        phase.phase,
+        position,
+        phase.peak_bytes,
+        reserved_bytes[position] if reserved_bytes else None,
+        made_by if isinstance(made_by, Allocation) else None,
+    )
 
 
 def alive_at(entries: Entries, position: int) -> list[int]:

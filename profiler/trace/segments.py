@@ -12,6 +12,7 @@ from profiler.trace.events import Allocation, Free
 from profiler.trace.moments import Entries
 
 _MAPS = "segment_map"
+SEGMENT_ACTIONS = ("segment_alloc", "segment_free", _MAPS, "segment_unmap")
 
 
 class SegmentChange(NamedTuple):

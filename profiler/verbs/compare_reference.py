@@ -17,7 +17,8 @@ from profiler.reference import accuracy, bounds
 from profiler.reference.accuracy_page import Result, accuracy_page
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.file import read_trace
+from profiler.trace.device import CPU, Device
+from profiler.trace.file import read_run
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 from profiler.verbs.options import refuse
@@ -114,7 +115,7 @@ def _print_versions(recording: Archive, console: Console) -> None:
     """Other versions may run other operations; the kernels' rules are those of the installed torch."""
     from profiler.runs.provenance import provenance
 
-    here = provenance("cpu")
+    here = provenance(Device(CPU))
     for library in ("torch", "transformers"):
         recorded, installed = (
             str(about[f"{library}_version"]).split("+")[0] for about in (recording.about, here)
@@ -249,7 +250,7 @@ def _print_residuals(recording: Archive, keys: list[str], traces: Path, console:
         measured, path = recording.trace(key), traces / f"{key}.parquet"
         if measured is None or not path.exists():
             continue
-        found = residual(measured, read_trace(path))
+        found = residual(measured, read_run(path).entries)
         runs += 1
         aligned, total = aligned + found.explanation.aligned, total + found.explanation.first_total
         unnamed, unnamed_bytes = unnamed + found.unnamed, unnamed_bytes + found.unnamed_bytes

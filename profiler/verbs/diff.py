@@ -16,8 +16,9 @@ from profiler.errors import ProfilerError
 from profiler.records.folder_difference import RecordsDifference, RunChange, is_records, records_difference
 from profiler.trace.difference import Change, Difference, difference
 from profiler.trace.ledger import CATEGORIES
-from profiler.trace.load import SavedRun, load
+from profiler.trace.load import load
 from profiler.trace.moments import Moment
+from profiler.trace.run import Run
 from profiler.units import format_bytes
 from profiler.verbs.options import add_device, whole_number
 from profiler.views import screen
@@ -94,7 +95,7 @@ def _diff_runs(options: Namespace) -> None:
             console.print(f"  {options.output}", soft_wrap=True)
 
 
-def _load(path: Path, device: int | None) -> SavedRun:
+def _load(path: Path, device: int | None) -> Run:
     with screen.reading(path) as on_progress:
         return load(path, device, on_progress)
 

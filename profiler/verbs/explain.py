@@ -24,7 +24,7 @@ from profiler.verbs import options as words
 from profiler.views import screen
 
 if TYPE_CHECKING:
-    from profiler.runs.prediction import Simulation
+    from profiler.trace.run import Run
 
 SUMMARY = "what a recorded run allocated that its simulation did not"
 DESCRIPTION = (
@@ -62,9 +62,9 @@ def run(options: Namespace) -> None:
     Raises ProfilerError for an unreadable snapshot, or what cannot be simulated.
     """
     recorded, note = _requests(options.snapshot, options.device)
-    against, simulation = words.simulated(options)
+    simulation = words.simulated(options)
     simulated, phases = best_stretch(simulation, recorded)
-    found, name = align.explain(recorded, simulated), f"the simulated {against}, {phases}"
+    found, name = align.explain(recorded, simulated), f"the simulated {simulation.name}, {phases}"
     if options.json:
         print(json.dumps({**asdict(found), "unexplained_bytes": found.unexplained_bytes}, indent=2))
     else:
@@ -93,7 +93,7 @@ def _requests(path: Path, device: int | None) -> tuple[list[Request], str]:
     return requests, which_device(snapshot, chosen) if chosen else ""
 
 
-def best_stretch(simulation: Simulation, recorded: Sequence[Request]) -> tuple[list[Request], str]:
+def best_stretch(simulation: Run, recorded: Sequence[Request]) -> tuple[list[Request], str]:
     """The consecutive phases whose allocations align best with the recorded ones, and their name.
 
     A recording seldom starts with the program: it may hold one step, or a forward pass alone.

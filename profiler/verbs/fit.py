@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from profiler.gpu.cards import find_gpu
+from profiler.trace.device import CUDA, Device
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs import options as words
 from profiler.views import screen
 
 if TYPE_CHECKING:
     from profiler.advice.fit import Fit
-    from profiler.runs.isolated import MeasuredRun
+    from profiler.trace.run import Run
 
 SUMMARY = "will it fit on a GPU, with which batch at most, and what would help (needs no GPU)"
 DESCRIPTION = "Simulate a training step of any model on a GPU that need not be there."
@@ -51,8 +52,9 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Answer and print; returns the exit code: 0 fits, 3 does not fit."""
     from profiler.advice.fit import DOES_NOT_FIT, Question, fit
-    from profiler.runs.isolated import measure
+    from profiler.runs.execute import run_in_fresh_process
     from profiler.runs.provenance import check_device
+    from profiler.runs.run_settings import RunSettings
 
     gpu = find_gpu(words.gpu_name(options))
     words.allocator_settings(options)  # wrong ones are said here
@@ -65,11 +67,12 @@ def run(options: Namespace) -> int:
         question = replace(question, context_bytes=parse_bytes(options.context))
     workload = words.workload_from(options)
     if options.verify:
-        check_device("cuda")
+        check_device(Device(CUDA))
     answer = fit(workload, gpu, question)
     measured = None
     if options.verify:
-        measured = measure(workload, allocator_settings=question.allocator_settings)
+        settings = RunSettings(allocator_settings=question.allocator_settings)
+        measured = run_in_fresh_process(workload, Device(CUDA), settings)
     if options.json:
         print(json.dumps(as_dict(answer, measured), indent=2))
     else:
@@ -77,14 +80,16 @@ def run(options: Namespace) -> int:
     return words.DOES_NOT_FIT if answer.verdict == DOES_NOT_FIT else 0
 
 
-def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
+def as_dict(answer: Fit, measured: Run | None = None) -> dict[str, Any]:
     """The answer as plain values, bytes as integers: what --json prints."""
     from profiler.advice.fit import NOT_INCLUDED
 
     run, largest = answer.run, answer.largest
+    peak, stopped = run.peak(), answer.limited.out_of_memory if answer.limited else None
+    place = peak.allocation.where if peak.allocation else None
     return {
         "verdict": answer.verdict,
-        "workload": run.workload.to_dict(),
+        "workload": answer.workload.to_dict(),
         "parameters": run.parameters,
         "assumed": run.assumed,
         "gpu": answer.gpu.name,
@@ -93,15 +98,15 @@ def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
         "usable_bytes": answer.usable_bytes,
         "headroom_bytes": answer.headroom_bytes,
         "peak_reserved_bytes": answer.taken_bytes,
-        "peak_allocated_bytes": run.peak.peak_allocated_bytes,
-        "peak_phase": run.peak.name,
-        "peak_op": run.peak.peak_op,
-        "peak_module": run.peak.peak_module,
-        "peak_line": run.peak.peak_line,
-        "peak_modules_bytes": dict(run.modules),
-        "peak_breakdown_bytes": dict(run.peak.peak),
-        "out_of_memory": answer.limited.out_of_memory if answer.limited else "",
-        "out_of_memory_phase": _stopped_in(answer),
+        "peak_allocated_bytes": run.peak_allocated_bytes,
+        "peak_phase": str(peak.phase),
+        "peak_op": peak.allocation.op if peak.allocation else "",
+        "peak_module": place.module if place else "",
+        "peak_line": place.line if place else "",
+        "peak_modules_bytes": {share.name: share.size_bytes for share in run.by_module()},
+        "peak_breakdown_bytes": run.by_category(),
+        "out_of_memory": stopped.message if stopped else "",
+        "out_of_memory_phase": str(stopped.phase) if stopped else "",
         "allocator_retries": answer.limited.retries if answer.limited else 0,
         "largest_batch": None
         if largest is None
@@ -117,25 +122,30 @@ def as_dict(answer: Fit, measured: MeasuredRun | None = None) -> dict[str, Any]:
             {
                 "name": result.technique.name,
                 "saved_reserved_bytes": result.saved_reserved_bytes if result.run else None,
-                "peak_reserved_bytes": result.run.peak_reserved_bytes if result.run else None,
-                "peak_phase": result.run.peak.name if result.run else None,
-                "fits": result.run.peak_reserved_bytes <= answer.usable_bytes if result.run else None,
+                "peak_reserved_bytes": result.run.needed_bytes if result.run else None,
+                "peak_phase": str(result.run.peak().phase) if result.run else None,
+                "fits": result.run.needed_bytes <= answer.usable_bytes if result.run else None,
                 "cost": result.technique.cost,
                 "not_simulated": result.reason,
             }
             for result in answer.techniques
         ],
         "not_included": list(NOT_INCLUDED),
-        "measured": None if measured is None else asdict(measured),
+        "measured": None if measured is None else _measured_as_dict(measured),
     }
 
 
-def _stopped_in(answer: Fit) -> str:
-    limited = answer.limited
-    return limited.phases[-1].name if limited is not None and not limited.fits else ""
+def _measured_as_dict(run: Run) -> dict[str, Any]:
+    return {
+        "device_name": run.provenance["device_name"],
+        "phase": str(run.highest_phase.account.phase),
+        "peak_allocated_bytes": run.peak_allocated_bytes,
+        "peak_reserved_bytes": run.peak_reserved_bytes,
+        "out_of_memory": run.out_of_memory.message if run.out_of_memory else "",
+    }
 
 
-def _print(answer: Fit, measured: MeasuredRun | None) -> None:
+def _print(answer: Fit, measured: Run | None) -> None:
     from profiler.advice.fit import NOT_INCLUDED
 
     console = screen.console()
@@ -158,7 +168,7 @@ def _print(answer: Fit, measured: MeasuredRun | None) -> None:
 def _print_verdict(answer: Fit, console: Console) -> None:
     verdict, run = answer.verdict, answer.run
     verdict_words = (verdict.upper(), _STYLES[verdict])
-    console.print(screen.styled(verdict_words, f"  {run.workload} on {answer.gpu.name}"))
+    console.print(screen.styled(verdict_words, f"  {answer.workload} on {answer.gpu.name}"))
     left = answer.headroom_bytes
     room = f"{format_bytes(left)} left" if left >= 0 else f"{format_bytes(-left)} too much"
     share = 100 * (answer.taken_bytes + answer.context_bytes) / answer.gpu.memory_bytes
@@ -170,39 +180,42 @@ def _print_verdict(answer: Fit, console: Console) -> None:
         console.print(
             f"  only because the allocator gives cached memory back {answer.limited.retries} times: slow"
         )
-    if _stopped_in(answer):
-        console.print(f"  runs out of memory in {_stopped_in(answer)}")
+    if answer.limited is not None and answer.limited.out_of_memory:
+        console.print(f"  runs out of memory in {answer.limited.out_of_memory.phase}")
     console.print(f"  {run.parameters:,} parameters" + (f"; {run.assumed}" if run.assumed else ""))
 
 
 def _print_peak(answer: Fit, console: Console) -> None:
-    run, peak = answer.run, answer.run.peak
-    where = ", ".join(word for word in (peak.peak_op, peak.peak_module, peak.peak_line) if word)
+    run, peak = answer.run, answer.run.peak()
+    made_by = (peak.allocation.op, *(peak.allocation.where or ())) if peak.allocation else ()
+    where = ", ".join(word for word in made_by if word)
     console.print(
         screen.styled(
             ("\nPeak", "bold"),
-            f"  {format_bytes(peak.peak_allocated_bytes)} allocated, "
-            f"{format_bytes(run.peak_reserved_bytes)} reserved; {peak.name}",
+            f"  {format_bytes(peak.allocated_bytes)} allocated, "
+            f"{format_bytes(run.needed_bytes)} reserved; {peak.phase}",
             f", {where}" if where else "",
         )
     )
     table = screen.table("", screen.number(), screen.number(), lines=False)
     table.show_header = False
-    for category, size_bytes in sorted(peak.peak.items(), key=lambda item: -item[1]):
-        share = 100 * size_bytes / peak.peak_allocated_bytes
+    for category, size_bytes in sorted(run.by_category().items(), key=lambda item: -item[1]):
+        share = 100 * size_bytes / peak.allocated_bytes
         table.add_row("  " + category.replace("_", " "), format_bytes(size_bytes), f"{share:.1f} %")
-    kept = run.peak_reserved_bytes - peak.peak_allocated_bytes
+    kept = run.needed_bytes - peak.allocated_bytes
     table.add_row("  reserved above that (cache, fragments)", format_bytes(kept), "")
     console.print(table)
-    top = ", ".join(f"{name} {format_bytes(size_bytes)}" for name, size_bytes in run.modules[:_MODULES_SHOWN])
+    modules = run.by_module()[:_MODULES_SHOWN]
+    top = ", ".join(f"{share.name} {format_bytes(share.size_bytes)}" for share in modules)
     console.print(f"  of it by module: {top}")
 
 
-def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> None:
-    where = f"  on {measured.device_name}, the peak in {measured.phase}"
+def _print_measured(answer: Fit, measured: Run, console: Console) -> None:
+    said = _measured_as_dict(measured)
+    where = f"  on {said['device_name']}, the peak in {said['phase']}"
     console.print(screen.styled(("\nMeasured", "bold"), where))
     for name, real, predicted in (
-        ("allocated", measured.peak_allocated_bytes, answer.run.peak.peak_allocated_bytes),
+        ("allocated", measured.peak_allocated_bytes, answer.run.peak_allocated_bytes),
         ("reserved", measured.peak_reserved_bytes, answer.taken_bytes),
     ):
         if real is not None:
@@ -211,7 +224,7 @@ def _print_measured(answer: Fit, measured: MeasuredRun, console: Console) -> Non
                 f"({100 * (predicted - real) / real:+.2f} %)"
             )
     if measured.out_of_memory:
-        console.print(f"  {measured.out_of_memory}", soft_wrap=True)
+        console.print(f"  {measured.out_of_memory.message}", soft_wrap=True)
 
 
 def _largest_in_words(answer: Fit) -> str:
@@ -243,10 +256,10 @@ def _print_techniques(answer: Fit, console: Console) -> None:
         assert result.run is not None
         table.add_row(
             format_bytes(result.saved_reserved_bytes) if result.saved_reserved_bytes > 0 else "nothing",
-            format_bytes(result.run.peak_reserved_bytes),
-            "yes" if result.run.peak_reserved_bytes <= answer.usable_bytes else "no",
+            format_bytes(result.run.needed_bytes),
+            "yes" if result.run.needed_bytes <= answer.usable_bytes else "no",
             screen.styled(result.technique.name, (f" ({result.technique.cost})", "dim")),
-            result.run.peak.name,
+            str(result.run.peak().phase),
         )
     console.print(table)
     for result in answer.techniques:

@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,6 @@ from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU, find_gpu
 from profiler.gpu.device_used import DeviceTerm, device_used_terms, in_total
 from profiler.trace.events import Mark
-from profiler.trace.ledger import account
-from profiler.trace.moments import by_category, by_line, by_module
 from profiler.trace.segments import holes, segments_at
 from profiler.units import format_bytes
 from profiler.verbs.options import whole_number
@@ -30,8 +28,9 @@ from profiler.views import screen
 
 if TYPE_CHECKING:
     from profiler.distributed.lone_rank import LoneRank
-    from profiler.recording.program_run import ProgramRun, Refused
+    from profiler.recording.program_run import ProgramProcess
     from profiler.runs.program import Watched
+    from profiler.trace.run import PhaseMeasurement, Refusal, Run
 
 SUMMARY = "any program, unmodified, on a GPU that is not there: what it takes, phase by phase"
 DESCRIPTION = (
@@ -116,9 +115,12 @@ def run(options: Namespace) -> int:
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        _show(report, watched.runs, options.all, screen.console())
-    if watched.runs:
-        _write(max(watched.runs, key=_peak_reserved), options, f"{' '.join(command)} on {gpu.name}")
+        _show(report, options.all, screen.console())
+    if watched.processes:
+        largest = max((process.run for process in watched.processes), key=lambda run: run.needed_bytes)
+        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        about = {"allocator_settings": settings}
+        _write(replace(largest, name=" ".join(command), provenance=about), options)
     return watched.exit_code
 
 
@@ -132,21 +134,19 @@ def _lone_rank(options: Namespace, devices: int) -> LoneRank | None:
     return LoneRank(options.rank, options.world_size, devices)
 
 
-def _write(run: ProgramRun, options: Namespace, title: str) -> None:
+def _write(run: Run, options: Namespace) -> None:
     from profiler.files import write_atomically
-    from profiler.trace.file import write_trace
-    from profiler.views.memory_viz import snapshot
+    from profiler.views.memory_viz import memory_viz
     from profiler.views.pages.run import run_page
 
     if options.save:
-        write_trace(options.save, run.run.entries)
+        run.save(options.save)
     if options.report:
-        data = run_page(run.run, title).encode()
+        data = run_page(run).encode()
         write_atomically(options.report, lambda temporary: temporary.write_bytes(data))
     if options.snapshot:
-        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
         # memory_viz reads no later protocol.
-        pickled = pickle.dumps(snapshot(run.run, settings), protocol=4)
+        pickled = pickle.dumps(memory_viz(run), protocol=4)
         write_atomically(options.snapshot, lambda temporary: temporary.write_bytes(pickled))
     for path in (options.save, options.report, options.snapshot):
         if path:
@@ -164,8 +164,8 @@ def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any
         "gpu": gpu.name,
         "gpu_bytes": gpu.memory_bytes,
         "exit_code": watched.exit_code,
-        "processes": [_process(run, gpu, nccl) for run in watched.runs],
-        "ranks": _ranks(watched.runs),
+        "processes": [_process(each, gpu, nccl) for each in watched.processes],
+        "ranks": _ranks(watched.processes),
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
         "read_back": [{**asdict(read), "words": str(read)} for read in watched.reads.reads],
@@ -177,54 +177,54 @@ def _nccl_terms(watched: Watched, gpu: GPU) -> tuple[DeviceTerm, ...]:
     from profiler.gpu.virtual.card_file import nccl_of
 
     used = sum(count for text, count in watched.journal.assumed.items() if text.startswith("NCCL takes"))
-    ranks = len({run.rank for run in watched.runs if run.rank}) or 1
+    ranks = len({process.rank for process in watched.processes if process.rank}) or 1
     return (nccl_of(gpu, -(-used // ranks)),) if used else ()
 
 
-def _process(run: ProgramRun, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
-    peak, entries = run.run.peak(), run.run.entries
-    reserved_bytes = _peak_reserved(run)
-    more = [*(nccl if run.rank else ()), *_elsewhere(run)]
+def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
+    run = process.run
+    peak, reserved_bytes = run.peak(), run.needed_bytes
+    more = [*(nccl if process.rank else ()), *_elsewhere(process)]
     used = in_total(device_used_terms(gpu, reserved_bytes, *more), "device used")
     return {
-        "pid": run.pid,
-        "rank": run.rank,
-        "device": run.device,
-        "command": list(run.command),
-        "ended": run.ended,
+        "pid": process.pid,
+        "rank": process.rank,
+        "device": process.device,
+        "command": list(process.command),
+        "ended": process.ended,
         "peak_allocated_bytes": peak.allocated_bytes,
         "peak_reserved_bytes": reserved_bytes,
         "device_used_bytes": used.typical_bytes,
         "device_used_low_bytes": used.low_bytes,
         "device_used_high_bytes": used.high_bytes,
-        "elsewhere_bytes": run.elsewhere_bytes,
+        "elsewhere_bytes": process.elsewhere_bytes,
         "peak": {
             "phase": str(peak.phase),
             "reserved_bytes": peak.reserved_bytes,
             "fragmentation_bytes": peak.fragmentation_bytes,
-            "holes": asdict(holes(segments_at(entries, run.run.segment_changes, peak.position))),
+            "holes": asdict(holes(segments_at(run.entries, run.segment_changes, peak.position))),
             "made_by": _made_by(peak.allocation),
-            "categories": by_category(entries, peak.position),
-            "modules": {share.name: share.size_bytes for share in by_module(entries, peak.position)},
-            "lines": by_line(entries, peak.position),
+            "categories": run.by_category(),
+            "modules": {share.name: share.size_bytes for share in run.by_module()},
+            "lines": run.by_line(),
         },
-        "phases": _phases(run),
-        "out_of_memory": [_refused(each) for each in run.refused],
+        "phases": [_phase(phase) for phase in run.phases],
+        "out_of_memory": [_refused(run, each) for each in run.refusals],
     }
 
 
-def _elsewhere(run: ProgramRun) -> tuple[DeviceTerm, ...]:
+def _elsewhere(process: ProgramProcess) -> tuple[DeviceTerm, ...]:
     """What the program took past PyTorch's allocator, as paged optimizers do."""
-    size_bytes = run.elsewhere_bytes
+    size_bytes = process.elsewhere_bytes
     sizes = (size_bytes, size_bytes, size_bytes)
     return (DeviceTerm("past PyTorch's allocator", *sizes, "cudaMalloc"),) if size_bytes else ()
 
 
-def _ranks(runs: Sequence[ProgramRun]) -> list[dict[str, Any]]:
+def _ranks(processes: Sequence[ProgramProcess]) -> list[dict[str, Any]]:
     """Ranks that needed the same together, the fullest first; none where fewer than two ran."""
     from profiler.distributed.ranks import alike, rank_memory
 
-    memories = [memory for memory in map(rank_memory, runs) if memory is not None]
+    memories = [memory for memory in map(rank_memory, processes) if memory is not None]
     groups = alike(memories) if len(memories) > 1 else ()
     return [{"ranks": group.ranks, "words": str(group), **asdict(group.memory)} for group in groups]
 
@@ -236,9 +236,9 @@ def _made_by(allocation: Any) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _refused(request: Refused) -> dict[str, Any]:
+def _refused(run: Run, request: Refusal) -> dict[str, Any]:
     return {
-        "phase": str(request.phase),
+        "phase": str(next(e.phase for e in run.entries[request.position + 1 :] if isinstance(e, Mark))),
         "requested_bytes": request.requested_bytes,
         "allocated_bytes": request.allocated_bytes,
         "reserved_bytes": request.reserved_bytes,
@@ -248,34 +248,22 @@ def _refused(request: Refused) -> dict[str, Any]:
     }
 
 
-def _phases(run: ProgramRun) -> list[dict[str, Any]]:
-    entries, reserved = run.run.entries, run.run.reserved_bytes
-    ends = [index for index, entry in enumerate(entries) if isinstance(entry, Mark)]
-    found, start = [], 0
-    for phase, end in zip(account(entries), ends, strict=True):
-        found.append(
-            {
-                "phase": str(phase.phase),
-                "step": phase.phase.step,
-                "allocated_bytes": phase.end_bytes,
-                "peak_allocated_bytes": phase.peak_bytes,
-                "peak_reserved_bytes": max(reserved[start : end + 1]),
-                "peak_categories": {name: size for name, size in phase.peak.items() if size},
-            }
-        )
-        start = end
-    return found
-
-
-def _peak_reserved(run: ProgramRun) -> int:
-    return max(run.run.reserved_bytes, default=0)
+def _phase(phase: PhaseMeasurement) -> dict[str, Any]:
+    return {
+        "phase": str(phase.account.phase),
+        "step": phase.account.phase.step,
+        "allocated_bytes": phase.allocated_bytes,
+        "peak_allocated_bytes": phase.peak_allocated_bytes,
+        "peak_reserved_bytes": phase.peak_reserved_bytes,
+        "peak_categories": {name: size for name, size in phase.peak.items() if size},
+    }
 
 
 # --- on screen -----------------------------------------------------------------------------------------
 
 
-def _show(report: dict[str, Any], runs: Sequence[ProgramRun], every_phase: bool, console: Console) -> None:
-    if not runs:
+def _show(report: dict[str, Any], every_phase: bool, console: Console) -> None:
+    if not report["processes"]:
         console.print(f"No process of this program used the virtual {report['gpu']}.", style="yellow")
     if report["ranks"]:
         console.print(_rank_table(report["ranks"]))

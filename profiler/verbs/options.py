@@ -13,6 +13,7 @@ from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
+from profiler.trace.device import SIMULATED, Device
 from profiler.workload import (
     ATTENTION,
     CHECKPOINTING,
@@ -24,7 +25,7 @@ from profiler.workload import (
 )
 
 if TYPE_CHECKING:
-    from profiler.runs.prediction import Simulation
+    from profiler.trace.run import Run
 
 DOES_NOT_FIT = 3  # exit code of a run that the GPU has no room for
 
@@ -136,28 +137,23 @@ def settings_from(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def simulated(options: argparse.Namespace) -> tuple[Workload | str, Simulation]:
-    """The workload, or the user's loop, that the options name, and its simulation on their GPU.
+def simulated(options: argparse.Namespace) -> Run:
+    """The workload, or the user's loop, that the options name, simulated on their GPU in this process.
 
     Raises ProfilerError for what does not exist or cannot be simulated, and for an option of a workload
     beside a loop, which decides all of that itself.
     """
-    from profiler.runs.prediction import simulate, simulate_function
-    from profiler.training.models import examine
+    from profiler.runs.execute import run_on
+    from profiler.runs.run_settings import RunSettings
+    from profiler.runs.user_loop import run_loop_on
 
-    gpu, settings = find_gpu(gpu_name(options)), allocator_settings(options)
+    device = Device(SIMULATED, find_gpu(gpu_name(options)))
+    allocator_settings(options)  # wrong ones are said here
+    settings = options.allocator_settings or ""
     if options.loop:
         refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
-        simulation = simulate_function(options.loop, gpu, settings)
-        if not simulation.allocations:
-            raise ProfilerError(
-                f"{options.loop} allocated nothing on cuda; let it train there, or give a function that "
-                "returns a model without --loop"
-            )
-        return options.loop, simulation
-    workload = workload_from(options)
-    examine(workload)
-    return workload, simulate(workload, gpu, settings)
+        return run_loop_on(options.loop, device, settings)
+    return run_on(workload_from(options), device, RunSettings(allocator_settings=settings))
 
 
 def formula(workload: Workload, gpu: GPU) -> list[PhaseTerms]:

@@ -19,14 +19,15 @@ from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU
 from profiler.gpu.device_used import device_used_terms, in_total
 from profiler.records.table import Row, append
-from profiler.trace.moments import Share, by_category, by_module
+from profiler.trace.moments import Share
 from profiler.units import format_bytes
 from profiler.verbs import options as words
 from profiler.views import screen
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
-    from profiler.runs.prediction import Simulation
+    from profiler.trace.moments import Moment
+    from profiler.trace.run import OutOfMemory, PhaseMeasurement, Run
 
 SUMMARY = "what a training step takes of a GPU, without the GPU"
 DESCRIPTION = "Simulate a training step, allocation by allocation. Exit code 3: it does not fit."
@@ -64,11 +65,11 @@ def run(options: Namespace) -> int:
     if options.loop:
         words.refuse(options, ("terms",), f"is for a model; there is no formula of {options.loop}")
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what a user's program prints
-        target, simulation = words.simulated(options)
-    formula, terms = _formula(target, simulation.gpu) if isinstance(target, Workload) else ([], [])
-    report = _report(simulation, target, options.allocator_settings or "", formula)
+        simulation = words.simulated(options)
+    formula, terms = _formula(simulation) if simulation.workload is not None else ([], [])
+    report = _report(simulation, formula)
     report["formula"] = [phase.to_dict() for phase in terms]
-    written = _write(simulation, target, options, formula) if options.output else []
+    written = _write(simulation, options.output, formula) if options.output else []
     if options.json:
         print(json.dumps(report, indent=2))
     else:
@@ -78,11 +79,14 @@ def run(options: Namespace) -> int:
     return words.DOES_NOT_FIT if simulation.out_of_memory else 0
 
 
-def _formula(workload: Workload, gpu: GPU) -> tuple[list[Row], list[PhaseTerms]]:
+def _formula(run: Run) -> tuple[list[Row], list[PhaseTerms]]:
     """What both formulas say, as records; and the terms of the one of phases."""
     from profiler.formula.facts import count_on_gpu
     from profiler.runs.rows import formula_rows
 
+    workload, gpu = run.workload, run.device.gpu
+    assert workload is not None
+    assert gpu is not None
     facts = count_on_gpu(workload, gpu)
     return list(formula_rows(workload, facts, "cuda")), phase_terms(workload, facts, "cuda")
 
@@ -90,37 +94,24 @@ def _formula(workload: Workload, gpu: GPU) -> tuple[list[Row], list[PhaseTerms]]
 # --- what was found, as plain data ---------------------------------------------------------------------
 
 
-def _report(
-    simulation: Simulation, target: Workload | str, allocator_settings: str, formula: list[Row]
-) -> dict[str, Any]:
-    peak = simulation.peak()
+def _report(run: Run, formula: list[Row]) -> dict[str, Any]:
+    peak, gpu = run.peak(), run.device.gpu
+    assert gpu is not None
     allocation = peak.allocation
-    failed = simulation.out_of_memory
+    said = {row["phase_index"]: row for row in formula if row["source"] == "formula"}
+    phases = zip(run.phases, run.peaks(), strict=True)
     return {
-        "target": target.to_dict() if isinstance(target, Workload) else target,
-        "target_in_words": str(target),
-        "gpu": simulation.gpu.name,
-        "gpu_bytes": simulation.gpu.memory_bytes,
-        "allocator_settings": allocator_settings,
-        "outcome": "out_of_memory" if failed else "ok",
-        "out_of_memory": failed
-        and {
-            "phase": str(failed.phase),
-            "message": failed.message,
-            "requested_bytes": failed.request.requested_bytes,
-            "allocated_bytes": failed.request.allocated_bytes,
-            "reserved_bytes": failed.request.reserved_bytes,
-            "op": failed.request.op,
-            "module": failed.request.where.module if failed.request.where else "",
-            "line": failed.request.where.line if failed.request.where else "",
-        },
-        "read_back": list(simulation.read_back),
-        "phases": (phases := _phase_reports(simulation, formula)),
-        "device_used": _device_used_report(
-            simulation.gpu,
-            peak_reserved := max((phase["peak_reserved_bytes"] for phase in phases), default=0),
-        ),
-        "peak_reserved_bytes": peak_reserved,
+        "target": run.workload.to_dict() if run.workload is not None else run.name,
+        "target_in_words": run.name,
+        "gpu": gpu.name,
+        "gpu_bytes": gpu.memory_bytes,
+        "allocator_settings": run.allocator_settings,
+        "outcome": "ok" if run.fits else "out_of_memory",
+        "out_of_memory": _stopped(run.out_of_memory) if run.out_of_memory else None,
+        "read_back": list(run.read_back),
+        "phases": [_phase(*phase, said.get(index, {})) for index, phase in enumerate(phases)],
+        "device_used": _device_used_report(gpu, run.needed_bytes),
+        "peak_reserved_bytes": run.needed_bytes,
         "peak": {
             "phase": str(peak.phase),
             "allocated_bytes": peak.allocated_bytes,
@@ -130,8 +121,8 @@ def _report(
             "op_bytes": allocation.requested_bytes if allocation else 0,
             "module": allocation.where.module if allocation and allocation.where else "",
             "line": allocation.where.line if allocation and allocation.where else "",
-            "categories": by_category(simulation.entries, peak.position),
-            "modules": [_share(share) for share in by_module(simulation.entries, peak.position)],
+            "categories": run.by_category(),
+            "modules": [_share(share) for share in run.by_module()],
         },
     }
 
@@ -145,23 +136,32 @@ def _share(share: Share) -> dict[str, Any]:
     return {"module": share.name, "bytes": share.size_bytes, "modules": share.modules}
 
 
-def _phase_reports(simulation: Simulation, formula: list[Row]) -> list[dict[str, Any]]:
-    said = {row["phase_index"]: row for row in formula if row["source"] == "formula"}
-    reports = []
-    for index, (measured, peak) in enumerate(zip(simulation.phases, simulation.peaks(), strict=True)):
-        reports.append(
-            {
-                "phase": str(measured.account.phase),
-                "allocated_bytes": measured.memory_stats["allocated_bytes.all.current"],
-                "formula_bytes": said[index]["allocated_bytes"] if index in said else None,
-                "peak_allocated_bytes": measured.memory_stats["allocated_bytes.all.peak"],
-                "formula_peak_bytes": said[index]["peak_allocated_bytes"] if index in said else None,
-                "reserved_bytes": measured.memory_stats["reserved_bytes.all.current"],
-                "peak_reserved_bytes": measured.memory_stats["reserved_bytes.all.peak"],
-                "fragmentation_at_peak_bytes": peak.fragmentation_bytes,
-            }
-        )
-    return reports
+def _stopped(stopped: OutOfMemory) -> dict[str, Any]:
+    request = stopped.request
+    where = request.where if request else None
+    return {
+        "phase": str(stopped.phase),
+        "message": stopped.message,
+        "requested_bytes": request.requested_bytes if request else None,
+        "allocated_bytes": request.allocated_bytes if request else None,
+        "reserved_bytes": request.reserved_bytes if request else None,
+        "op": request.op if request else "",
+        "module": where.module if where else "",
+        "line": where.line if where else "",
+    }
+
+
+def _phase(phase: PhaseMeasurement, peak: Moment, formula: Row) -> dict[str, Any]:
+    return {
+        "phase": str(phase.account.phase),
+        "allocated_bytes": phase.allocated_bytes,
+        "formula_bytes": formula.get("allocated_bytes"),
+        "peak_allocated_bytes": phase.peak_allocated_bytes,
+        "formula_peak_bytes": formula.get("peak_allocated_bytes"),
+        "reserved_bytes": phase.reserved_bytes,
+        "peak_reserved_bytes": phase.peak_reserved_bytes,
+        "fragmentation_at_peak_bytes": peak.fragmentation_bytes,
+    }
 
 
 # --- on screen -----------------------------------------------------------------------------------------
@@ -275,15 +275,13 @@ def _share_table(name: str, shares: Any, total_bytes: int) -> Table:
 # --- on disk -------------------------------------------------------------------------------------------
 
 
-def _write(
-    simulation: Simulation, target: Workload | str, options: Namespace, formula: list[Row]
-) -> list[Path]:
+def _write(run: Run, folder: Path, formula: list[Row]) -> list[Path]:
     """The figure as PNG and SVG and, for a workload, its records; returns the paths."""
     from profiler.views.figures import style
     from profiler.views.figures.timeline import timeline
 
-    folder: Path = options.output
-    name = _file_name(f"{target} {simulation.gpu.name}")
+    assert run.device.gpu is not None
+    name = _file_name(f"{run.name} {run.device.gpu.name}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -291,10 +289,10 @@ def _write(
             f"cannot write to {folder} ({error.strerror}); choose another --output"
         ) from error
     style.use_style()
-    paths = style.save(timeline(simulation, str(target)), folder, f"timeline-{name}")
-    if isinstance(target, Workload):
+    paths = style.save(timeline(run), folder, f"timeline-{name}")
+    if run.workload is not None:
         records = folder / "records.parquet"
-        append(records, _rows(simulation, target, options.allocator_settings or "", formula))
+        append(records, _rows(run, run.workload, formula))
         paths.append(records)
     return paths
 
@@ -303,23 +301,13 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", Path(text).name.lower()).strip("-")[:_NAME_LENGTH]
 
 
-def _rows(simulation: Simulation, workload: Workload, settings: str, formula: list[Row]) -> list[Row]:
+def _rows(run: Run, workload: Workload, formula: list[Row]) -> list[Row]:
     """The records of the simulation and of the formulas, as a run on that GPU would have them."""
-    from profiler.runs.execute import phase_row
-    from profiler.runs.runner import run_key, simulated_device
+    from profiler.runs.provenance import device_class
+    from profiler.runs.rows import completed, run_key, run_rows
 
-    device, about = simulated_device(simulation.gpu)
-    about["allocator_settings"] = settings
-    key = run_key(workload, device, about)
-    shared = {
-        "experiment": "predict",
-        "run_key": f"{key}-{_file_name(settings)}" if settings else key,
-        "workload": str(workload),
-        **workload.to_dict(),
-        "device": device,
-        **about,
-    }
-    rows = [phase_row(index, phase, "simulation") for index, phase in enumerate(simulation.phases)]
-    if simulation.out_of_memory:
-        rows[-1] |= {"outcome": "out_of_memory", "detail": simulation.out_of_memory.message}
-    return [{**shared, **row} for row in [*formula, *rows]]
+    device, settings = device_class(run.device), run.allocator_settings
+    key = run_key(workload, device, run.provenance)
+    key = f"{key}-{_file_name(settings)}" if settings else key
+    rows = [*formula, *run_rows(run, "simulation")]
+    return completed(rows, "predict", workload, device, run.provenance, key)

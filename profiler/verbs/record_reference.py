@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from profiler.trace.device import device_called
 from profiler.units import format_bytes
 from profiler.verbs.options import add_virtual, again_virtually
 from profiler.views import screen
@@ -45,9 +46,8 @@ def run(options: Namespace) -> int | None:
     if options.virtual:
         return again_virtually(options)
     from profiler.reference.campaign import Campaign, record_suite
-    from profiler.reference.target import Target
 
-    campaign = Campaign(Target.parse(options.device), options.results, options.size, options.minutes)
+    campaign = Campaign(device_called(options.device), options.results, options.size, options.minutes)
     console = screen.console()
     console.soft_wrap = True
     text = TextColumn("{task.description}", markup=False)

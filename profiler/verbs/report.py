@@ -1,24 +1,22 @@
-"""`profiler report`: a run or a folder of results as an HTML page; a simulated run for other tools."""
+"""`profiler report`: a run or a folder of results as an HTML page; a run as a file for other tools."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically
-from profiler.trace.file import write_trace
 from profiler.verbs import options as words
 from profiler.verbs.list import questions
 from profiler.views import screen
-from profiler.workload import Workload
 
 if TYPE_CHECKING:
-    from profiler.runs.prediction import Simulation
+    from profiler.trace.run import Run
 
 
 SUMMARY = "a run, a snapshot or a folder of results as one HTML page; files for memory_viz and Perfetto"
@@ -30,6 +28,8 @@ EXAMPLES = (
     "examples: profiler report gpt2 --batch 8 --length 512 --memory-viz gpt2.pickle; "
     "profiler report snapshot.pickle -o snapshot.html; profiler report results/cpu -o results.html"
 )
+
+_OF_A_RUN = ("device", "memory_viz", "trace", "save")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -72,17 +72,15 @@ def run(options: Namespace) -> None:
 def _from_file(path: Path, options: Namespace) -> None:
     from profiler.trace.load import load
     from profiler.views.pages.results import results_page
-    from profiler.views.pages.run import run_page
 
-    kept = (*words.SIMULATION_OPTIONS, "memory_viz", "trace", "save")
-    words.refuse(options, kept, f"is for a run that is simulated now, not for {path}")
+    words.refuse(options, words.SIMULATION_OPTIONS, f"is for a run that is simulated now, not for {path}")
     if path.is_dir():
-        words.refuse(options, ("device",), "is of a snapshot, not of a folder")
-        page = results_page(path, _questions())
-    else:
-        with screen.reading(path) as on_progress:
-            page = run_page(load(path, options.device, on_progress), path.name)
-    _write(options.output, page.encode(errors="backslashreplace"))
+        words.refuse(options, _OF_A_RUN, "is of a run, not of a folder")
+        _write(options.output, results_page(path, _questions()))
+        return
+    with screen.reading(path) as on_progress:
+        run = load(path, options.device, on_progress)
+    _write_run(run, options, [])
 
 
 def _questions() -> dict[str, str]:
@@ -94,28 +92,29 @@ def _questions() -> dict[str, str]:
 
 
 def _from_simulation(options: Namespace) -> None:
-    from profiler.views.memory_viz import memory_viz, perfetto
-    from profiler.views.pages.run import simulation_page
+    run = words.simulated(options)
+    assert run.device.gpu is not None
+    terms = words.formula(run.workload, run.device.gpu) if run.workload is not None else []
+    _write_run(run, options, [phase.to_dict() for phase in terms])
 
-    target, simulation = words.simulated(options)
-    terms = words.formula(target, simulation.gpu) if isinstance(target, Workload) else []
-    formula = [phase.to_dict() for phase in terms]
-    title, settings = f"{target} on {simulation.gpu.name}", options.allocator_settings or ""
-    writers: list[tuple[Path | None, Callable[[Simulation], bytes]]] = [
-        (options.output, lambda run: simulation_page(run, title, formula).encode()),
-        # memory_viz reads no later protocol.
-        (options.memory_viz, lambda run: pickle.dumps(memory_viz(run, settings), protocol=4)),
-        (options.trace, lambda run: json.dumps(perfetto(run)).encode()),
-    ]
-    for path, contents in writers:
-        if path is not None:
-            _write(path, contents(simulation))
+
+def _write_run(run: Run, options: Namespace, formula: Sequence[Mapping[str, Any]]) -> None:
+    """The page, and the files that are asked for."""
+    from profiler.views.memory_viz import memory_viz, perfetto
+    from profiler.views.pages.run import run_page
+
+    _write(options.output, run_page(run, formula))
+    if options.memory_viz is not None:  # it reads no later protocol
+        _write(options.memory_viz, pickle.dumps(memory_viz(run), protocol=4))
+    if options.trace is not None:
+        _write(options.trace, json.dumps(perfetto(run)))
     if options.save is not None:
-        write_trace(options.save, simulation.entries)
+        run.save(options.save)
         _say(options.save)
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, contents: str | bytes) -> None:
+    data = contents.encode(errors="backslashreplace") if isinstance(contents, str) else contents
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
     _say(path)
 

@@ -27,6 +27,7 @@ from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import CPU, SIMULATED, Device
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
@@ -75,6 +76,7 @@ class _Experiment:
 
     name: str
     folder: Path
+    device: Device
     settings: RunSettings
     gpu: GPU | None
     size: str
@@ -100,14 +102,14 @@ def run(options: Namespace) -> int | None:
     asked = catalog.questions()
     for name in options.experiments:
         catalog.check_name(name)
-    device_type = options.device or default_device()
-    check_device(device_type)
-    if device_type != "cpu":
+    device = Device(options.device) if options.device else default_device()
+    check_device(device)
+    if device.kind != CPU:
         refuse(options, ["gpu"], "is simulated beside the CPU; on cuda it is the GPU that is here")
-    gpu = find_gpu(gpu_name(options)) if device_type == "cpu" else None
-    settings = RunSettings(device_type, parse_bytes(options.limit) if options.limit else None)
+    gpu = find_gpu(gpu_name(options)) if device.kind == CPU else None
+    settings = RunSettings(parse_bytes(options.limit) if options.limit else None)
     small = "-small" if options.size == "small" else ""
-    results = options.results / f"{device_class(device_type)}{small}"
+    results = options.results / f"{device_class(device)}{small}"
     check_writable(results)
     style.use_style()
     console = screen.console()
@@ -115,7 +117,7 @@ def run(options: Namespace) -> int | None:
     for name in dict.fromkeys(options.experiments or asked):
         console.print(screen.styled((name, "bold"), f"  {asked[name]}"))
         how = (options.size, options.fresh, options.repredict)
-        experiment = _Experiment(name, results / name, settings, gpu, *how)
+        experiment = _Experiment(name, results / name, device, settings, gpu, *how)
         with alone_with(experiment.folder / "run", partial(_say_waiting, console)):
             if name in catalog.WORKLOADS:
                 asks = catalog.WORKLOADS[name]
@@ -170,50 +172,47 @@ def _done(recorded: pd.DataFrame) -> set[str]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One workload, measured and predicted where the experiment runs, or (with `gpu`) simulated only."""
+    """One workload on a device, measured (unless it was) and predicted, or simulated only."""
 
     experiment: _Experiment
     workload: Workload
-    gpu: GPU | None = None
+    device: Device
     measure: bool = True
 
     @property
     def name(self) -> str:
-        return f"{self.workload}, simulated {self.gpu.name}" if self.gpu else str(self.workload)
+        simulated = self.device.kind == SIMULATED
+        return f"{self.workload} on {self.device}" if simulated else str(self.workload)
 
     def rows(self, on_doing: Callable[[str], None]) -> list[records.Row]:
         """Run it; calls `on_doing` with what is being done."""
-        from profiler.runs import runner
+        from profiler.runs.rows import experiment_rows
 
-        if self.gpu is not None:
-            on_doing(self.name)
-            return runner.simulate(self.experiment.name, self.workload, self.gpu)
-        if not self.measure:
-            on_doing(self.name)
-            device_type = self.experiment.settings.device_type
-            return runner.predict(self.experiment.name, self.workload, device_type)
+        on_doing(self.name)
         order = phases(self.workload)
 
         def on_phase(index: int) -> None:
             on_doing(f"{self.workload}: {order[index]}")
 
-        return runner.run(self.experiment.name, self.workload, self.experiment.settings, on_phase)
+        how = (self.device, self.experiment.settings, on_phase, self.measure)
+        return experiment_rows(self.experiment.name, self.workload, *how)
 
 
 def _runs(experiment: _Experiment, asks: RunsWorkloads) -> dict[str, _Run]:
     """By run key: on a GPU each workload; on the CPU each, and each simulated on a GPU."""
-    from profiler.runs import runner
-    from profiler.runs.runner import run_key
+    from profiler.runs.provenance import device_class, provenance
+    from profiler.runs.rows import run_key
 
-    device_type = experiment.settings.device_type
-    device, about = runner.real_device(device_type)
-    workloads = asks.workloads(experiment.size, device_type)
-    runs = {run_key(workload, device, about): _Run(experiment, workload) for workload in workloads}
+    devices = [experiment.device]
     if experiment.gpu is not None:
-        device, about = runner.simulated_device(experiment.gpu)
-        for workload in asks.workloads(experiment.size, "simulated"):
-            unseeded = replace(workload, seed=0)  # nothing is computed: all seeds are alike
-            runs[run_key(unseeded, device, about)] = _Run(experiment, unseeded, experiment.gpu)
+        devices.append(Device(SIMULATED, experiment.gpu))
+    runs = {}
+    for device in devices:
+        about = provenance(device)
+        for workload in asks.workloads(experiment.size, device.kind):
+            # Where nothing is computed all seeds are alike.
+            run = _Run(experiment, workload if device.is_here else replace(workload, seed=0), device)
+            runs[run_key(run.workload, device_class(device), about)] = run
     return runs
 
 
@@ -231,8 +230,8 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
     """The tables of an experiment that measures something else than memory, made or read back."""
     from profiler.runs.provenance import provenance
 
-    folder, device_type = experiment.folder, experiment.settings.device_type
-    about = provenance(device_type) | {"size": experiment.size}
+    folder = experiment.folder
+    about = provenance(experiment.device) | {"size": experiment.size}
     path = folder / "about.json"
     if path.exists() and not experiment.fresh:
         try:
@@ -250,7 +249,7 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
             if not console.is_terminal:
                 console.print(f"  {step}")
 
-        tables = makes.tables(experiment.size, device_type, progress)
+        tables = makes.tables(experiment.size, experiment.device.kind, progress)
     for name, table in tables.items():
         write_table(folder / f"{name}.parquet", table)
     text = json.dumps(about | {"tables": list(tables)}, indent=2)

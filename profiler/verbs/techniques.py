@@ -13,6 +13,7 @@ from profiler.errors import ProfilerError
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.processes import threads_side_by_side
+from profiler.trace.device import SIMULATED, Device
 from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
 from profiler.verbs import options as words
@@ -21,7 +22,7 @@ from profiler.workload import Workload
 
 if TYPE_CHECKING:
     from profiler.advice.savings import Saving
-    from profiler.runs.isolated import SimulatedRun
+    from profiler.trace.run import Run
 
 
 SUMMARY = "what each memory technique would save, predicted and ranked"
@@ -70,7 +71,7 @@ def run(options: Namespace) -> None:
         workloads = [workload, *(saving.workload for saving in singles + pairs)]
         simulating = progress.add_task("simulating", total=len(workloads))
 
-        def simulated(changed: Workload) -> SimulatedRun | str:
+        def simulated(changed: Workload) -> Run | str:
             run = _simulated(changed, gpu, settings)
             progress.advance(simulating)
             return run
@@ -81,8 +82,8 @@ def run(options: Namespace) -> None:
     console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")
     if not isinstance(first, str):
         console.print(
-            f"  simulated {format_bytes(first.peak.peak_allocated_bytes)} allocated at the peak, in "
-            f"{first.peak.name}; {format_bytes(first.peak_reserved_bytes)} reserved"
+            f"  simulated {format_bytes(first.peak_allocated_bytes)} allocated at the peak, in "
+            f"{first.peak().phase}; {format_bytes(first.needed_bytes)} reserved"
         )
     console.print()
     console.print(
@@ -103,12 +104,14 @@ def run(options: Namespace) -> None:
             console.print(f"not simulated: {changed}: {run}", style="dim", soft_wrap=True)
 
 
-def _simulated(workload: Workload, gpu: GPU, settings: str) -> SimulatedRun | str:
+def _simulated(workload: Workload, gpu: GPU, allocator_settings: str) -> Run | str:
     """The run, or the reason why it cannot be simulated."""
-    from profiler.runs.isolated import simulate
+    from profiler.runs.execute import run_in_fresh_process
+    from profiler.runs.run_settings import RunSettings
 
+    settings = RunSettings(allocator_settings=allocator_settings)
     try:
-        return simulate(workload, gpu, allocator_settings=settings)
+        return run_in_fresh_process(workload, Device(SIMULATED, gpu), settings)
     except ProfilerError as error:
         return str(error)
 
@@ -117,8 +120,8 @@ def _table(
     title: str,
     with_cost: bool,
     before: PhaseTerms,
-    first: SimulatedRun | str,
-    rows: Iterable[tuple[Saving, SimulatedRun | str]],
+    first: Run | str,
+    rows: Iterable[tuple[Saving, Run | str]],
 ) -> Table:
     numbers = (screen.number(column) for column in ("by formula", "simulated", "peak then"))
     words_of = ("in", "mostly", "technique", *(["cost"] if with_cost else []))
@@ -131,9 +134,9 @@ def _table(
         ]
         phase = str(saving.peak.phase)
         if not isinstance(first, str) and not isinstance(run, str):
-            then, now = run.peak.peak_allocated_bytes, first.peak.peak_allocated_bytes
+            then, now = run.peak_allocated_bytes, first.peak_allocated_bytes
             cells[1:] = [_percent(now - then, now), format_bytes(then)]
-            phase = run.peak.name
+            phase = str(run.peak().phase)
         names = " + ".join(technique.name for technique in saving.techniques)
         costs = [saving.techniques[0].cost] if with_cost else []
         table.add_row(*cells, phase, _largest_change(before, saving.peak), names, *costs)

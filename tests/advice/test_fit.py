@@ -14,8 +14,14 @@ from profiler.advice.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
 from profiler.advice.techniques import TECHNIQUES, applicable
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPUS, MIB, UNLIMITED_BYTES
-from profiler.runs.isolated import MeasuredRun, SimulatedPhase, SimulatedRun, measure, simulate
+from profiler.trace import ledger
+from profiler.trace.events import Allocation, Mark
+from profiler.trace.phase import BACKWARD, FORWARD, Phase
+from profiler.trace.run import OutOfMemory, PhaseMeasurement, Run, phases_told_by
 from profiler.workload import Workload
+from tests.support.runs import run_of, simulated_apart
+
+FIRST = Phase(1, FORWARD)
 
 ONLY = Question(context_bytes=100 * MIB, with_largest=False, with_techniques=False)
 GPU_1000 = replace(GPUS["A100-40GB"], memory_bytes=1000 * MIB)
@@ -24,16 +30,15 @@ GPU_1000 = replace(GPUS["A100-40GB"], memory_bytes=1000 * MIB)
 def takes(reserved_bytes: int, least_bytes: int | None = None):
     """A run that reserves so much, and can do with `least_bytes` if the allocator gives its cache back."""
 
-    def run(workload: Workload, memory_bytes: int) -> SimulatedRun:
+    def run(workload: Workload, memory_bytes: int) -> Run:
         limited = memory_bytes < UNLIMITED_BYTES
         fits = (least_bytes or reserved_bytes) <= memory_bytes
         reserved = min(reserved_bytes, memory_bytes)
-        phase = SimulatedPhase(
-            "step 1 forward", 0, reserved, reserved, reserved, {"activations": 1}, "", "", ""
-        )
-        return SimulatedRun(
-            workload, memory_bytes, (phase,), 1, "" if fits else "out of memory", int(limited), (), ""
-        )
+        entries = [Allocation(512, reserved, reserved), Mark(FIRST, {})]
+        (phase,) = phases_told_by(entries, [reserved, reserved])
+        phase = replace(phase, memory_stats={**phase.memory_stats, "num_alloc_retries": int(limited)})
+        stopped = None if fits else OutOfMemory(FIRST, "out of memory", None)
+        return run_of(entries, phases=(phase,), workload=workload, out_of_memory=stopped, parameters=1)
 
     return run
 
@@ -92,7 +97,7 @@ def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
     assert largest["fits"] > 64
     # Held against simulations of its own: that batch runs, and the first that does not fit stops.
     for batch, fits in ((largest["fits"], True), (largest["does_not_fit"], False)):
-        run = simulate(Workload("mlp-tiny", batch), GPUS["A100-40GB"], 44 * MIB)
+        run = simulated_apart(Workload("mlp-tiny", batch), memory_bytes=44 * MIB)
         assert run.fits == fits
 
 
@@ -146,14 +151,14 @@ def test_what_is_measured_here_is_the_weight_its_gradient_and_a_little(tmp_path)
     """The path of --verify on the device that is always there: 4 MiB of weight and as much of gradient; input
     and output are 4 KiB each."""
     (tmp_path / "mine.py").write_text(ONE_LAYER)
-    measured = measure(Workload(f"{tmp_path / 'mine.py'}:make_model", 1, optimizer="sgd"), "cpu")
+    measured = profiler.measure(Workload(f"{tmp_path / 'mine.py'}:make_model", 1, optimizer="sgd"), "cpu")
     assert 8 * MIB < measured.peak_allocated_bytes < 8 * MIB + 64 * 1024
-    assert measured.phase == "step 1 backward"
+    assert str(measured.highest_phase.account.phase) == "step 1 backward"
     assert measured.peak_reserved_bytes is None
-    assert measured.out_of_memory == ""
-    assert measured.device_name
+    assert measured.out_of_memory is None
+    assert measured.provenance["device_name"]
     with pytest.raises(ProfilerError, match=r"no function 'missing'"):
-        measure(Workload(f"{tmp_path / 'mine.py'}:missing", 1), "cpu")
+        profiler.measure(Workload(f"{tmp_path / 'mine.py'}:missing", 1), "cpu")
 
 
 def test_verify_without_a_gpu_is_said_at_once():
@@ -189,7 +194,13 @@ def test_measured_peaks_are_printed_beside_the_predicted_ones(capsys):
     from profiler.verbs.fit import _print_measured
 
     answer = fit(Workload("mlp", 1), GPU_1000, ONLY, takes(500 * MIB))
-    measured = MeasuredRun("NVIDIA T4", "step 2 backward", 400 * MIB, 500 * MIB, "")
+    levels = {"allocated_bytes.all.peak": 400 * MIB, "reserved_bytes.all.peak": 500 * MIB}
+    (account,) = ledger.account([Mark(Phase(2, BACKWARD), {})])
+    measured = run_of(
+        (),
+        phases=(PhaseMeasurement(account, memory_stats=levels),),
+        provenance={"device_name": "NVIDIA T4"},
+    )
     _print_measured(answer, measured, Console(width=100))
     out = capsys.readouterr().out
     assert "on NVIDIA T4, the peak in step 2 backward" in out
@@ -212,6 +223,6 @@ FACTORED = (64 + 256) + (256 + 256) + (256 + 10) + (256 + 256 + 10)
     ],
 )
 def test_optimizers_with_small_states_are_simulated(optimizer, states_bytes):
-    run = simulate(Workload("mlp-tiny", 4096, optimizer=optimizer), GPUS["A100-40GB"])
-    assert run.peak.name.startswith("step 2")
-    assert run.peak.peak["optimizer_states"] == states_bytes
+    run = simulated_apart(Workload("mlp-tiny", 4096, optimizer=optimizer))
+    assert run.peak().phase.step == 2
+    assert run.by_category()["optimizer_states"] == states_bytes

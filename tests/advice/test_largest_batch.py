@@ -8,13 +8,17 @@ from profiler.advice.largest_batch import LARGEST_BATCH, MOST_SIMULATIONS, large
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
 from profiler.gpu.cards import UNLIMITED_BYTES
-from profiler.runs.isolated import SimulatedPhase, SimulatedRun
-from profiler.trace.events import Allocation, Free
+from profiler.trace import ledger
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.phase import FORWARD, Phase
 from profiler.trace.requests import at_batch, fit_in, requests_of, same_order
+from profiler.trace.run import OutOfMemory, PhaseMeasurement, Run
 from profiler.workload import Workload
+from tests.support.runs import run_of
 
 MIB = 2**20
 LIMIT = 1000 * MIB
+FIRST = Phase(1, FORWARD)
 
 
 def world(program: Callable[[int], list[int]], limit_bytes: int = LIMIT):
@@ -24,23 +28,24 @@ def world(program: Callable[[int], list[int]], limit_bytes: int = LIMIT):
     """
     calls: list[int] = []
 
-    def simulate(batch: int, limited: bool) -> SimulatedRun:
+    def simulate(batch: int, limited: bool) -> Run:
         calls.append(batch)
         memory = limit_bytes if limited else UNLIMITED_BYTES
-        allocator, addresses, problem = CachingAllocator(memory), [0], ""
+        allocator, addresses, stopped = CachingAllocator(memory), [0], None
+        entries = []
         try:
             for request in program(batch):
                 if request < 0:
                     allocator.free(addresses[-request])
+                    entries.append(Free(addresses[-request]))
                 else:
                     addresses.append(allocator.malloc(request))
+                    entries.append(Allocation(addresses[-1], request, request))
         except DeviceOutOfMemory as error:
-            problem = str(error)
-        statistics = allocator.memory_stats()
-        peaks = [statistics[f"{kind}_bytes.all.peak"] for kind in ("allocated", "reserved")]
-        phase = SimulatedPhase("step 1 forward", 0, peaks[0], 0, peaks[1], {}, "", "", "")
-        done = () if problem else tuple(program(batch))
-        return SimulatedRun(Workload("mlp", batch), memory, (phase,), 0, problem, 0, (), "", requests=done)
+            stopped = OutOfMemory(FIRST, str(error), None)
+        account = ledger.account([*entries, Mark(FIRST, {})])[0]
+        phase = PhaseMeasurement(account, memory_stats=allocator.memory_stats())
+        return run_of(entries, phases=(phase,), workload=Workload("mlp", batch), out_of_memory=stopped)
 
     return simulate, calls
 

@@ -9,7 +9,9 @@ import torch
 
 from profiler.records.comparison import compare
 from profiler.records.table import frame
-from profiler.runs.runner import RunSettings, run
+from profiler.runs.rows import experiment_rows
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import Device
 from profiler.training.built_in import MODELS
 from profiler.training.models import build_model, make_batch
 from profiler.training.step import compute_loss, train
@@ -117,7 +119,7 @@ GRID = [
 
 
 def measure(workload: Workload, device_type: str, source: str = "formula") -> pd.DataFrame:
-    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)), source)
+    return compare(frame(experiment_rows("test", workload, Device(device_type), RunSettings())), source)
 
 
 @pytest.fixture(scope="module", params=GRID, ids=str)

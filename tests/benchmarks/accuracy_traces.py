@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.gpu.simulated import register
-from tests.support.published_programs import published, simulated_peak_bytes
 from tests.support.recorded.comparison import Outcome, matched_events, recorded, simulated
 from tests.support.recorded.programs import TRACES, Trace
+from tests.support.recorded.published import published, simulated_peak_bytes
 
 MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
 

@@ -12,8 +12,8 @@ import time
 
 from profiler.advice.fit import Question, fit
 from profiler.gpu.cards import find_gpu
-from profiler.runs.isolated import simulate
 from profiler.workload import Workload
+from tests.support.runs import simulated_apart
 
 MODELS = (
     ("gpt2", 1024),
@@ -34,9 +34,9 @@ def row(model, length, gpu_name):
     found = fit(workload, gpu, Question(with_techniques=False))
     seconds = time.perf_counter() - started
     largest, usable_bytes = found.largest, found.usable_bytes
-    fits = simulate(Workload(model, largest.fits, length), gpu, usable_bytes).fits
+    fits = simulated_apart(Workload(model, largest.fits, length), gpu, usable_bytes).fits
     started = time.perf_counter()
-    too_large = not simulate(Workload(model, largest.fits + 1, length), gpu, usable_bytes).fits
+    too_large = not simulated_apart(Workload(model, largest.fits + 1, length), gpu, usable_bytes).fits
     one = time.perf_counter() - started
     retries = largest.run.retries
     print(

@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from profiler import simulate
 from profiler.gpu.cards import find_gpu
-from profiler.runs.prediction import simulate
 from profiler.training import models
 from profiler.workload import Workload
 

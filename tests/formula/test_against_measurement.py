@@ -11,7 +11,9 @@ import torch
 
 from profiler.records.comparison import compare
 from profiler.records.table import frame
-from profiler.runs.runner import RunSettings, run
+from profiler.runs.rows import experiment_rows
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import Device
 from profiler.workload import Workload
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -27,7 +29,7 @@ _SCALARS_BYTES = 16  # torch wraps Python numbers as tensors of 8 and 4 bytes wh
 
 
 def measure(workload: Workload, device_type: str, source: str = "formula") -> pd.DataFrame:
-    return compare(frame(run("test", workload, RunSettings(device_type), lambda index: None)), source)
+    return compare(frame(experiment_rows("test", workload, Device(device_type), RunSettings())), source)
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=[name for name, _, _ in MODELS])

@@ -10,7 +10,9 @@ import pytest
 from profiler.gpu.cards import GPUS
 from profiler.records.comparison import compare, side_by_side, silent_categories
 from profiler.records.table import frame
-from profiler.runs.runner import simulate
+from profiler.runs.rows import experiment_rows
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import SIMULATED, Device
 from profiler.workload import CHECKPOINTING, OPTIMIZERS, PRECISIONS, Workload
 
 A100 = GPUS["A100-40GB"]
@@ -30,9 +32,13 @@ GRID = [
 _SCALARS_BYTES = 24  # numbers that torch wraps as tensors while an op runs
 
 
+def records_of(workload: Workload) -> pd.DataFrame:
+    return frame(experiment_rows("test", workload, Device(SIMULATED, A100), RunSettings()))
+
+
 @pytest.fixture(scope="module", params=GRID, ids=str)
 def records(request: pytest.FixtureRequest) -> pd.DataFrame:
-    return frame(simulate("test", request.param, A100))
+    return records_of(request.param)
 
 
 def beside(compared: pd.DataFrame, prefix: str = "") -> pd.Series:
@@ -70,7 +76,7 @@ def test_the_step_is_exact_up_to_scalars_and_so_is_the_forward_pass_to_a_vocabul
 
 
 def test_one_row_a_phase_names_where_the_peaks_differ():
-    table = side_by_side(frame(simulate("test", Workload("mlp-tiny", 4), A100)))
+    table = side_by_side(records_of(Workload("mlp-tiny", 4)))
     assert len(table) == 9
     assert table["measured_bytes"].isna().all()
     loaded = table.iloc[0]

@@ -8,8 +8,10 @@ from profiler.gpu.snapshot import parse_snapshot
 from profiler.recording.cuda import CudaRecorder, _ledger_entries
 from profiler.recording.workspaces import with_workspaces
 from profiler.reference import probes
-from profiler.runs.execute import measure
+from profiler.runs.execute import run_on
+from profiler.runs.rows import run_rows
 from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
@@ -179,8 +181,8 @@ _OF_THE_DEVICE = ("device_used_bytes", "seconds", "reading_seconds", "detail")
 )
 def test_both_recorders_say_the_same_of_one_simulated_run(workload, settings):
     with cuda_with_history(H100):
-        on_cuda = measure(workload, RunSettings("cuda", **settings), lambda phase: None)
-    simulated = measure(workload, RunSettings("simulated", gpu=H100, **settings), lambda phase: None)
+        on_cuda = run_rows(run_on(workload, Device("cuda"), RunSettings(**settings)), "")
+    simulated = run_rows(run_on(workload, Device("simulated", H100), RunSettings(**settings)), "")
     assert [_comparable(row) for row in on_cuda] == [_comparable(row) for row in simulated]
     assert on_cuda[-1]["outcome"] == ("out_of_memory" if settings.get("limit_bytes") else "ok")
     assert all(row["device_used_bytes"] == row["reserved_bytes"] for row in on_cuda)
@@ -193,8 +195,8 @@ def _comparable(row):
 def test_probes_take_the_same_way_on_cuda():
     chosen = probes.probes("small")
     with cuda_with_history(H100):
-        on_cuda = probes.measure(chosen, RunSettings("cuda"))
-    simulated = probes.measure(chosen, RunSettings("simulated", gpu=H100))
+        on_cuda = probes.requests_of_probes(chosen, Device("cuda"))
+    simulated = probes.requests_of_probes(chosen, Device("simulated", H100))
     assert sum(row["requested_bytes"] for row in on_cuda) > 0
     for a, b in zip(on_cuda, simulated, strict=True):
         assert {**a, "op": ""} == {**b, "op": ""}

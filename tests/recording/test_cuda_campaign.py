@@ -11,11 +11,11 @@ from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import EXPANDABLE_SEGMENTS, Case
-from profiler.reference.target import Target
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.runs import execute as worker
+from profiler.runs.execute import run_on
 from profiler.runs.provenance import provenance
-from profiler.trace.file import read_trace
+from profiler.trace.device import CPU, Device
+from profiler.trace.file import read_run
 from profiler.workload import Workload
 from tests.support.cuda_on_simulation import cuda_with_history
 
@@ -28,9 +28,9 @@ CASES = [
 ]
 
 
-def in_this_process(workload, settings, on_phase):
+def in_this_process(workload, device, settings):
     with cuda_with_history(H100, AllocatorSettings.parse(settings.allocator_settings)):
-        return worker.measure(workload, settings)
+        return run_on(workload, device, settings)
 
 
 def probes_in_this_process(function, *arguments, name, timeout_seconds):
@@ -40,13 +40,13 @@ def probes_in_this_process(function, *arguments, name, timeout_seconds):
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    about = {"device": "pretend-h100", **provenance("cpu"), "gpu": asdict(H100), "free_bytes": None}
+    about = {"device": "pretend-h100", **provenance(Device(CPU)), "gpu": asdict(H100), "free_bytes": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Target, "describe", lambda target: about)
+        patch.setattr(campaign, "ask_device", lambda device: about)
         patch.setattr(campaign, "cases", lambda size: CASES)
-        patch.setattr(campaign, "measured", in_this_process)
+        patch.setattr(campaign, "run_in_fresh_process", in_this_process)
         patch.setattr(campaign, "in_fresh_process", probes_in_this_process)
-        summary = campaign.record_suite(Campaign(Target("cuda"), tmp_path_factory.mktemp("results"), "small"))
+        summary = campaign.record_suite(Campaign(Device("cuda"), tmp_path_factory.mktemp("results"), "small"))
     assert (summary.recorded, summary.total) == (4, 4)
     return read_recording(summary.folder)
 
@@ -59,7 +59,7 @@ def test_what_the_cuda_recorder_wrote_is_what_the_simulation_says(recording, tmp
     assert simulated["quantity"].value_counts()["reserved"] == 9 + 13 + 9 + 2
     assert simulated.loc[simulated["difference_bytes"] != 0, ["workload", "phase", "quantity"]].empty
     for key in recording.cases:
-        found = residual(recording.trace(key), read_trace(tmp_path / f"{key}.parquet"))
+        found = residual(recording.trace(key), read_run(tmp_path / f"{key}.parquet").entries)
         assert found.explanation.aligned == found.explanation.first_total == found.explanation.second_total
         assert all(entry.op for entry in recording.trace(key) if hasattr(entry, "op"))
 

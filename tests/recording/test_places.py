@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from profiler import simulate
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated import simulated_gpu
 from profiler.recording.simulated import SimulatedRecorder
-from profiler.runs.prediction import simulate
 from profiler.trace.events import Allocation, Free
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState, train

@@ -77,7 +77,8 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
     from types import SimpleNamespace
 
     from experiments import catalog
-    from profiler.runs import runner
+    from profiler.runs import provenance, rows
+    from profiler.trace.device import CPU
     from profiler.workload import Workload
 
     workload = Workload("mlp-tiny", 4)
@@ -88,17 +89,19 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
         drawn.append(int(done.loc["measured", "peak_allocated_bytes"]))
         return {}
 
-    def run(name, workload, settings, on_phase):
+    def run(name, workload, device, *how):
+        if device.kind != CPU:
+            return []
         outcome = "out_of_memory" if name == "first" else "ok"
-        about = {"run_key": runner.run_key(workload, *runner.real_device("cpu")), "device": "cpu"}
+        key = rows.run_key(workload, CPU, provenance.provenance(device))
+        about = {"run_key": key, "device": CPU}
         row = {"phase_index": 0, "step": 0, "phase": "model_loaded", "micro_batch": 0, "outcome": outcome}
         measured = {"source": "measured", "allocated_bytes": 5, "peak_allocated_bytes": 7}
         return [{"workload": str(workload), **about, **row, **measured, "recorded_at": "2026-01-01"}]
 
     module = SimpleNamespace(QUESTION="", workloads=lambda size, device: [workload], figures=figures)
     monkeypatch.setattr(catalog, "WORKLOADS", {"first": module, "second": module})
-    monkeypatch.setattr(runner, "run", run)
-    monkeypatch.setattr(runner, "simulate", lambda name, workload, gpu: [])
+    monkeypatch.setattr(rows, "experiment_rows", run)
     command = ["run", "first", "second", "--device", "cpu", "--results", str(tmp_path)]
     assert main(command) == 1
     said = capsys.readouterr()

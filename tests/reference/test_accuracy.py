@@ -12,9 +12,10 @@ from profiler.reference.accuracy_page import CLAIMS, Result, accuracy_page
 from profiler.reference.bounds import Bound
 from profiler.reference.unmatched import residual
 from profiler.trace.events import Allocation, Free
-from profiler.trace.file import read_trace, write_trace
+from profiler.trace.file import read_run
 from profiler.workload import Workload
 from tests.support.groundtruth import load, needs_snapshots
+from tests.support.runs import run_of
 
 
 def rows(key, source, levels, reserved, **workload):
@@ -114,8 +115,8 @@ def test_every_residual_of_a_trace_recorded_on_a_gpu_has_a_name(tmp_path):
     name = "results__torch_memory_profiles__memory_snapshot_large_cl128_fw_with_grad.cdf88b3f"
     snapshot = load(f"Hyperion-shuo+assignment2-systems/{name}")
     recorded = _ledger_entries(snapshot.devices[0])
-    write_trace(tmp_path / "trace.parquet", recorded)
-    measured = read_trace(tmp_path / "trace.parquet")
+    run_of(recorded).save(tmp_path / "trace.parquet")
+    measured = read_run(tmp_path / "trace.parquet").entries
     assert measured == recorded
     simulated = [e for e in measured if not (isinstance(e, Allocation) and e.op.startswith("sum"))]
     lost = [e for e in measured if isinstance(e, Allocation) and e.op.startswith("sum")]

@@ -15,7 +15,7 @@ from profiler.errors import ProfilerError
 from profiler.reference import campaign
 from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign, record_suite
-from profiler.reference.target import Target
+from profiler.trace.device import Device, device_called
 from profiler.trace.ledger import account
 from tests.support.rehearsed import CASES, dies
 
@@ -86,9 +86,9 @@ def test_probes_of_the_small_size_do_not_count_for_the_full_one(rehearsal):
 
 def test_probes_that_die_do_not_stop_the_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES[:1])
-    monkeypatch.setattr(campaign.probes, "measure", dies)
+    monkeypatch.setattr(campaign.probes, "requests_of_probes", dies)
     told = []
-    summary = record_suite(Campaign(Target.parse("H100"), tmp_path, "small"), told.append)
+    summary = record_suite(Campaign(device_called("H100"), tmp_path, "small"), told.append)
     assert [(progress.name, progress.outcome) for progress in told[1::2]] == [
         ("kernel probes", "skipped"),
         (str(CASES[0]), "ok"),
@@ -126,29 +126,29 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(rehearsal, tmp_path, m
 
 def test_no_run_starts_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
-    summary = record_suite(Campaign(Target.parse("H100"), tmp_path, minutes=0.0))
+    summary = record_suite(Campaign(device_called("H100"), tmp_path, minutes=0.0))
     assert (summary.recorded, summary.time_was_over) == (0, True)
 
 
 def test_a_rehearsal_may_not_write_among_results():
     with pytest.raises(ProfilerError, match="no measurement"):
-        record_suite(Campaign(Target.parse("H100"), Path("results"), "small"))
+        record_suite(Campaign(device_called("H100"), Path("results"), "small"))
 
 
 def test_an_environment_that_changes_allocations_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with pytest.raises(ProfilerError, match="unset PYTORCH_ALLOC_CONF"):
-        record_suite(Campaign(Target.parse("H100"), tmp_path, "small"))
+        record_suite(Campaign(device_called("H100"), tmp_path, "small"))
 
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ProfilerError, match=r"^torch finds no CUDA device here; .* rehearses without$"):
-        record_suite(Campaign(Target("cuda"), tmp_path))
+        record_suite(Campaign(Device("cuda"), tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_is_none_is_refused():
     with pytest.raises(ProfilerError, match="name of a GPU"):
-        Target.parse("abacus")
+        device_called("abacus")

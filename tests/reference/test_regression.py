@@ -19,9 +19,9 @@ from profiler.reference.bounds import Bound, broken, read_bounds
 from profiler.reference.campaign import Campaign, record_suite
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
-from profiler.reference.target import Target
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.file import read_trace
+from profiler.trace.device import Device
+from profiler.trace.file import read_run
 from profiler.workload import Workload
 from tests.support.rehearsed import CASES
 
@@ -60,7 +60,7 @@ def test_the_simulation_keeps_its_bounds_on_recorded_runs(folder, tmp_path):
 @pytest.mark.skipif(not read_bounds(BOUNDS), reason="no bounds until a recording has set them")
 def test_the_simulation_keeps_its_bounds_on_runs_recorded_now(tmp_path, monkeypatch):
     monkeypatch.setattr(campaign, "cases", lambda size: CASES)
-    recording = read_recording(record_suite(Campaign(Target("cuda"), tmp_path, "small")).folder)
+    recording = read_recording(record_suite(Campaign(Device("cuda"), tmp_path, "small")).folder)
     check(errors_of(recording, list(recording.cases), tmp_path), read_bounds(BOUNDS))
 
 
@@ -87,7 +87,7 @@ def test_on_the_cpu_the_formula_has_each_level_to_the_byte(tmp_path, monkeypatch
         Case(Workload("resnet-tiny", 3, 45, memory_format="channels_last")),
     ]
     monkeypatch.setattr(campaign, "cases", lambda size: cases)
-    recording = read_recording(record_suite(Campaign(Target("cpu"), tmp_path, "small")).folder)
+    recording = read_recording(record_suite(Campaign(Device("cpu"), tmp_path, "small")).folder)
     errors = errors_of(recording, list(recording.cases), tmp_path)
     levels = errors[(errors["source"] == "formula") & (errors["quantity"] == "allocated")]
     assert levels["difference_bytes"].tolist() == [0] * 18
@@ -120,7 +120,7 @@ def test_traces_of_one_run_align_in_full(rehearsal, predicted):
     for key, trace in measured.items():
         if trace is None:
             continue
-        found = residual(trace, read_trace(traces / f"{key}.parquet"))
+        found = residual(trace, read_run(traces / f"{key}.parquet").entries)
         assert found.explanation.aligned == found.explanation.first_total == found.explanation.second_total
         assert (found.named, found.unnamed) == ((), 0)
 

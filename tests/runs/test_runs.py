@@ -2,14 +2,17 @@ import pytest
 
 from profiler.errors import ProfilerError
 from profiler.records.table import frame
-from profiler.runs.runner import RunSettings, run
+from profiler.runs.execute import run_on
+from profiler.runs.rows import experiment_rows, run_rows
+from profiler.runs.run_settings import RunSettings
+from profiler.trace.device import CPU, Device
 from profiler.workload import Workload
 
 MIB = 2**20
 
 
 def measured(workload, limit_bytes=None, on_phase=lambda index: None):
-    rows = frame(run("test", workload, RunSettings("cpu", limit_bytes), on_phase))
+    rows = frame(experiment_rows("test", workload, Device(CPU), RunSettings(limit_bytes), on_phase))
     return rows[rows["source"] == "measured"]
 
 
@@ -39,27 +42,26 @@ def test_a_model_that_does_not_even_load_is_recorded():
 
 
 def test_pythons_own_out_of_memory_says_nothing_and_is_recorded(monkeypatch):
-    from profiler.runs import execute as worker
     from profiler.training import step as training_step
 
     def refuse(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr(training_step, "train", refuse)
-    (row,) = worker.measure(Workload("mlp-tiny", 4), RunSettings("cpu"), lambda phase: None)
+    (row,) = run_rows(run_on(Workload("mlp-tiny", 4), Device(CPU)), "measured")
     assert (row["outcome"], row["phase"], row["detail"]) == ("out_of_memory", "model_loaded", "MemoryError")
 
 
 def test_a_failure_that_is_not_of_memory_is_one_line():
     # Position embeddings of GPT-2 end at 1024.
-    with pytest.raises(ProfilerError, match=r"gpt2-tiny.* failed: .*"):
-        run("test", Workload("gpt2-tiny", 1, 1025), RunSettings("cpu"), lambda index: None)
+    with pytest.raises(ProfilerError, match="gpt2-tiny reads at most 1024 tokens"):
+        measured(Workload("gpt2-tiny", 1, 1025))
 
 
 def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
     from profiler.cli import main
     from profiler.records.table import read
-    from profiler.runs import runner
+    from profiler.runs import rows
 
     command = ["run", "mixed_precision", "--device", "cpu", "--size", "small", "--results", str(tmp_path)]
     assert main(command) == 0
@@ -69,7 +71,7 @@ def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(runner, "measured", refuse)
+    monkeypatch.setattr(rows, "run_in_fresh_process", refuse)
     assert main([*command, "--repredict"]) == 0
     after = read(path)
     assert (after["source"] == "measured").sum() == (before["source"] == "measured").sum()

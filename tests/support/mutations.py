@@ -11,8 +11,8 @@ import pyarrow as pa
 from profiler.gpu.allocator import CachingAllocator
 from profiler.records import table as records
 from profiler.trace.events import Allocation, Free, Mark
-from profiler.trace.file import write_trace
 from profiler.trace.phase import Phase
+from tests.support.runs import run_of
 
 KINDS = ("snapshot", "trace", "records")
 NASTY = [
@@ -209,7 +209,7 @@ class Bench:
             Free(4096),
             Mark(Phase(1, "backward"), {512: "gradients"}),
         ]
-        write_trace(folder / "good.parquet", entries)
+        run_of(entries).save(folder / "good.parquet")
         about = {
             "run_key": "k",
             "workload": "w",

@@ -5,19 +5,19 @@ import pickle
 
 import pytest
 
+from profiler import simulate
 from profiler.cli import main
 from profiler.gpu.cards import GPUS
 from profiler.gpu.snapshot import load_snapshot
 from profiler.records import table as records
-from profiler.runs.prediction import simulate
 from profiler.trace.difference import Change, changes, difference, without_moved
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import write_trace
-from profiler.trace.load import SavedRun, load
+from profiler.trace.load import load
 from profiler.trace.moments import alive_at, by_line
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 from profiler.workload import Workload
 from tests.support.groundtruth import needs_snapshots, snapshot_paths
+from tests.support.runs import run_of
 
 
 def block(address, size_bytes, module, line, requested_bytes=None):
@@ -50,7 +50,7 @@ AFTER = run(
 
 
 def test_the_peaks_and_their_parts_add_up_by_hand():
-    found = difference(SavedRun(BEFORE, (), ""), SavedRun(AFTER, (), ""))
+    found = difference(run_of(BEFORE), run_of(AFTER))
     assert found.before.allocated_bytes == 1024 + 2048 + 512 + 8192 == 11_776
     assert found.after.allocated_bytes == 1024 + 4096 + 8192 + 1536 == 14_848
     assert found.difference_bytes == 3072
@@ -103,7 +103,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("diff")
     for name, batch in (("a", 64), ("b", 96)):
         simulation = simulate(Workload("mlp-tiny", batch), GPUS["A100-40GB"])
-        write_trace(folder / f"{name}.parquet", simulation.entries)
+        simulation.save(folder / f"{name}.parquet")
         (folder / f"{name}.pickle").write_bytes(pickle.dumps(memory_viz(simulation), protocol=4))
     return folder
 

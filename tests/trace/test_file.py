@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from profiler.errors import ProfilerError
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import read_trace, write_trace
+from profiler.trace.file import read_run
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
+from tests.support.runs import run_of
 
 pytestmark = pytest.mark.quick
 
@@ -32,8 +33,8 @@ ENTRIES = st.lists(
 @given(ENTRIES)
 def test_entries_come_back_as_they_were(tmp_path_factory, entries):
     path = tmp_path_factory.mktemp("trace") / "run.parquet"
-    write_trace(path, entries)
-    assert read_trace(path) == entries
+    run_of(entries).save(path)
+    assert read_run(path).entries == entries
 
 
 def test_a_trace_is_small(tmp_path):
@@ -44,7 +45,7 @@ def test_a_trace_is_small(tmp_path):
             entries.append(Allocation(0x7F0000000000 + block * 512, 512, 500, "aten::mm"))
         entries += [Free(0x7F0000000000 + block * 512) for block in range(100)]
         entries.append(Mark(Phase(step, FORWARD, 1), {}))
-    write_trace(path, entries)
+    run_of(entries).save(path)
     assert path.stat().st_size < len(entries)  # less than a byte an event
 
 
@@ -55,8 +56,8 @@ def test_labels_belong_to_their_own_mark(tmp_path):
         Mark(Phase(1, FORWARD, 1), {512: "parameters", 1024: "inputs"}),
         Mark(Phase(1, "backward", 1), {}),
     ]
-    write_trace(path, marks)
-    assert [mark.labels for mark in read_trace(path)] == [mark.labels for mark in marks]
+    run_of(marks).save(path)
+    assert [mark.labels for mark in read_run(path).entries] == [mark.labels for mark in marks]
 
 
 def test_what_is_no_trace_is_refused(tmp_path):
@@ -65,4 +66,4 @@ def test_what_is_no_trace_is_refused(tmp_path):
     other = Path(__file__).parents[2] / "results/cpu/naive_step/records.parquet"
     for path in (broken, other, tmp_path / "missing.parquet"):
         with pytest.raises(ProfilerError, match="trace"):
-            read_trace(path)
+            read_run(path)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.moments import Share, by_category, by_module, containers, layers_together, levels, peaks
+from profiler.trace.moments import Share, by_category, by_module, containers, layers_together, levels
 from profiler.trace.phase import Phase
+from tests.support.runs import run_of
 
 pytestmark = pytest.mark.quick
 
@@ -31,7 +32,7 @@ RESERVED = [2000, 3000, 3000, 4000, 6000, 6000, 6000, 6000, 6000, 6000, 6000]
 
 
 def test_the_peak_of_each_phase_with_what_was_reserved_then():
-    loaded, forward, backward = peaks(ENTRIES, RESERVED)
+    loaded, forward, backward = run_of(ENTRIES, RESERVED).peaks()
     assert (loaded.allocated_bytes, loaded.reserved_bytes, loaded.position) == (2048, 3000, 1)
     assert (forward.allocated_bytes, forward.fragmentation_bytes) == (2048 + 512 + 2048, 6000 - 4608)
     assert forward.allocation is ENTRIES[4]
@@ -40,7 +41,7 @@ def test_the_peak_of_each_phase_with_what_was_reserved_then():
 
 def test_a_phase_that_only_frees_peaks_at_its_start():
     entries = [block(1, 512, 512), Mark(LOADED, {}), Free(1), Mark(FORWARD, {})]
-    second = peaks(entries, [1024, 1024, 1024, 1024])[1]
+    second = run_of(entries, [1024] * 4).peaks()[1]
     assert (second.allocated_bytes, second.position, second.allocation) == (512, 1, None)
 
 

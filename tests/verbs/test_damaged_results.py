@@ -8,8 +8,8 @@ import pytest
 from profiler.cli import main
 from profiler.records import table as records
 from profiler.trace.events import Allocation, Free, Mark
-from profiler.trace.file import write_trace
 from profiler.trace.phase import Phase
+from tests.support.runs import run_of
 
 ENTRIES = [
     Allocation(512, 1024, 1000, "mm"),
@@ -143,7 +143,7 @@ TRACES = {
 @pytest.mark.parametrize("damage", TRACES)
 def test_a_damaged_saved_run_is_shown_or_one_line(capsys, tmp_path, damage):
     good, bad = tmp_path / "good.parquet", tmp_path / "bad.parquet"
-    write_trace(good, ENTRIES)
+    run_of(ENTRIES).save(good)
     TRACES[damage](pd.read_parquet(good)).to_parquet(bad, index=False)
     run(capsys, ["report", str(bad), "-o", str(tmp_path / "page.html")])
     run(capsys, ["diff", str(good), str(bad)])
@@ -154,7 +154,7 @@ def test_a_damaged_saved_run_is_shown_or_one_line(capsys, tmp_path, damage):
 def test_a_folder_where_a_file_belongs_and_a_file_where_a_folder_belongs(capsys, tmp_path):
     good = results(tmp_path / "good")
     trace = tmp_path / "trace.parquet"
-    write_trace(trace, ENTRIES)
+    run_of(ENTRIES).save(trace)
     file = tmp_path / "file"
     file.write_text("")
     for command in (

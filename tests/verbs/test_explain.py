@@ -3,9 +3,11 @@
 import pickle
 from pathlib import Path
 
+from profiler import simulate
 from profiler.cli import main
 from profiler.gpu.cards import GPUS
-from profiler.runs.prediction import simulate, simulate_function
+from profiler.runs.user_loop import run_loop_on
+from profiler.trace.device import SIMULATED, Device
 from profiler.verbs.explain import best_stretch, recorded_requests
 from profiler.views.memory_viz import memory_viz
 from profiler.workload import Workload
@@ -56,7 +58,7 @@ def main(device):
     )
     path = snapshot_path("Wedsonlin+assignment2-systems/results__medium_128_training_memory_snapshot")
     recorded = recorded_requests(path)
-    simulation = simulate_function(f"{script}:main", GPUS["A100-80GB"])
+    simulation = run_loop_on(f"{script}:main", Device(SIMULATED, GPUS["A100-80GB"]))
     requests, phases = best_stretch(simulation, recorded)
     assert phases.endswith("step 2 optimizer_step")
     assert [request.size_bytes for request in requests] == [request.size_bytes for request in recorded]

@@ -5,12 +5,14 @@ import json
 import pandas as pd
 import pytest
 
+from profiler import simulate
 from profiler.cli import main
 from profiler.gpu.cards import GPUS, find_gpu
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.records import table as records
 from profiler.records.comparison import compare
-from profiler.runs.prediction import simulate, simulate_function
+from profiler.runs.user_loop import run_loop_on
+from profiler.trace.device import SIMULATED, Device
 from profiler.workload import Workload
 
 SCRIPT = """
@@ -101,7 +103,7 @@ def test_a_users_script_finds_its_phases_and_lines(capsys, script):
 
 
 def test_a_function_may_take_the_device(script):
-    simulation = simulate_function(f"{script}:on", find_gpu("1 GiB"))
+    simulation = run_loop_on(f"{script}:on", Device(SIMULATED, find_gpu("1 GiB")))
     assert simulation.peak().allocated_bytes == 12 << 20
 
 
@@ -181,11 +183,10 @@ def test_records_stand_beside_measured_ones(capsys, tmp_path):
 
 
 def test_expandable_segments_reserve_less():
-    from profiler.gpu.allocator import AllocatorSettings
 
     workload, gpu = Workload("gpt2-tiny", 64, 256), GPUS["A100-40GB"]
     plain = simulate(workload, gpu)
-    expandable = simulate(workload, gpu, AllocatorSettings.parse("expandable_segments:True"))
+    expandable = simulate(workload, gpu, "expandable_segments:True")
     assert [p.account.end_bytes for p in plain.phases] == [p.account.end_bytes for p in expandable.phases]
     assert max(expandable.reserved_bytes) < max(plain.reserved_bytes)
 

@@ -16,7 +16,8 @@ from profiler.cli import main
 from profiler.gpu.cards import find_gpu
 from profiler.gpu.replay import replay
 from profiler.gpu.snapshot import load_snapshot
-from profiler.runs.prediction import simulate_function
+from profiler.runs.user_loop import run_loop_on
+from profiler.trace.device import SIMULATED, Device
 from profiler.views.memory_viz import memory_viz
 from tests.support.browser import browser, find_browser
 
@@ -233,7 +234,7 @@ def test_emptying_the_cache_is_in_the_snapshot(tmp_path, capsys):
         "        torch.cuda.empty_cache()\n"
         "    model(torch.ones(8, 8, device=device)).sum().backward()\n"
     )
-    simulation = simulate_function(f"{tmp_path / 'mine.py'}:main", find_gpu("A100-40GB"))
+    simulation = run_loop_on(f"{tmp_path / 'mine.py'}:main", Device(SIMULATED, find_gpu("A100-40GB")))
     (trace,) = memory_viz(simulation)["device_traces"]
     of_64_mib = [event["action"] for event in trace if event["size"] == 64 * MIB]
     assert of_64_mib.count("segment_alloc") == of_64_mib.count("segment_free") == 2

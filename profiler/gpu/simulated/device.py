@@ -1,13 +1,13 @@
 """The simulated GPU: its place in PyTorch and its life."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from profiler.gpu.allocator import AllocatorSettings, CachingAllocator
+from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentEvent
 from profiler.gpu.cards import DEFAULT_GPU, GPU, GPUS
 from profiler.gpu.simulated import kernel_bindings, operations
 from profiler.gpu.simulated.cuda_names import cuda_names
@@ -152,11 +152,13 @@ def simulated_gpu(
     observer: Observer | None = None,
     reads: AssumedReads | None = None,
     torch_version: tuple[int, int] | None = None,
+    on_segment_event: Callable[[SegmentEvent], None] | None = None,
 ) -> Iterator[torch.device]:
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
 
     Inside the context `"cuda"` means the simulated device, which is also yielded, and `torch.cuda` answers
-    for it. `observer` hears of each allocation and free in order.
+    for it. `observer` hears of each allocation and free in order, `on_segment_event` of what the allocator
+    takes from the driver for it before, and gives back.
 
     Values of small integer and boolean tensors are known. `reads` answers a program that reads others, to
     log its loss, to see whether it is finite, or to scale by a norm (torch.optim.Adafactor), and
@@ -169,7 +171,8 @@ def simulated_gpu(
     values that the simulation does not have.
     """
     register()
-    allocator = CachingAllocator(gpu.memory_bytes, settings or AllocatorSettings())
+    settings = settings or AllocatorSettings()
+    allocator = CachingAllocator(gpu.memory_bytes, settings, on_segment_event=on_segment_event)
     with (
         _opened(allocator, observer or _Silence(), gpu, torch_version, reads),
         cuda_names(gpu, allocator) as device,

@@ -115,7 +115,7 @@ def new_tensor(described: Metadata, op: str) -> torch.Tensor:
     return memory_for(op).tensor(shape, strides, dtype, op)
 
 
-def run(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
+def run_operation(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
     """The kernel of every operation without one of its own."""
     with torch._C.DisableTorchFunction():
         plan = _plans.get(op)

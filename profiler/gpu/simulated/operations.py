@@ -132,7 +132,7 @@ def _positions(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | No
 def index(self: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
     """`x[i, j]`."""
     with torch._C.DisableTorchFunction():
-        return dispatch.run(aten.index.Tensor, self, _positions(indices))
+        return dispatch.run_operation(aten.index.Tensor, self, _positions(indices))
 
 
 def index_put_impl_(
@@ -151,7 +151,9 @@ def index_put_impl_(
             mask = masks[0].to(DEVICE_TYPE).reshape([*masks[0].shape, *[1] * trailing])
             return self.masked_fill_(mask, values.to(self.dtype))
         positions = _positions(indices)
-        return dispatch.run(aten._index_put_impl_.default, self, positions, values, accumulate, unsafe)
+        return dispatch.run_operation(
+            aten._index_put_impl_.default, self, positions, values, accumulate, unsafe
+        )
 
 
 def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -233,11 +235,11 @@ def _single_kernels() -> list[str]:
 def register_operations() -> None:
     """Put every kernel in PyTorch's dispatch table. Once per process."""
     fallback = torch.library.Library("_", "IMPL", "PrivateUse1")
-    fallback.fallback(dispatch.run)
+    fallback.fallback(dispatch.run_operation)
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
     for name in _single_kernels():
         if name not in _KERNELS:
-            library.impl(name, partial(dispatch.run, _overload(name)))
+            library.impl(name, partial(dispatch.run_operation, _overload(name)))
     for name in _CPU_KERNELS:
         library.impl(name, partial(_borrowed, _overload(name)))
     for name, kernel in {**_KERNELS, **_COMPOSITES}.items():

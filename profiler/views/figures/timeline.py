@@ -15,27 +15,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from profiler.runs.prediction import Simulation
+    from profiler.trace.run import Run
 
 _NEAR = 0.6  # of the capacity: from here on the line is drawn
 _NARROWEST = 0.055  # of the width: a shorter phase bears no name
 
 
-def timeline(simulation: Simulation, name: str) -> Figure:
-    """One run's allocated bytes by category, what the allocator reserved, phases and the peak.
-
-    Args:
-        simulation: the run.
-        name: what ran, in words.
-    """
+def timeline(run: Run) -> Figure:
+    """Allocated bytes by category, what was reserved where that is known, the phases and the peak."""
     import matplotlib.pyplot as plt
     import numpy as np
 
     figure, axes = plt.subplots(figsize=(13, 6.6))
-    end = max(i for i, entry in enumerate(simulation.entries) if isinstance(entry, Mark)) + 1
-    positions, by_category = levels(simulation.entries[:end])
-    reserved = np.array(simulation.reserved_bytes)[positions]
-    top = int(reserved.max())
+    end = len(run.entries)
+    positions, by_category = levels(run.entries)
+    reserved = np.array(run.reserved_bytes)[positions] if run.reserved_bytes else None
+    top = run.peak().allocated_bytes if reserved is None else int(reserved.max())
     factor, unit = style.byte_unit(top)
     drawn = [c for c in CATEGORIES if c in by_category and by_category[c].max() >= 0.002 * top]
     axes.stackplot(
@@ -46,16 +41,17 @@ def timeline(simulation: Simulation, name: str) -> Figure:
         step="post",
         linewidth=0,
     )
-    axes.step(
-        positions,
-        reserved / factor,
-        where="post",
-        color=style.INK,
-        linewidth=1.4,
-        label="reserved by the allocator",
-    )
-    capacity = simulation.gpu.memory_bytes
-    if top >= _NEAR * capacity:
+    if reserved is not None:
+        axes.step(
+            positions,
+            reserved / factor,
+            where="post",
+            color=style.INK,
+            linewidth=1.4,
+            label="reserved by the allocator",
+        )
+    capacity = run.device.gpu.memory_bytes if run.device.gpu is not None else None
+    if capacity is not None and top >= _NEAR * capacity:
         axes.axhline(capacity / factor, color=style.RED, linewidth=1.6, linestyle=(0, (5, 2)))
         axes.text(
             0.005,
@@ -68,10 +64,10 @@ def timeline(simulation: Simulation, name: str) -> Figure:
         top = max(top, capacity)
     axes.set_xlim(0, end)
     axes.set_ylim(0, 1.14 * top / factor)
-    _mark_phases(axes, simulation)
-    _mark_peak(axes, simulation, factor)
-    axes.set_title(_finding(simulation))
-    style.subtitle(axes, f"{name}, simulated {simulation.gpu.name}; {simulation.allocations:,} allocations")
+    _mark_phases(axes, run)
+    _mark_peak(axes, run, factor)
+    axes.set_title(_finding(run))
+    style.subtitle(axes, f"{run.name} on {run.device}; {run.allocations:,} allocations")
     axes.set_xlabel("allocations and frees, in order")
     axes.set_ylabel(f"allocated ({unit})")
     axes.grid(axis="x", visible=False)
@@ -79,18 +75,19 @@ def timeline(simulation: Simulation, name: str) -> Figure:
     return figure
 
 
-def _finding(simulation: Simulation) -> str:
-    failed = simulation.out_of_memory
+def _finding(run: Run) -> str:
+    failed = run.out_of_memory
     if failed is not None:
-        return f"Out of memory in {failed.phase}: no room for {format_bytes(failed.request.requested_bytes)}"
-    peak = simulation.peak()
+        asked = f": no room for {format_bytes(failed.request.requested_bytes)}" if failed.request else ""
+        return f"Out of memory in {failed.phase}{asked}"
+    peak = run.peak()
     return f"The peak is {format_bytes(peak.allocated_bytes)}, in {peak.phase}"
 
 
-def _mark_phases(axes: Axes, simulation: Simulation) -> None:
+def _mark_phases(axes: Axes, run: Run) -> None:
     """A line where each phase ends, and its name above where it is wide enough."""
     start, width = 0, axes.get_xlim()[1]
-    for position, entry in enumerate(simulation.entries):
+    for position, entry in enumerate(run.entries):
         if not isinstance(entry, Mark):
             continue
         axes.axvline(position, color=style.MUTED, linewidth=0.7, alpha=0.5)
@@ -109,8 +106,8 @@ def _mark_phases(axes: Axes, simulation: Simulation) -> None:
         start = position
 
 
-def _mark_peak(axes: Axes, simulation: Simulation, factor: float) -> None:
-    peak = simulation.peak()
+def _mark_peak(axes: Axes, run: Run, factor: float) -> None:
+    peak = run.peak()
     axes.plot(
         peak.position, peak.allocated_bytes / factor, marker="o", markersize=6, color=style.RED, zorder=6
     )

@@ -7,56 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from profiler.trace.events import Mark
-from profiler.trace.ledger import CATEGORIES, account
-from profiler.trace.load import FailedRequest, SavedRun, until_last_phase
-from profiler.trace.moments import by_category, by_line, has_categories, has_modules, modules_at
+from profiler.trace.device import SIMULATED, VIRTUAL
+from profiler.trace.ledger import CATEGORIES
+from profiler.trace.moments import has_categories, has_modules, modules_at
+from profiler.trace.run import Refusal, Run
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.views.pages.formula import formula_section
 from profiler.views.pages.page import page, shares, table
 from profiler.views.pages.timeline import STYLE, timeline_section
 
-if TYPE_CHECKING:
-    from profiler.runs.prediction import Simulation
-
 _PARTS_SHOWN = 15
 _FAILURES_SHOWN = 3
 # What the ledger's categories mean in a recording that names no owners.
 _WITHOUT_OWNERS = {"temporaries": "freed within the recording", "unattributed": "alive at its end"}
+_NOTES = {
+    SIMULATED: "Simulated. Not included: the CUDA context, cuDNN's and NCCL's own memory.",
+    VIRTUAL: "On a virtual GPU: kernels did not run. Not included: the CUDA context and NCCL's own memory.",
+}
 
 
-def simulation_page(simulation: Simulation, title: str, formula: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The page of a simulated run, up to the end of its last phase; `formula` as in formula_section."""
-    end = until_last_phase(simulation.entries)
-    run = SavedRun(simulation.entries[:end], simulation.reserved_bytes[:end], "")
-    stopped = simulation.out_of_memory
-    where = f"of the {format_bytes(simulation.gpu.memory_bytes)} of {simulation.gpu.name}"
-    verdict = f"Out of memory in {stopped.phase}" if stopped else "Runs"
-    note = "Simulated. Not included: the CUDA context, cuDNN's and NCCL's own memory."
-    return _page(run, title, f"{verdict}: {_needs(run)} {where}", note, formula_section(formula))
-
-
-def run_page(run: SavedRun, title: str) -> str:
-    """The page of a run read from a file."""
-    verdict = "Out of memory: " if run.out_of_memory else ""
-    words = verdict + _needs(run)
-    return _page(run, title, words[0].upper() + words[1:], run.note)
-
-
-def _needs(run: SavedRun) -> str:
-    words = f"peak {format_bytes(run.peak().allocated_bytes)} allocated"
-    if run.reserved_bytes:
-        words += f", {format_bytes(max(run.reserved_bytes))} reserved"
-    return words
-
-
-def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> str:
+def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page of a run; `formula` as in formula_section."""
+    title = f"{run.name} on {run.device}" if run.device.gpu is not None else run.name
+    lead, note = _lead(run), " ".join(filter(None, (_NOTES.get(run.device.kind, ""), run.note)))
     peak, entries = run.peak(), run.entries
     named = has_categories(entries)
-    phased = any(isinstance(entry, Mark) for entry in entries)
+    phased = bool(run.phases)
     words = {c: c.replace("_", " ") if named else _WITHOUT_OWNERS.get(c, c) for c in CATEGORIES}
     where = [str(peak.phase)]
     if peak.allocation is not None:
@@ -68,7 +47,7 @@ def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> st
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
     ]
-    parts += [_failed(run, each) for each in run.out_of_memory[-_FAILURES_SHOWN:]]
+    parts += [_refused(run, each) for each in run.refusals[-_FAILURES_SHOWN:]]
     if phased:
         parts.append(f"<h2>Phases</h2>{_phases(run)}")
     parts.append(
@@ -77,38 +56,50 @@ def _page(run: SavedRun, title: str, lead: str, note: str, more: str = "") -> st
     )
     total, position = peak.allocated_bytes, peak.position
     if named:
-        parts.append(shares(by_category(entries, position), total, len(CATEGORIES), CATEGORY_COLOURS))
+        parts.append(shares(run.by_category(), total, len(CATEGORIES), CATEGORY_COLOURS))
     if has_modules(entries):
         modules = modules_at(entries, position, by_phase=phased)
         parts.append(f"<h3>By module</h3>{shares(modules, total, _PARTS_SHOWN, {})}")
-    parts.append(f"<h3>By line</h3>{shares(by_line(entries, position), total, _PARTS_SHOWN, {})}")
-    parts.append(more)
+    parts.append(f"<h3>By line</h3>{shares(run.by_line(), total, _PARTS_SHOWN, {})}")
+    parts.append(formula_section(formula))
     return page(title, "\n".join(parts), STYLE)
 
 
-def _failed(run: SavedRun, failed: FailedRequest) -> str:
-    """A request that ran out of memory, and what was alive then."""
-    asked, free = format_bytes(failed.requested_bytes), format_bytes(failed.free_bytes)
-    alive = by_line(run.entries, failed.position)
+def _lead(run: Run) -> str:
+    """The verdict and the peak, in a sentence."""
+    gpu, reserved_bytes = run.device.gpu, run.peak_reserved_bytes
+    words = f"peak {format_bytes(run.peak().allocated_bytes)} allocated"
+    if reserved_bytes is not None:
+        words += f", {format_bytes(reserved_bytes)} reserved"
+    if gpu is not None:
+        words += f" of the {format_bytes(gpu.memory_bytes)} of {gpu.name}"
+    if run.out_of_memory:
+        return f"Out of memory in {run.out_of_memory.phase}: {words}"
+    if run.refusals:
+        return f"Out of memory: {words}"
+    return f"Runs: {words}" if gpu is not None else words[0].upper() + words[1:]
+
+
+def _refused(run: Run, refusal: Refusal) -> str:
+    """A request without room, and what was alive then."""
+    asked, alive = format_bytes(refusal.requested_bytes), run.by_line(refusal.position)
     total = sum(alive.values())
-    words = (
-        f"{asked} asked for by {failed.origin}; {free} of the device were free, and {format_bytes(total)} "
-        "allocated here:"
-    )
+    free = ""
+    if refusal.free_bytes is not None:
+        free = f"{format_bytes(refusal.free_bytes)} of the device were free, and "
+    words = f"{asked} asked for by {refusal}; {free}{format_bytes(total)} allocated here:"
     return f"<h2>Out of memory</h2><p>{escape(words)}</p>{shares(alive, total, _PARTS_SHOWN, {})}"
 
 
-def _phases(run: SavedRun) -> str:
+def _phases(run: Run) -> str:
     rows = []
-    start = 0
-    ends = [index for index, entry in enumerate(run.entries) if isinstance(entry, Mark)]
-    for phase, end in zip(account(run.entries), ends, strict=True):
-        reserved = format_bytes(max(run.reserved_bytes[start : end + 1])) if run.reserved_bytes else ""
-        row = (str(phase.phase).replace("_", " "), format_bytes(phase.peak_bytes), phase.peak_op)
-        rows.append((*row, format_bytes(phase.end_bytes), reserved))
-        start = end
-    columns = [0, 3, 1, *([4] if run.reserved_bytes else []), 2]
-    head = ("phase", "peak", "made by", "allocated at its end", "peak reserved")
+    for phase in run.phases:
+        name, op = str(phase.account.phase).replace("_", " "), phase.account.peak_op
+        sizes = (phase.allocated_bytes, phase.peak_allocated_bytes, phase.peak_reserved_bytes)
+        rows.append((name, *("" if size is None else format_bytes(size) for size in sizes), op))
+    known = any(phase.peak_reserved_bytes is not None for phase in run.phases)
+    columns = [0, 1, 2, *([3] if known else []), 4]
+    head = ("phase", "allocated at its end", "peak", "peak reserved", "made by")
     return table(
         [head[column] for column in columns],
         [[row[column] for column in columns] for row in rows],

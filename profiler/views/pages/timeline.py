@@ -14,8 +14,8 @@ from typing import Any
 
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import CATEGORIES, categories
-from profiler.trace.load import SavedRun
 from profiler.trace.moments import levels
+from profiler.trace.run import Run
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
 
@@ -137,7 +137,7 @@ svg.addEventListener("pointerleave", () => {
 """
 
 
-def timeline_section(run: SavedRun, words: Mapping[str, str]) -> str:
+def timeline_section(run: Run, words: Mapping[str, str]) -> str:
     """The key, the picture and the script, as HTML; `words` is what to call each category."""
     entries = run.entries
     positions, sizes = levels(entries, _POINTS)
@@ -221,7 +221,7 @@ def _bands(positions: Sequence[int], rows: Mapping[str, Sequence[int]], scale: _
     return parts
 
 
-def _phases(run: SavedRun, scale: _Scale) -> list[str]:
+def _phases(run: Run, scale: _Scale) -> list[str]:
     parts = []
     start = 0
     for position, entry in enumerate(run.entries):
@@ -241,7 +241,7 @@ def _phases(run: SavedRun, scale: _Scale) -> list[str]:
     return parts
 
 
-def _blocks(run: SavedRun) -> dict[str, Any]:
+def _blocks(run: Run) -> dict[str, Any]:
     """Every block, in columns; `place` is an index into `places`, (operation, module, line)."""
     names = categories(run.entries)
     places: dict[tuple[str, str, str], int] = {}

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support.groundtruth import PEAKS_OF_OPERATIONS, needs_published_peaks
-from tests.support.published_programs import published, simulated_peak_bytes
+from tests.support.recorded.published import published, simulated_peak_bytes
 
 COUNTS = {
     ("cross_entropy", "full"): 4,
