@@ -82,9 +82,9 @@ def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -
         ProfilerError: the model cannot be built or simulated; names the line of your own code. Also where
             `backward()` has run in this process before.
     """
+    from profiler.device import SIMULATED, Device
     from profiler.runs.execute import run_on
     from profiler.runs.run_settings import RunSettings
-    from profiler.trace.device import SIMULATED, Device
 
     _settings(allocator_settings)  # wrong ones are said here
     return run_on(workload, Device(SIMULATED, _gpu(gpu)), RunSettings(allocator_settings=allocator_settings))
@@ -100,10 +100,10 @@ def measure(workload: Workload, device: str = "cuda", allocator_settings: str = 
     Returns the run; on the CPU nothing is reserved, and that is None.
     Raises ProfilerError for a model that cannot be built, or a device that is not there.
     """
+    from profiler.device import CPU, CUDA, Device
     from profiler.runs.execute import run_in_fresh_process
     from profiler.runs.provenance import check_device
     from profiler.runs.run_settings import RunSettings
-    from profiler.trace.device import CPU, CUDA, Device
 
     if device not in (CPU, CUDA):
         raise ProfilerError(f"device is 'cuda' or 'cpu', not {device!r}; see simulate for others")

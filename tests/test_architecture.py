@@ -19,6 +19,7 @@ FLOORS = (
     ("errors",),
     ("units", "files", "workload"),
     ("gpu",),
+    ("device",),
     ("trace",),
     ("training", "records"),
     ("recording", "formula", "views"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from profiler.advice.largest_batch import LargestBatch, largest_batch
 from profiler.advice.techniques import Technique, applicable
+from profiler.device import SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
@@ -14,7 +15,6 @@ from profiler.gpu.device_used import in_total, process_terms
 from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import threads_side_by_side
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import SIMULATED, Device
 from profiler.trace.run import Run
 from profiler.workload import Workload
 

@@ -207,9 +207,9 @@ def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
 
 
 def _simulate(target: str, device: str, fields: dict[str, Any]) -> Run:
+    from profiler.device import SIMULATED, Device
     from profiler.gpu.cards import find_gpu
     from profiler.runs.execute import run_in_fresh_process
-    from profiler.trace.device import SIMULATED, Device
     from profiler.workload import Workload
 
     try:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from profiler.device import CPU, CUDA, SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.recording.owners import storages
 from profiler.recording.recorder import PhaseRecorder
 from profiler.recording.simulated import SimulatedRecorder
-from profiler.trace.device import CPU, CUDA, SIMULATED, Device
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase

@@ -9,8 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from profiler.device import UNKNOWN, VIRTUAL, Device
 from profiler.recording.workspaces import with_workspaces
-from profiler.trace.device import UNKNOWN, VIRTUAL, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.phase import Phase
 from profiler.trace.run import Refusal, Run, phases_told_by, until_last_phase

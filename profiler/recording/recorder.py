@@ -12,7 +12,7 @@ from typing import Self
 
 import torch
 
-from profiler.trace.device import Device
+from profiler.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
 from profiler.trace.phase import Phase

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from profiler.device import SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
 from profiler.records import table as records
@@ -22,7 +23,6 @@ from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import in_fresh_process
 from profiler.runs.provenance import ask_device
 from profiler.runs.rows import completed, run_rows, skipped_row
-from profiler.trace.device import SIMULATED, Device
 from profiler.trace.phase import phases
 
 FOLDER = "reference"

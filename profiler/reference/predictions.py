@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from profiler.device import CPU, CUDA, SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts
 from profiler.gpu.cards import GPU
@@ -17,7 +18,6 @@ from profiler.reference.suite import Case
 from profiler.runs.limits import attention_by
 from profiler.runs.processes import each_in_fresh_process, in_fresh_process
 from profiler.runs.rows import completed, formula_rows, simulation_rows
-from profiler.trace.device import CPU, CUDA, SIMULATED, Device
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from profiler.device import Device
 from profiler.errors import first_line
 from profiler.runs.run_settings import ATTENTION_KERNELS, RunSettings
-from profiler.trace.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import Phase
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from profiler.device import CUDA, SIMULATED, Device
 from profiler.errors import first_line
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.runs.limits import allocator_environment, attention_by, is_out_of_memory, limited
 from profiler.runs.processes import Died, in_fresh_process
 from profiler.runs.provenance import gpu_here, provenance
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import CUDA, SIMULATED, Device
 from profiler.trace.phase import Phase, phases
 from profiler.trace.run import OutOfMemory, Run
 from profiler.workload import Workload

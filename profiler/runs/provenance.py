@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from profiler.device import CPU, CUDA, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU
 from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
 from profiler.runs.processes import in_fresh_process
-from profiler.trace.device import CPU, CUDA, Device
 
 
 def default_device() -> Device:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from profiler.device import CPU, CUDA, SIMULATED, Device
 from profiler.errors import first_line
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, Term
@@ -15,7 +16,6 @@ from profiler.runs.execute import run_in_fresh_process, run_on
 from profiler.runs.processes import in_fresh_process
 from profiler.runs.provenance import device_class, gpu_here, provenance
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import CPU, CUDA, SIMULATED, Device
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase, phases
 

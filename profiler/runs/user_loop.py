@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from profiler.device import SIMULATED, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.runs.execute import out_of_memory
 from profiler.runs.provenance import provenance
-from profiler.trace.device import SIMULATED, Device
 from profiler.trace.phase import MODEL_LOADED, Phase
 from profiler.trace.run import Run
 

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from profiler.device import UNKNOWN, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import write_atomically
-from profiler.trace.device import UNKNOWN, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file_metadata import measured_phases, metadata_of, phase_in_words, run_of
 from profiler.trace.ledger import CATEGORIES

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from profiler.device import Device
 from profiler.gpu.cards import GPU
-from profiler.trace.device import Device
 from profiler.trace.events import Place
 from profiler.trace.moments import Entries
 from profiler.trace.phase import Phase

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from profiler.device import CUDA, Device
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
@@ -13,7 +14,6 @@ from profiler.gpu.replay import initial_segments, replay_device
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.gpu.trace_events import TraceEvent
-from profiler.trace.device import CUDA, Device
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_run
 from profiler.trace.run import Refusal, Run, until_last_phase

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from profiler.trace.device import Device
+from profiler.device import Device
 from profiler.trace.events import Allocation, Mark, Place
 from profiler.trace.ledger import Account, account
 from profiler.trace.moments import Entries, Moment, Share, by_category, by_line, by_module, moment_of_peak

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from profiler.device import CPU, Device
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
 from profiler.reference import accuracy, bounds
 from profiler.reference.accuracy_page import Result, accuracy_page
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.device import CPU, Device
 from profiler.trace.file import read_run
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from profiler.device import CUDA, Device
 from profiler.gpu.cards import find_gpu
-from profiler.trace.device import CUDA, Device
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs import options as words
 from profiler.views import screen

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
+from profiler.device import SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
-from profiler.trace.device import SIMULATED, Device
 from profiler.workload import (
     ATTENTION,
     CHECKPOINTING,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from profiler.trace.device import device_called
+from profiler.device import device_called
 from profiler.units import format_bytes
 from profiler.verbs.options import add_virtual, again_virtually
 from profiler.views import screen

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from profiler.device import CPU, SIMULATED, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import (
     alone_with,
@@ -27,7 +28,6 @@ from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import CPU, SIMULATED, Device
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable

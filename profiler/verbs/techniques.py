@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress
 from rich.table import Table
 
+from profiler.device import SIMULATED, Device
 from profiler.errors import ProfilerError
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.processes import threads_side_by_side
-from profiler.trace.device import SIMULATED, Device
 from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
 from profiler.verbs import options as words

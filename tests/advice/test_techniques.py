@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+from profiler.device import Device
 from profiler.records.comparison import compare
 from profiler.records.table import frame
 from profiler.runs.rows import experiment_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import Device
 from profiler.training.built_in import MODELS
 from profiler.training.models import build_model, make_batch
 from profiler.training.step import compute_loss, train

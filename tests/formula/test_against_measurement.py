@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from profiler.device import Device
 from profiler.records.comparison import compare
 from profiler.records.table import frame
 from profiler.runs.rows import experiment_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import Device
 from profiler.workload import Workload
 
 OPTIMIZERS = ("sgd", "momentum", "adam")

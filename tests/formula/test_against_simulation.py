@@ -7,12 +7,12 @@ differ by nothing but what the formula does not speak of: kernels' workspaces, a
 import pandas as pd
 import pytest
 
+from profiler.device import SIMULATED, Device
 from profiler.gpu.cards import GPUS
 from profiler.records.comparison import compare, side_by_side, silent_categories
 from profiler.records.table import frame
 from profiler.runs.rows import experiment_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import SIMULATED, Device
 from profiler.workload import CHECKPOINTING, OPTIMIZERS, PRECISIONS, Workload
 
 A100 = GPUS["A100-40GB"]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from profiler.device import Device
 from profiler.gpu.cards import GPUS
 from profiler.gpu.snapshot import parse_snapshot
 from profiler.recording.cuda import CudaRecorder, _ledger_entries
@@ -11,7 +12,6 @@ from profiler.reference import probes
 from profiler.runs.execute import run_on
 from profiler.runs.rows import run_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import Device
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.ledger import account
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase

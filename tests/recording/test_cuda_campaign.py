@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 import pytest
 
+from profiler.device import CPU, Device
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPUS
 from profiler.reference import accuracy, campaign
@@ -14,7 +15,6 @@ from profiler.reference.suite import EXPANDABLE_SEGMENTS, Case
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.runs.execute import run_on
 from profiler.runs.provenance import provenance
-from profiler.trace.device import CPU, Device
 from profiler.trace.file import read_run
 from profiler.workload import Workload
 from tests.support.cuda_on_simulation import cuda_with_history

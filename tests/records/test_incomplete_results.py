@@ -77,8 +77,8 @@ def test_a_figure_that_lacks_a_run_does_not_stop_the_other_experiments(monkeypat
     from types import SimpleNamespace
 
     from experiments import catalog
+    from profiler.device import CPU
     from profiler.runs import provenance, rows
-    from profiler.trace.device import CPU
     from profiler.workload import Workload
 
     workload = Workload("mlp-tiny", 4)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from profiler.device import device_called
 from profiler.gpu.cards import GPUS
 from profiler.reference import campaign
 from profiler.reference.archive import Archive, read_recording
 from profiler.reference.campaign import Campaign, Summary
-from profiler.trace.device import device_called
 from tests.support.rehearsed import CASES
 
 

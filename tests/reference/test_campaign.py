@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
+from profiler.device import Device, device_called
 from profiler.errors import ProfilerError
 from profiler.reference import campaign
 from profiler.reference.archive import read_recording
 from profiler.reference.campaign import Campaign, record_suite
-from profiler.trace.device import Device, device_called
 from profiler.trace.ledger import account
 from tests.support.rehearsed import CASES, dies
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from profiler.device import Device
 from profiler.reference import accuracy, campaign
 from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
@@ -20,7 +21,6 @@ from profiler.reference.campaign import Campaign, record_suite
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.device import Device
 from profiler.trace.file import read_run
 from profiler.workload import Workload
 from tests.support.rehearsed import CASES

@@ -1,11 +1,11 @@
 import pytest
 
+from profiler.device import CPU, Device
 from profiler.errors import ProfilerError
 from profiler.records.table import frame
 from profiler.runs.execute import run_on
 from profiler.runs.rows import experiment_rows, run_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.device import CPU, Device
 from profiler.workload import Workload
 
 MIB = 2**20

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from profiler.device import CPU, SIMULATED, Device
 from profiler.gpu.cards import GPUS, UNLIMITED_BYTES
 from profiler.runs.execute import run_in_fresh_process
-from profiler.trace.device import CPU, SIMULATED, Device
 from profiler.trace.run import Run, phases_told_by
 
 A100 = GPUS["A100-40GB"]

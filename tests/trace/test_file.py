@@ -1,16 +1,24 @@
 """Allocation traces on disk: nothing is lost on the way, and broken files are refused."""
 
+from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiler import find_gpu, simulate
+from profiler.device import UNKNOWN, Device
 from profiler.errors import ProfilerError
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import read_run
+from profiler.trace.file import COLUMNS, read_run
 from profiler.trace.ledger import CATEGORIES
+from profiler.trace.load import load
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
+from profiler.trace.run import Run
+from profiler.views.memory_viz import memory_viz
+from profiler.workload import Workload
 from tests.support.runs import run_of
 
 pytestmark = pytest.mark.quick
@@ -35,6 +43,35 @@ def test_entries_come_back_as_they_were(tmp_path_factory, entries):
     path = tmp_path_factory.mktemp("trace") / "run.parquet"
     run_of(entries).save(path)
     assert read_run(path).entries == entries
+
+
+def test_a_run_comes_back_whole(tmp_path):
+    """A simulated step that runs out of memory: all that its page, its difference and its snapshot need."""
+    run = simulate(Workload("mlp-tiny", 32, optimizer="sgd"), find_gpu("16 MiB"), "max_split_size_mb:40")
+    assert run.out_of_memory is not None
+    assert run.out_of_memory.request == run.refusals[-1]
+    path = tmp_path / "run.parquet"
+    run.save(path)
+    again = read_run(path)
+    lists = {"entries": list, "reserved_bytes": list, "segment_changes": dict, "provenance": dict}
+    for field in fields(Run):
+        alike = lists.get(field.name, lambda value: value)
+        assert alike(getattr(again, field.name)) == alike(getattr(run, field.name)), field.name
+    assert again.peaks() == run.peaks()
+    assert again.peak_reserved_bytes == run.peak_reserved_bytes == max(run.reserved_bytes) > 0
+    assert memory_viz(again) == memory_viz(run)
+
+
+def test_a_file_of_before_says_what_it_leaves_open(tmp_path):
+    path = tmp_path / "run.parquet"
+    entries = [Allocation(512, 1024, 1000, "mm"), Mark(Phase(1, FORWARD), {512: "parameters"}), Free(512)]
+    run_of(entries[:2], [2048, 2048]).save(path)
+    table = pd.read_parquet(path)[list(COLUMNS)]
+    table.to_parquet(path, index=False)
+    run = load(path)
+    assert (run.device, run.entries, run.reserved_bytes) == (Device(UNKNOWN), entries[:2], [])
+    assert (run.peak_allocated_bytes, run.peak_reserved_bytes, run.provenance) == (1024, None, {})
+    assert "does not say where it ran" in run.note
 
 
 def test_a_trace_is_small(tmp_path):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from profiler import simulate
 from profiler.cli import main
+from profiler.device import SIMULATED, Device
 from profiler.gpu.cards import GPUS
 from profiler.runs.user_loop import run_loop_on
-from profiler.trace.device import SIMULATED, Device
 from profiler.verbs.explain import best_stretch, recorded_requests
 from profiler.views.memory_viz import memory_viz
 from profiler.workload import Workload

@@ -7,12 +7,12 @@ import pytest
 
 from profiler import simulate
 from profiler.cli import main
+from profiler.device import SIMULATED, Device
 from profiler.gpu.cards import GPUS, find_gpu
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.records import table as records
 from profiler.records.comparison import compare
 from profiler.runs.user_loop import run_loop_on
-from profiler.trace.device import SIMULATED, Device
 from profiler.workload import Workload
 
 SCRIPT = """

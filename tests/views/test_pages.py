@@ -13,11 +13,11 @@ import pytest
 
 import profiler
 from profiler.cli import main
+from profiler.device import SIMULATED, Device
 from profiler.gpu.cards import find_gpu
 from profiler.gpu.replay import replay
 from profiler.gpu.snapshot import load_snapshot
 from profiler.runs.user_loop import run_loop_on
-from profiler.trace.device import SIMULATED, Device
 from profiler.views.memory_viz import memory_viz
 from tests.support.browser import browser, find_browser
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from profiler.trace.device import SIMULATED, VIRTUAL
+from profiler.device import SIMULATED, VIRTUAL
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.moments import has_categories, has_modules, modules_at
 from profiler.trace.run import Refusal, Run
