@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-# What else says so under a limit on the CPU: oneDNN, which asks for memory by itself, and C++.
-_WITHOUT_MEMORY = ("could not create a primitive", "could not execute a primitive", "bad_alloc")
+# What else says so under a limit on the CPU: oneDNN, which asks for memory by itself, C++, and pthreads.
+_WITHOUT_MEMORY = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "bad_alloc",
+    "Resource temporarily unavailable",  # a thread that finds no room for its stack
+)
 
 
 @contextmanager
