@@ -111,8 +111,18 @@ def test_a_run_and_a_snapshot_become_pages_too(files, capsys):
     text = out.read_text()
     assert "freed within the recording" in text  # a recording of torch names no owners
     assert ">optimizer states<" not in text
-    assert main(["report", str(files / "run.parquet"), "--trace", "x", "-o", str(out)]) == 1
+    assert main(["report", str(files / "run.parquet"), "--batch", "2", "-o", str(out)]) == 1
     assert "for a run that is simulated now" in capsys.readouterr().err
+
+
+def test_a_saved_run_is_exported_and_saved_as_it_was_when_it_was_simulated(files):
+    again = {name: files / f"again-{name}" for name in ("viz.pickle", "trace.json", "run.parquet", "page.html")}
+    viz, trace, run, page = again.values()
+    written = ["--memory-viz", viz, "--trace", trace, "--save", run, "-o", page]
+    assert main(["report", str(files / "run.parquet"), *map(str, written)]) == 0
+    assert pickle.loads(viz.read_bytes()) == pickle.loads((files / "viz.pickle").read_bytes())
+    assert json.loads(trace.read_text()) == json.loads((files / "trace.json").read_text())
+    assert "of the 39.39 GiB of A100-40GB" in page.read_text()
 
 
 def without_our_frames(path):
