@@ -116,7 +116,9 @@ def test_a_run_and_a_snapshot_become_pages_too(files, capsys):
 
 
 def test_a_saved_run_is_exported_and_saved_as_it_was_when_it_was_simulated(files):
-    again = {name: files / f"again-{name}" for name in ("viz.pickle", "trace.json", "run.parquet", "page.html")}
+    again = {
+        name: files / f"again-{name}" for name in ("viz.pickle", "trace.json", "run.parquet", "page.html")
+    }
     viz, trace, run, page = again.values()
     written = ["--memory-viz", viz, "--trace", trace, "--save", run, "-o", page]
     assert main(["report", str(files / "run.parquet"), *map(str, written)]) == 0
