@@ -168,6 +168,7 @@ def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any
         "ranks": _ranks(watched.processes),
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
+        "without_effect_on_memory": watched.journal.harmless,
         "read_back": [{**asdict(read), "words": str(read)} for read in watched.reads.reads],
     }
 
@@ -274,7 +275,8 @@ def _show(report: dict[str, Any], every_phase: bool, console: Console) -> None:
         words = f"{read['words']} ({read['count']}; {read['assumption']})"
         style = "yellow" if read["changes_memory"] else "dim"
         console.print(words + (", which can change memory" if style == "yellow" else ""), style=style)
-    for title, calls in (("not modelled", report["not_modelled"]), ("assumed", report["assumed"])):
+    for key in ("not_modelled", "assumed", "without_effect_on_memory"):
+        title, calls = key.replace("_", " "), report[key]
         if calls:
             words = ", ".join(f"{name} ({count})" for name, count in calls.items())
             console.print(f"{title}: {words}", style="dim", soft_wrap=True)

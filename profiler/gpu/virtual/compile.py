@@ -121,8 +121,8 @@ def _sources(name: str) -> list[str]:
 def _compile(cc: tuple[str, ...], soname: str, symbols: dict[str, str], folder: Path, scratch: Path) -> None:
     library = library_of(soname)
     assert library is not None
-    defaults = scratch / f"{library.name}_defaults.c"
-    defaults.write_text(_defaults(library, symbols))
+    unwritten = scratch / f"{library.name}_defaults.c"
+    unwritten.write_text(defaults(library, symbols))
     script = scratch / f"{library.name}.map"
     script.write_text(_version_script(symbols))
     versions = [f"-Wl,--version-script={script}"] if any(symbols.values()) else []
@@ -130,20 +130,22 @@ def _compile(cc: tuple[str, ...], soname: str, symbols: dict[str, str], folder: 
     _run(
         cc,
         f"-Wl,-soname,{soname}",
-        *("-o", str(folder / soname), str(defaults), *_sources(library.name)),
+        *("-o", str(folder / soname), str(unwritten), *_sources(library.name)),
         *versions,
         *core,
         *_LIBRARIES,
     )
 
 
-def _defaults(library: Library, symbols: dict[str, str]) -> str:
+def defaults(library: Library, symbols: dict[str, str]) -> str:
     """C source with a weak function for each symbol."""
     lines = [
         '#include "common.h"',
         "#define DEFAULT API __attribute__((weak))",
         "#define NOT_WRITTEN(name, result) "
         "DEFAULT long name(void) { JOURNAL(NOT_MODELLED, #name); return result; }",
+        "#define NO_MEMORY(name, result) DEFAULT long name(void) "
+        '{ JOURNAL(HARMLESS, #name ": not answered; it takes no memory"); return result; }',
         "#define WITHOUT_EFFECT(name) DEFAULT long name(void) { return 0; }",
         '#define TEXT(name) DEFAULT const char *name(void) { return "unknown"; }',
     ]
@@ -153,7 +155,9 @@ def _defaults(library: Library, symbols: dict[str, str]) -> str:
         elif re.fullmatch(library.without_effect, name):
             lines.append(f"WITHOUT_EFFECT({name})")
         else:
-            lines.append(f"NOT_WRITTEN({name}, {library.result})")
+            result = 0 if re.fullmatch(library.succeeds, name) else library.not_supported
+            kind = "NO_MEMORY" if re.fullmatch(library.harmless, name) else "NOT_WRITTEN"
+            lines.append(f"{kind}({name}, {result})")
     return "\n".join(lines) + "\n"
 
 

@@ -19,11 +19,12 @@ class Kind(IntEnum):
     NOT_MODELLED = 1
     ASSUMED = 2
     MEMORY = 3
+    HARMLESS = 4
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`text` is a function's name (not modelled) or a sentence (assumed); `calls` is how often."""
+    """`text` is a function's name (not modelled) or a sentence; `calls` is how often."""
 
     pid: int
     kind: Kind
@@ -59,6 +60,11 @@ class Journal:
         """Answers that rest on an assumption, with their calls."""
         return self.texts(Kind.ASSUMED)
 
+    @property
+    def harmless(self) -> dict[str, int]:
+        """What was not done, or not as on a GPU, and cannot change how much memory is taken, and why."""
+        return self.texts(Kind.HARMLESS)
+
 
 def read_journal(folder: Path) -> Journal:
     """What the processes wrote to `folder`; a file that is not a journal is left out."""
@@ -75,7 +81,7 @@ def read_journal(folder: Path) -> Journal:
             name = text.decode(errors="replace")
             if kind == Kind.MEMORY:
                 peaks[pid, int(name.removeprefix("device "))] = count
-            elif kind in (Kind.NOT_MODELLED, Kind.ASSUMED):
+            elif kind in (Kind.NOT_MODELLED, Kind.ASSUMED, Kind.HARMLESS):
                 entries.append(Entry(pid, Kind(kind), name, count))
     return Journal(tuple(entries), peaks)
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import profiler.gpu.virtual
+from profiler.gpu.virtual.compile import compiler, defaults
+from profiler.gpu.virtual.libraries import LIBRARIES
 from profiler.units import MIB
 from tests.support.virtual_gpu import installed_torch, needed, one, run_python
 
+HERE = Path(profiler.gpu.virtual.__file__).parent
+STAND_INS, PUBLIC_NAMES = HERE / "stand_ins", HERE / "public_names"
 H100 = replace(one("H100-80GB"), context_bytes=500 * MIB)
 
 
@@ -33,6 +41,59 @@ print(json.dumps(torch.cuda.max_memory_allocated() - before))
         assert routine in named
     # input, output and work area, a complex number an element, each in units of 512 bytes
     assert json.loads(done.stdout) == 3 * 640_000
+
+
+def test_no_size_that_nobody_wrote_is_answered():
+    """Of every public function whose name speaks of a size, those without a C source refuse."""
+    sources = "".join(path.read_text() for path in STAND_INS.rglob("*.c"))
+    asks = re.compile(r"\w*(buffer_?size|workspace_?size|sizeinbytes|getsize|estimate|requirements)\w*", re.I)
+    refused = 0
+    for library in LIBRARIES:
+        names = (PUBLIC_NAMES / f"{library.name}.txt").read_text().split()
+        text = defaults(library, dict.fromkeys(names, ""))
+        for name, result in re.findall(r"^NOT_WRITTEN\((\w+), (\d+)\)$", text, re.MULTILINE):
+            if asks.fullmatch(name) and name not in sources:
+                assert (result != "0") or library.name == "nvshmem", name
+                refused += 1
+    assert refused > 150  # of cuSOLVER, cuSPARSE and cuFFT alone
+
+
+def test_a_size_that_nobody_wrote_is_an_error_and_named():
+    code = """
+import ctypes, glob, torch
+torch.zeros(1, device="cuda")
+size = ctypes.c_int(7)
+(path,) = {line.split()[-1] for line in open("/proc/self/maps") if "libcusolver.so" in line}
+ask = ctypes.CDLL(path).cusolverDnSsygvd_bufferSize
+status = ask(None, 1, 1, 8, None, 8, None, 8, None, ctypes.byref(size))
+print(status, size.value)
+"""
+    done, journal = run_python(["-c", code], H100, needed(installed_torch()))
+    assert done.stdout.split() == ["9", "7"], done.stderr[-2000:]  # CUSOLVER_STATUS_NOT_SUPPORTED
+    assert journal.not_modelled == {"cusolverDnSsygvd_bufferSize": 1}
+
+
+def test_a_library_with_a_cuda_runtime_of_its_own_is_named(tmp_path):
+    """As a static libcudart asks the driver; cuDNN's does no harm."""
+    (tmp_path / "asks.c").write_text(
+        "int cuGetExportTable(const void **, const void *);"
+        'int ask(void) { const void *table; return cuGetExportTable(&table, "id"); }'
+    )
+    for name in ("libown_kernels.so", "libcudnn_some.so.9"):
+        flags = ("-shared", "-fPIC", "-o", tmp_path / name, tmp_path / "asks.c")
+        subprocess.run([compiler(), *flags], check=True)
+    code = f"""
+import ctypes, torch
+torch.zeros(1, device="cuda")
+for name in ("libown_kernels.so", "libcudnn_some.so.9"):
+    assert ctypes.CDLL("{tmp_path}/" + name).ask() == 801
+    ctypes.CDLL("{tmp_path}/" + name).ask()
+"""
+    done, journal = run_python(["-c", code], H100, needed(installed_torch()))
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = "has a CUDA runtime of its own, which finds no GPU"
+    assert journal.not_modelled == {f"libown_kernels.so {words}": 2}
+    assert journal.harmless == {f"libcudnn_some.so.9 {words}: its plans need none": 2}
 
 
 def test_a_collective_of_one_rank_carries_its_values():

@@ -60,8 +60,9 @@ int vgpu_card_attribute(int attribute, int device, int *value);
 void vgpu_lock(void);
 void vgpu_unlock(void);
 
-/* journal.c: what was called without being modelled, or answered by an assumption; survives a crash. */
-enum journal_kind { NOT_MODELLED = 1, ASSUMED = 2, MEMORY = 3 };
+/* journal.c: what was called without being modelled, or answered by an assumption; survives a crash. What
+ * cannot change how much memory is taken is HARMLESS, and its text says why. */
+enum journal_kind { NOT_MODELLED = 1, ASSUMED = 2, MEMORY = 3, HARMLESS = 4 };
 struct journal_entry {
     const char *text;
     int kind;

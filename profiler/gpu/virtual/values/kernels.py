@@ -1,22 +1,22 @@
 """CUDA kernels wrapped: the kernel itself runs first, then the CPU computes what it would have written.
 
-The wrapper is registered for the dispatch key CUDA, below autograd: no mode is active, no path chosen by
-autograd or
-a composite operation changes, and the allocations are those of PyTorch's own kernel. Every kernel that writes
+The wrapper is registered below autograd (`below`): no mode is active, no path chosen by autograd or a
+composite operation changes, and the allocations are those of PyTorch's own kernel. Every kernel that writes
 memory it is given is wrapped, and of the others all but those that return nothing but floats.
 """
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils import checkpoint
 
-from . import following, reading
-from .following import Kernel
-from .process import journal, known
+from . import below, following, reading
+from .below import Kernel
+from .process import known
 
 # They write nothing, or what they write is no value.
 NOT_WRAPPED = {
@@ -61,9 +61,12 @@ def wrap_all() -> None:
     """
     if _always:
         return
-    if not hasattr(torch.library, "get_kernel"):
-        journal.not_followed("every operation", f"torch {torch.__version__} has no torch.library.get_kernel")
-        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some versions say of one operation that it is overridden
+        _wrap_all()
+
+
+def _wrap_all() -> None:
     libraries = {name: torch.library.Library(name, "IMPL") for name in ("aten", "c10d")}
     _always.extend(libraries.values())
     for full_name in [*torch._C._dispatch_get_registrations_for_dispatch_key("CUDA"), "aten::copy_"]:
@@ -78,9 +81,12 @@ def wrap_all() -> None:
             wrapper = reading.WRAPPERS.get(packet) or _wrapper(operation._schema, packet)
         if wrapper is None or name in _NOT_WRAPPED:
             continue
-        wrapped = wrapper(operation, torch.library.get_kernel(full_name, "CUDA").call_boxed)
+        kernel = below.kernel_of(full_name, operation)
+        if kernel is None:
+            continue
+        wrapped = below.for_cuda(wrapper(operation, kernel), kernel)
         if packet in ALWAYS or namespace == "c10d":
-            libraries[namespace].impl(name, wrapped, "CUDA", with_keyset=True)
+            libraries[namespace].impl(name, wrapped, below.KEY, with_keyset=True)
         else:
             _wrapped.append((name, wrapped))
     forward_passes.start()
@@ -133,7 +139,7 @@ class _ForwardPasses:
                 # torch.library.Library would take five times as long for each.
                 self._library = torch._C._dispatch_library("IMPL", "aten", "")
                 for name, wrapped in _wrapped:
-                    self._library.impl(name, "CUDA", wrapped, True)
+                    self._library.impl(name, below.KEY, wrapped, True)
 
     def _paused(self, function: Callable[..., Any], by: int) -> Callable[..., Any]:
         @functools.wraps(function)

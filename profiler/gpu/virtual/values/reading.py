@@ -7,8 +7,9 @@ from itertools import repeat
 import torch
 
 from . import answers, assumptions
+from .below import Kernel
 from .evaluate import is_float
-from .following import Kernel, inside_collective, plain_cpu
+from .following import inside_collective, plain_cpu
 from .host import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES, on_host
 from .known import TRUE
 from .process import journal, known

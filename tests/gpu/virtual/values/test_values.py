@@ -14,9 +14,14 @@ import pytest
 
 from profiler.gpu.virtual import launch
 from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
-from tests.support.virtual_gpu import answer, installed_torch, needed, one
+from tests.support.virtual_gpu import answer, installed_torch, needed, one, torch_of_version
 
 A100 = one("A100-40GB")
+# The kernel below an override is found in another way before 2.10 (values/below.py).
+VERSIONS = [
+    pytest.param(installed_torch, id="installed"),
+    pytest.param(lambda: torch_of_version((2, 6)), id="2.6"),
+]
 
 
 def reads_of(code: str, folder: Path, **variables: str) -> tuple[str, ProgramReads]:
@@ -33,7 +38,8 @@ def reads_of(code: str, folder: Path, **variables: str) -> tuple[str, ProgramRea
     return done.stdout, program_reads(card)
 
 
-def test_integers_and_booleans_are_true():
+@pytest.mark.parametrize("torch", VERSIONS)
+def test_integers_and_booleans_are_true(torch):
     code = """
 import json, torch
 x = torch.arange(10, device="cuda")
@@ -46,7 +52,7 @@ print(json.dumps([
     grid.T.contiguous().tolist(),
 ]))
 """
-    assert answer(code, A100, needed(installed_torch())) == [
+    assert answer(code, A100, needed(torch())) == [
         [0, 2, 4, 6, 8],
         [0, 2, 4, 6, 8],
         [0, 1, 2],
@@ -152,32 +158,53 @@ print(json.dumps([int((chosen == expert).nonzero().shape[0]) for expert in range
     assert any(read.changes_memory for read in reads.reads)
 
 
-def test_following_values_changes_no_allocation(tmp_path):
-    program = """
-import json, torch
-torch.cuda.memory._record_memory_history()
+LLAMA = """
 from transformers import LlamaConfig, LlamaForCausalLM
 config = LlamaConfig(
     hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=999
 )
 model = LlamaForCausalLM(config).cuda()
+loss_of = lambda ids: model(input_ids=ids, labels=ids).loss
+"""
+ENCODER = """
+embed, head = torch.nn.Embedding(999, 128), torch.nn.Linear(128, 999)
+encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(128, 4, 256, batch_first=True), 2)
+model = torch.nn.Sequential(embed, encoder, head).cuda()
+loss_of = lambda ids: torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+"""
+
+
+@pytest.mark.parametrize(
+    ("torch", "model"),
+    [
+        pytest.param(installed_torch, LLAMA, id="installed"),
+        pytest.param(lambda: torch_of_version((2, 6)), ENCODER, id="2.6"),
+    ],
+)
+def test_following_values_changes_no_allocation(tmp_path, torch, model):
+    program = f"""
+import json, torch
+torch.cuda.memory._record_memory_history()
+{model}
 optimizer = torch.optim.Adam(model.parameters())
 for _ in range(2):
     ids = torch.randint(0, 999, (2, 64), device="cuda")
-    model(input_ids=ids, labels=ids).loss.backward()
+    loss_of(ids).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
 events = torch.cuda.memory._snapshot()["device_traces"][0]
 print(json.dumps([e["size"] for e in events if e["action"] in ("alloc", "free_completed", "segment_alloc")]))
 """
+    installation = needed(torch())
     file = tmp_path / "program.py"
     file.write_text(program)
     sequences = []
     for name in ("followed", "left"):
         card = tmp_path / name
         card.mkdir()
-        environment = launch.environment(A100, card, needed(installed_torch()))
+        inherited = {**os.environ, "PYTHONPATH": str(installation.folder.parent)}
+        environment = launch.environment(A100, card, installation, inherited=inherited)
         if name == "left":
             environment["PROFILER_VIRTUAL_INSIDE"] = ""
         done = subprocess.run(
@@ -188,7 +215,7 @@ print(json.dumps([e["size"] for e in events if e["action"] in ("alloc", "free_co
     followed, left = sequences
     # What is not followed reads a mask of ones as zeros, so that transformers makes a mask of 4-byte numbers
     # more; nothing else may differ.
-    assert len(followed) > 1000
+    assert len(followed) > 900
     assert [size for size in left if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)] == [
         size for size in followed if size not in (2 * 64 * 64, 2 * 64 * 64 * 4)
     ]
@@ -216,13 +243,14 @@ print(count.tolist())
     assert answer(code, A100, needed(installed_torch())) == [0, 2, 4]
 
 
-def test_a_histogram_of_whole_numbers_is_counted():
+@pytest.mark.parametrize("torch", VERSIONS)
+def test_a_histogram_of_whole_numbers_is_counted(torch):
     code = """
 import torch
 chosen = torch.tensor([0, 2, 2, 3, 2], device="cuda")
 print(torch.histc(chosen, bins=4, min=0, max=3).tolist())
 """
-    assert answer(code, A100, needed(installed_torch())) == [1, 0, 3, 1]
+    assert answer(code, A100, needed(torch())) == [1, 0, 3, 1]
 
 
 def test_many_choices_are_spread_as_few_are():

@@ -50,7 +50,7 @@ API void vgpu_memory_fill(void *to, int value, size_t bytes) {
     if (!vgpu_memory_owns(to) || (value && bytes <= LARGE)) {
         memset(to, value, bytes);
     } else {
-        if (value) JOURNAL(ASSUMED, "a fill of more than 4 MiB with other than zero reads as zero");
+        if (value) JOURNAL(HARMLESS, "a fill of more than 4 MiB with other than zero reads as zero: reads are named");
         zero(to, bytes);
     }
 }
@@ -114,7 +114,7 @@ API void vgpu_memory_copy(void *to, const void *from, size_t bytes) {
     } else if (bytes <= LARGE) {
         memcpy(to, from, bytes);
     } else {
-        JOURNAL(ASSUMED, "a copy of more than 4 MiB from the host reads as zero");
+        JOURNAL(HARMLESS, "a copy of more than 4 MiB from the host reads as zero: reads are named");
         zero(to, bytes);
     }
 }

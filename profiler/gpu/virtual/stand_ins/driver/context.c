@@ -126,9 +126,36 @@ API int cuGetErrorName(int error, const char **text) {
 }
 
 /* Private tables, which only a CUDA runtime asks for: one that a library has linked into itself. */
+#define MOST_RUNTIMES 64
+static struct runtime {
+    const void *library;
+    struct journal_entry entry;
+    char text[116];
+} runtimes[MOST_RUNTIMES];
+
+/* Its kernels cannot run. cuDNN asks the runtime for nothing but kernels: its plans do without. */
+static void note_runtime_of(const void *caller) {
+    Dl_info of;
+    if (!dladdr(caller, &of) || !of.dli_fname) return;
+    const char *name = strrchr(of.dli_fname, '/');
+    name = name ? name + 1 : of.dli_fname;
+    bool plans = !strncmp(name, "libcudnn", 8);
+    struct runtime *runtime = runtimes;
+    vgpu_lock();
+    while (runtime < runtimes + MOST_RUNTIMES - 1 && runtime->library && runtime->library != of.dli_fbase) runtime++;
+    if (!runtime->library) {
+        runtime->library = of.dli_fbase;
+        snprintf(runtime->text, sizeof runtime->text, "%.36s has a CUDA runtime of its own, which finds no GPU%s", name,
+                 plans ? ": its plans need none" : "");
+        runtime->entry = (struct journal_entry){runtime->text, plans ? HARMLESS : NOT_MODELLED, 0};
+    }
+    vgpu_unlock();
+    vgpu_journal_count(&runtime->entry);
+}
+
 API int cuGetExportTable(const void **table, const void *id) {
     (void)id;
-    JOURNAL(NOT_MODELLED, "cuGetExportTable: a library brings a CUDA runtime of its own, which finds no GPU");
+    note_runtime_of(__builtin_return_address(0));
     *table = NULL;
     return NOT_SUPPORTED;
 }

@@ -140,6 +140,24 @@ API int cusparseXcsrsort_bufferSizeExt(void *h, int m, int n, int nonzero, void 
     return SUCCESS;
 }
 
+API int cusparseXcsrgeam2Nnz(void *h, int m, int n, void *da, int na, void *ra, void *ca, void *db, int nb, void *rb,
+                             void *cb, void *dc, void *rc, int *nonzero) {
+    (void)h, (void)m, (void)n, (void)da, (void)ra, (void)ca, (void)db, (void)rb, (void)cb, (void)dc, (void)rc;
+    JOURNAL(ASSUMED, "the sum of sparse matrices: no two entries at one place (an upper bound)");
+    *nonzero = na + nb;
+    return SUCCESS;
+}
+
+/* No pivot is zero. */
+#define PIVOTS(name_)                                          \
+    API int name_(void *h, void *info, int *position) {        \
+        (void)h, (void)info;                                   \
+        *position = -1;                                        \
+        return SUCCESS;                                        \
+    }
+PIVOTS(cusparseXbsrsm2_zeroPivot)
+PIVOTS(cusparseXbsrsv2_zeroPivot)
+
 #define BLOCKED(T)                                                                                                     \
     API int cusparse##T##csrgeam2_bufferSizeExt(void *h, int m, int n, void *alpha, void *da, int na, void *va,        \
                                                 void *ra, void *ca, void *beta, void *db, int nb, void *vb, void *rb,  \
