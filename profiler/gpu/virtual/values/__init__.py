@@ -11,9 +11,7 @@ reads one, it gets what a healthy run could have given, and the read is written 
 - `known`     which device memory holds known values
 - `host`      a CPU tensor over device memory, and up to which size values are followed
 - `assumptions`  what stands for a value that is not computed
-- `signature` which arguments of an operation are tensors, which are written
-- `evaluate`  one operation on the CPU
-- `below`     the CUDA kernel of an operation, called from what stands before it
+- `operation` one operation: its schema, its values on the CPU, its kernel below an override
 - `following` a CUDA kernel, and after it the values that it would have written
 - `reading`   kernels through which the host reads device memory
 - `answers`   what kernels read back inside, as a number of nonzero elements

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 import torch
 
 from . import assumptions
-from .below import Kernel
-from .evaluate import OnTheCpu, all_tensors, computable, is_float
 from .host import ASSUMED_BYTES, FLOATS, INTEGER_BYTES, on_host
 from .known import TRUE
+from .operation.below import Kernel
+from .operation.evaluate import OnTheCpu, all_tensors, computable, is_float
+from .operation.signature import Signature
 from .process import journal, known
-from .signature import Signature
 
 # In-place operations that do not read what they overwrite.
 ONLY_WRITE = {

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.utils import checkpoint
 
-from . import below, following, reading
-from .below import Kernel
+from . import following, reading
+from .operation import below
+from .operation.below import Kernel
 from .process import known
 
 # They write nothing, or what they write is no value.

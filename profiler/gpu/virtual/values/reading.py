@@ -7,11 +7,11 @@ from itertools import repeat
 import torch
 
 from . import answers, assumptions
-from .below import Kernel
-from .evaluate import is_float
 from .following import inside_collective, plain_cpu
 from .host import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES, on_host
 from .known import TRUE
+from .operation.below import Kernel
+from .operation.evaluate import is_float
 from .process import journal, known
 
 _scalars = assumptions.Scalars()

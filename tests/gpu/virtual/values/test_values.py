@@ -17,7 +17,7 @@ from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
 from tests.support.virtual_gpu import answer, installed_torch, needed, one, torch_of_version
 
 A100 = one("A100-40GB")
-# The kernel below an override is found in another way before 2.10 (values/below.py).
+# The kernel below an override is found in another way before 2.10 (values/operation/below.py).
 VERSIONS = [
     pytest.param(installed_torch, id="installed"),
     pytest.param(lambda: torch_of_version((2, 6)), id="2.6"),

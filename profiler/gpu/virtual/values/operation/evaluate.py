@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .assumptions import stand_in
-from .host import FLOATS, INTEGER_BYTES, on_host
-from .known import TRUE, KnownMemory
+from ..assumptions import stand_in
+from ..host import FLOATS, INTEGER_BYTES, on_host
+from ..known import TRUE, KnownMemory
 
 
 def is_float(tensor: torch.Tensor) -> bool:
