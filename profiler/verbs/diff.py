@@ -19,14 +19,16 @@ from profiler.trace.ledger import CATEGORIES
 from profiler.trace.load import load
 from profiler.trace.moments import Moment
 from profiler.trace.run import Run
-from profiler.units import format_bytes
+from profiler.units import format_bytes, parse_bytes
 from profiler.verbs.options import add_device, whole_number
 from profiler.views import screen
+from profiler.views.markdown import difference_page, side, signed
 
 SUMMARY = "what grew between two runs, or two folders of records: by category, module and line"
 DESCRIPTION = (
     "Compare the allocated bytes at the peaks of two runs: the differences of the parts sum to that of the "
-    "peaks. The runs of two folders are paired by workload, and by device where there are several."
+    "peaks. The runs of two folders are paired by workload, and by device where there are several. "
+    "Exit code 3: the peak grew by more than --allow."
 )
 EXAMPLES = (
     "example: profiler report gpt2 --length 512 --save before.parquet; "
@@ -34,6 +36,7 @@ EXAMPLES = (
     "profiler diff before.parquet after.parquet --output grew.png"
 )
 _PHASES_SHOWN, _NAMES_SHOWN = 3, 5
+GREW = 3  # exit code of a peak that grew by more than --allow
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -46,11 +49,22 @@ def add_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="a picture of what grew, as .png or .svg")
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print every part as JSON")
+    parser.add_argument(
+        "--allow",
+        metavar="SIZE",
+        help="exit code 3 if a peak, allocated or reserved, grew by more, as in 64MiB or 0B",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print every part as JSON")
+    form.add_argument("--markdown", action="store_true", help="print it for the comment of a pull request")
 
 
-def run(options: Namespace) -> None:
-    """Compare and print. Raises ProfilerError for what cannot be read or compared."""
+def run(options: Namespace) -> int:
+    """Compare and print; returns the exit code, GREW or 0.
+
+    Raises ProfilerError for what cannot be read or compared.
+    """
+    allowed = None if options.allow is None else parse_bytes(options.allow)
     before, after = options.before, options.after
     for path in (before, after):
         if not path.exists():
@@ -58,32 +72,41 @@ def run(options: Namespace) -> None:
     kinds = {is_records(before), is_records(after)}
     if len(kinds) == 2:
         raise ProfilerError(f"{before} and {after} are a run and a folder of records: give two of a kind")
-    if kinds == {True}:
-        _diff_records(options)
-    else:
-        _diff_runs(options)
+    grown = _diff_records(options) if kinds == {True} else _diff_runs(options)
+    return GREW if allowed is not None and grown > allowed else 0
 
 
-def _diff_records(options: Namespace) -> None:
+def _diff_records(options: Namespace) -> int:
+    """The most that a peak of the two folders grew."""
     if options.device is not None:
         raise ProfilerError("--device is of snapshots, not of folders of records")
     if options.output:
         raise ProfilerError("--output draws the difference of two runs, not of two folders of records")
+    if options.markdown:
+        raise ProfilerError("--markdown is of two runs, not of two folders of records")
     found = records_difference(options.before, options.after)
     if options.json:
         print(json.dumps(_records_as_dict(found), indent=2))
     else:
         _print_records(found, options.top, screen.console())
+    return max((run.peak.difference_bytes for run in found.runs), default=0)
 
 
-def _diff_runs(options: Namespace) -> None:
+def _diff_runs(options: Namespace) -> int:
+    """What the peak grew by: the allocated or the reserved one, whichever grew more."""
     paths = (options.before, options.after)
     first, second = (_load(path, options.device) for path in paths)
     found, console = difference(first, second), screen.console()
+    warnings = _warnings(first, second)
     if options.json:
-        print(json.dumps(_as_dict(found), indent=2))
+        print(json.dumps({**_as_dict(found), **_sides(first, second), "warnings": warnings}, indent=2))
+    elif options.markdown:
+        print(difference_page(first, second, found, warnings, options.top))
     else:
         _print_run(found, options.top, console)
+        _print_sides(first, second, console)
+        for warning in warnings:
+            console.print(warning, style="yellow", soft_wrap=True)
         for path, run in zip(paths, (first, second), strict=True):
             if run.note:
                 console.print(f"{path}: {run.note}", soft_wrap=True)
@@ -91,18 +114,55 @@ def _diff_runs(options: Namespace) -> None:
         from profiler.views.figures.difference import draw
 
         draw(found, f"{options.before.name} → {options.after.name}", options.output)
-        if not options.json:
+        if not (options.json or options.markdown):
             console.print(f"  {options.output}", soft_wrap=True)
+    return max(found.difference_bytes, _reserved_growth(first, second) or 0)
+
+
+def _reserved_growth(before: Run, after: Run) -> int | None:
+    """Of the reserved peaks; None where one of them is not known."""
+    sizes = (before.peak_reserved_bytes, after.peak_reserved_bytes)
+    return None if sizes[0] is None or sizes[1] is None else sizes[1] - sizes[0]
+
+
+def _warnings(before: Run, after: Run) -> list[str]:
+    """What else than the program may be why the peaks differ."""
+    sides = (before, after)
+    found = []
+    if str(before.device) != str(after.device):
+        found.append(f"The two ran on {before.device} and {after.device}: part of the difference is theirs.")
+    for name in ("torch_version", "allocator_settings"):
+        first, second = ((run.provenance.get(name) or "") for run in sides)
+        if first != second and all(run.provenance for run in sides):
+            words = f"{first or 'none'} and {second or 'none'}"
+            found.append(f"Their {name.replace('_', ' ')} differ: {words}.")
+    found += [f"A side has no end: {run.out_of_memory.message}" for run in sides if run.out_of_memory]
+    return found
+
+
+def _sides(before: Run, after: Run) -> dict[str, Any]:
+    return {
+        f"{name}_{what}": value
+        for name, run in (("before", before), ("after", after))
+        for what, value in (
+            ("run", run.name),
+            ("device", str(run.device)),
+            ("peak_reserved_bytes", run.peak_reserved_bytes),
+        )
+    }
+
+
+def _print_sides(before: Run, after: Run, console: Console) -> None:
+    grown = _reserved_growth(before, after)
+    if grown is not None:
+        sizes = " → ".join(format_bytes(run.peak_reserved_bytes or 0) for run in (before, after))
+        console.print(f"  reserved: {sizes}: {signed(grown)}", soft_wrap=True)
+    console.print(f"  before: {side(before)}; after: {side(after)}", style="dim", soft_wrap=True)
 
 
 def _load(path: Path, device: int | None) -> Run:
     with screen.reading(path) as on_progress:
         return load(path, device, on_progress)
-
-
-def signed(size_bytes: int) -> str:
-    """As in "+1.50 MiB" or "-12 B"; "0 B" has no sign."""
-    return ("+" if size_bytes > 0 else "") + format_bytes(size_bytes)
 
 
 # --- two runs ------------------------------------------------------------------------------------------
