@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from profiler import __version__
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 from profiler.verbs import (
     compare_reference,
     diff,
@@ -30,6 +30,15 @@ from profiler.verbs import (
     techniques,
 )
 from profiler.views.screen import plain, print_to_any_terminal
+
+
+# What the loader of libraries, the system, and Python say.
+_NO_MEMORY = (
+    "failed to map segment",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "error return without exception set",
+)
 
 
 class Verb(Protocol):
@@ -73,13 +82,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProfilerError as error:
         print(f"profiler: {plain(str(error))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nprofiler: stopped; what had finished is kept", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # as in `profiler list | head -1`; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (MemoryError, ImportError, OSError, RuntimeError, SystemError) as error:
+        if (problem := _without_memory(error)) is None:
+            raise
+        print(f"profiler: too little memory ({problem}); is it limited, as by ulimit -v?", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nprofiler: stopped; what had finished is kept", file=sys.stderr)
+        return 130
     return code or 0
+
+
+def _without_memory(error: BaseException | None) -> str | None:
+    """What says that there was no memory, for data or for a library, or a thread of one; None if nothing does."""
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return first_line(error)
+        for words in _NO_MEMORY:
+            if words in str(error):
+                return words
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _stop_once() -> None:

@@ -31,6 +31,11 @@ _CHOICES = {
 }
 
 
+# More than anybody trains with at once: a count beyond is a slip, and would run for days.
+_LARGEST = {"batch": 10_000_000, "length": 10_000_000, "layers": 10_000}
+_MOST_PASSES = 1000
+
+
 @dataclass(frozen=True)
 class Workload:
     """One training run, said in full.
@@ -84,6 +89,14 @@ class Workload:
         for name in ("length", "layers"):
             if getattr(self, name) < 0:
                 raise ProfilerError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name, most in _LARGEST.items():
+            if getattr(self, name) > most:
+                raise ProfilerError(f"{name} must be at most {most:,}, not {getattr(self, name):,}")
+        if self.steps * self.micro_batches > _MOST_PASSES:
+            raise ProfilerError(
+                f"steps × micro_batches must be at most {_MOST_PASSES:,}, not "
+                f"{self.steps * self.micro_batches:,}; from the second step on each takes the same"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ProfilerError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(allowed)}")

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from profiler.device import CUDA, SIMULATED, Device
 from profiler.errors import first_line
 from profiler.gpu.allocator import AllocatorSettings
-from profiler.runs.limits import allocator_environment, attention_by, is_out_of_memory, limited
+from profiler.runs.limits import (
+    allocator_environment,
+    attention_by,
+    is_out_of_memory,
+    limited,
+    says_out_of_memory,
+    start_threads,
+)
 from profiler.runs.processes import Died, in_fresh_process
 from profiler.runs.provenance import gpu_here, provenance
 from profiler.runs.run_settings import RunSettings
@@ -49,6 +56,7 @@ def run_on(
     limit_bytes = settings.limit_bytes if device.is_here else None
     if limit_bytes is not None:
         count(workload)  # imports the model's code, which the limit is not about
+        start_threads()
     order = phases(workload)
     recorder = make_recorder(device, settings, lambda phase: on_phase(order.index(phase)))
     error = None
@@ -107,8 +115,9 @@ def run_in_fresh_process(
             timeout_seconds=settings.timeout_seconds,
         )
     except Died as error:
-        # Under a limit a library may not even look whether it got what it asked for.
-        if not error.killed and not (error.signal and settings.limit_bytes is not None):
+        # Under a limit a library may not even look whether it got what it asked for, or end the process.
+        limited_run = settings.limit_bytes is not None
+        if not error.killed and not (limited_run and (error.signal or says_out_of_memory(str(error), True))):
             raise
         stopped = OutOfMemory(phases(workload)[phase_index], _how_it_died(error), None)
         return Run(device, str(workload), (), workload=workload, out_of_memory=stopped)
@@ -118,7 +127,8 @@ def run_in_fresh_process(
 def _how_it_died(error: Died) -> str:
     if error.killed:
         return "killed by the operating system, as it does when memory runs out"
-    return f"ended by {signal.Signals(error.signal).name} under the memory limit"
+    by = f"ended by {signal.Signals(error.signal).name}" if error.signal else first_line(error)
+    return f"{by} under the memory limit"
 
 
 def make_recorder(

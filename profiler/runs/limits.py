@@ -12,7 +12,9 @@ _WITHOUT_MEMORY = (
     "could not create a primitive",
     "could not execute a primitive",
     "bad_alloc",
+    "Cannot allocate memory",
     "Resource temporarily unavailable",  # a thread that finds no room for its stack
+    "can't start new thread",
 )
 
 
@@ -49,8 +51,20 @@ def is_out_of_memory(error: BaseException, under_limit: bool = False) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    return says_out_of_memory(str(error), under_limit)
+
+
+def says_out_of_memory(text: str, under_limit: bool = False) -> bool:
+    """Whether these are the words of something that found no memory."""
     words = ("can't allocate memory", *(_WITHOUT_MEMORY if under_limit else ()))
-    return any(word in str(error) for word in words)
+    return any(word in text for word in words)
+
+
+def start_threads() -> None:
+    """Let torch start its threads: their stacks are reserved, and not what a limit is about."""
+    import torch
+
+    torch.ones(1 << 16, requires_grad=True).exp().sum().backward()
 
 
 def attention_by(kernel: str) -> AbstractContextManager[None]:
