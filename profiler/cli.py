@@ -31,7 +31,6 @@ from profiler.verbs import (
 )
 from profiler.views.screen import plain, print_to_any_terminal
 
-
 # What the loader of libraries, the system, and Python say.
 _NO_MEMORY = (
     "failed to map segment",
@@ -97,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _without_memory(error: BaseException | None) -> str | None:
-    """What says that there was no memory, for data or for a library, or a thread of one; None if nothing does."""
+    """What says that there was no memory, for data, a library or a thread; None if nothing does."""
     while error is not None:
         if isinstance(error, MemoryError):
             return first_line(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -22,17 +23,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from profiler.errors import ProfilerError
+from profiler.errors import ProfilerError, first_line
 
-# Seconds of imports that each process would repeat.
-_PRELOADED_MODELS = ("gpt2", "bert", "llama", "vit", "resnet")
-_PRELOADED = (
-    "torch",
-    "torch._dynamo",  # the optimizers import it, which takes longer than a simulation
-    "transformers",
-    *(f"transformers.models.{name}.modeling_{name}" for name in _PRELOADED_MODELS),
-    "profiler.runs.rows",
-)
 # Python puts no current folder in front of what it imports, so that a torch.py there is not run.
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Asking CUDA how many devices there are would spoil the server for all that it forks; NVML may be asked.
@@ -174,7 +166,10 @@ def _started(arguments: tuple[Any, ...], environment: dict[str, str]) -> tuple[A
             forkserver.ensure_running()  # keeps Ctrl-C blocked, for all that it forks
             # It answers when its imports are over: the wait for that may be interrupted.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-        process.start()
+        try:
+            process.start()
+        except (EOFError, OSError) as error:  # the server is dead, or there is no memory for one
+            raise Died(f"no process can be started ({first_line(error)}){_limited()}") from None
     sender.close()
     if group is not None:
         with group.lock:
@@ -203,7 +198,7 @@ def _context(fresh: bool) -> Any:
     if fresh or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(["profiler.runs.preloaded"])
     return context
 
 
@@ -301,4 +296,12 @@ def _listen(
 def _last_line(log: Path) -> str:
     """What a process said last, before it died."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "the process ended without a word"
+    if lines:
+        return lines[-1]
+    return f"the process ended without a word{_limited()}"
+
+
+def _limited() -> str:
+    """What explains much."""
+    is_limited = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return "; its memory is limited (ulimit -v)" if is_limited else ""

@@ -90,7 +90,9 @@ def test_what_ends_a_process_is_out_of_memory_where_memory_was_short(
     ],
 )
 def test_too_little_address_space_for_torch_is_one_line(tmp_path, words):
-    code, lines = profiler(*words, *([tmp_path] if "run" in words else []), limits=[(resource.RLIMIT_AS, 10**9)])
+    code, lines = profiler(
+        *words, *([tmp_path] if "run" in words else []), limits=[(resource.RLIMIT_AS, 10**9)]
+    )
     assert code == 1
     assert len(lines) == 1
     assert "memory" in lines[0].lower() or "failed to map segment" in lines[0]

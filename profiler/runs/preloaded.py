@@ -1,0 +1,25 @@
+"""What the server that processes are forked from imports once: seconds of imports that each would repeat.
+
+What cannot be imported is left to the process that needs it, which says so in its own words, to its own log:
+the server says nothing.
+"""
+
+import os
+from contextlib import suppress
+from importlib import import_module
+
+_MODELS = ("gpt2", "bert", "llama", "vit", "resnet")
+_LIBRARIES = (
+    "torch",
+    "torch._dynamo",  # the optimizers import it, which takes longer than a simulation
+    "transformers",
+    *(f"transformers.models.{name}.modeling_{name}" for name in _MODELS),
+    "profiler.runs.rows",
+    "profiler.runs.execute",
+)
+
+for _output in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _output)
+for _library in _LIBRARIES:
+    with suppress(Exception):
+        import_module(_library)
