@@ -16,6 +16,7 @@ reads one, it gets what a healthy run could have given, and the read is written 
 - `reading`   kernels through which the host reads device memory
 - `answers`   what kernels read back inside, as a number of nonzero elements
 - `kernels`   which kernels are wrapped, and how
+- `hooks`     hooks that run in a backward pass
 - `journal`   reads of values that were not computed, written by the program's process
 - `reads`     the same, read by whoever ran the program
 
@@ -28,9 +29,12 @@ def install() -> None:
     """Follow values in this process from its first use of the GPU on. Called once torch is imported."""
     import torch
 
+    from .hooks import follow_hooks
+
     def wrap() -> None:
         from . import kernels
 
         kernels.wrap_all()
 
     torch.cuda._lazy_call(wrap)
+    follow_hooks()

@@ -53,6 +53,7 @@ ALWAYS = set(reading.WRAPPERS) - {"copy_"}
 _NOT_WRAPPED = {"pow.Tensor_Tensor_out"}
 
 _wrapped: list[tuple[str, Kernel]] = []  # those of forward passes only
+_overrides: dict[torch._ops.OpOverload, Kernel | None] = {}  # all of them, None: as it is
 
 
 def wrap_all() -> None:
@@ -85,12 +86,26 @@ def _wrap_all() -> None:
         kernel = below.kernel_of(full_name, operation)
         if kernel is None:
             continue
-        wrapped = below.for_cuda(wrapper(operation, kernel), kernel)
+        override = _overrides[operation] = wrapper(operation, kernel)
+        wrapped = below.for_cuda(override, kernel)
         if packet in ALWAYS or namespace == "c10d":
             libraries[namespace].impl(name, wrapped, below.KEY, with_keyset=True)
         else:
             _wrapped.append((name, wrapped))
     forward_passes.start()
+
+
+def override_of(operation: torch._ops.OpOverload) -> Kernel | None:
+    """Of any operation, also one that is made of others, whose kernels are not wrapped at the time."""
+    if operation not in _overrides:
+
+        def whole(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+            return operation(*arguments, **keywords)
+
+        namespace, _, name = operation._schema.name.partition("::")
+        wrapper = _wrapper(operation._schema, name) if namespace == "aten" else None
+        _overrides[operation] = wrapper(operation, whole) if wrapper is not None else None
+    return _overrides[operation]
 
 
 class _ForwardPasses:
@@ -99,8 +114,8 @@ class _ForwardPasses:
     A tensor that passes through Python gets an object there, which counts as one more user of it; autograd
     adds gradients in place, and takes them over uncopied, only where there is no other
     (torch/csrc/autograd/input_buffer.cpp, accumulate_grad.h). So in a backward pass the kernels run as they
-    are, but where a checkpoint computes a forward pass again and in the backward of a function of the
-    program's own, which is Python.
+    are, but where a checkpoint computes a forward pass again, in the backward of a function of the program's
+    own, which is Python, and in its hooks (`hooks`).
     """
 
     def __init__(self) -> None:
@@ -128,6 +143,11 @@ class _ForwardPasses:
 
         frame.__init__ = initialize_frame  # type: ignore[method-assign, assignment]
         function.forward = staticmethod(forward_of)  # type: ignore[method-assign]
+
+    @property
+    def followed(self) -> bool:
+        """Whether the kernels are wrapped now."""
+        return self._library is not None
 
     def _pause(self, by: int) -> None:
         with self._lock:
