@@ -65,6 +65,10 @@ def find_gpu(name: str) -> GPU:
 def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Run:
     """Train the workload on a simulated GPU, in this process: the real step, and nothing is computed.
 
+    The simulated GPU is open while it runs: "cuda" means it to whatever else runs in this process, one at a
+    time. It must come before the first `backward()` of the process, whose threads PyTorch starts only once;
+    `fit` simulates in processes of their own and knows no such limit.
+
     >>> run = simulate(Workload("mlp-tiny", batch=32), "A100-40GB")
     >>> [str(phase.account.phase) for phase in run.phases][:3]
     ['model_loaded', 'step 1 forward', 'step 1 backward']
@@ -80,13 +84,12 @@ def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -
 
     Raises:
         ProfilerError: the model cannot be built or simulated; names the line of your own code. Also where
-            `backward()` has run in this process before.
+            `backward()` has run in this process before, or a simulated GPU is open.
     """
     from profiler.device import SIMULATED, Device
     from profiler.runs.execute import run_on
     from profiler.runs.run_settings import RunSettings
 
-    _settings(allocator_settings)  # wrong ones are said here
     return run_on(workload, Device(SIMULATED, _gpu(gpu)), RunSettings(allocator_settings=allocator_settings))
 
 
@@ -187,15 +190,18 @@ def terms(workload: Workload, gpu: GPU | str | None = None) -> list[PhaseTerms]:
         workload: what to train; its forward pass is counted in this process.
         gpu: whose kernels decide what is kept for the backward pass; None for the CPU's.
 
-    Raises ProfilerError for a model that cannot be built.
+    For a GPU the pass runs on a simulated one, with the limits of `simulate` in this process.
+    Raises ProfilerError for a model that cannot be built, or counted on that GPU.
     """
-    from profiler.formula.facts import facts_on
+    from profiler.formula.facts import count, count_on_gpu
     from profiler.formula.per_phase import phase_terms
     from profiler.training.models import examine
+    from profiler.training.user_code import errors_in_one_line
 
-    card = None if gpu is None else _gpu(gpu)
     examine(workload)
-    return phase_terms(workload, facts_on(card, workload), "cpu" if card is None else "cuda")
+    with errors_in_one_line(workload.model):
+        facts = count(workload) if gpu is None else count_on_gpu(workload, _gpu(gpu))
+    return phase_terms(workload, facts, "cpu" if gpu is None else "cuda")
 
 
 def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", largest: bool = True) -> Fit:
@@ -214,8 +220,9 @@ def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", larges
     Raises ProfilerError for a model that cannot be built or simulated.
     """
     from profiler.advice import fit as advice
+    from profiler.gpu.allocator.settings import AllocatorSettings
 
-    _settings(allocator_settings)  # wrong ones are said here
+    AllocatorSettings.parse(allocator_settings)  # wrong ones are said before anything runs
     question = advice.Question(allocator_settings=allocator_settings, with_largest=largest)
     return advice.fit(workload, _gpu(gpu), question)
 
@@ -240,15 +247,6 @@ def difference(before: Run, after: Run) -> Difference:
 
 def _gpu(gpu: GPU | str) -> GPU:
     return find_gpu(gpu) if isinstance(gpu, str) else gpu
-
-
-def _settings(text: str) -> Any:
-    from profiler.gpu.allocator.settings import AllocatorSettings
-
-    try:
-        return AllocatorSettings.parse(text)
-    except ValueError as error:
-        raise ProfilerError(f"allocator_settings: {error}") from error
 
 
 def __getattr__(name: str) -> Any:

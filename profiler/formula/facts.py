@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -26,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
+from profiler.gpu.patched import Patch, patched
 from profiler.gpu.simulated import simulated_gpu
 from profiler.training.built_in import Batch
 from profiler.training.checkpointing import checkpointed_segments
@@ -103,11 +103,13 @@ def _as_in_a_real_run() -> Iterator[None]:
     It looks at values to initialise weights, and to see whether sequences are packed into one row, which
     ours are not; told of fake tensors, it would take the run for an export and materialise a mask.
     """
-    with (
-        patch("transformers.PreTrainedModel.initialize_weights"),
-        # Not `return_value`: a mock remembers its arguments, and they would seem to stay alive.
-        patch("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None),
-    ):
+    from transformers import PreTrainedModel, masking_utils
+
+    patches: list[Patch] = [
+        (PreTrainedModel, "initialize_weights", lambda model: None),
+        (masking_utils, "find_packed_sequence_indices", lambda position_ids: None),
+    ]
+    with patched(patches):
         yield
 
 

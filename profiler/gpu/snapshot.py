@@ -323,8 +323,8 @@ def _settings(data: Mapping[str, Any]) -> AllocatorSettings:
     text = _text(raw, "PYTORCH_CUDA_ALLOC_CONF", "") if isinstance(raw, Mapping) else ""
     try:
         return AllocatorSettings.parse(text)
-    except ValueError as error:
-        raise SnapshotError(f"recorded with allocator settings that cannot be read: {error}") from None
+    except ProfilerError as error:
+        raise SnapshotError(f"recorded with {error}") from None
 
 
 def _pool_id(raw: object, key: str = "pool_id") -> tuple[int, ...]:

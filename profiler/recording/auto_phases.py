@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
 from typing import Any
-from unittest.mock import patch
 from weakref import ReferenceType, WeakSet, ref
 
 import torch
 from torch.optim import optimizer as optimizers
 
+from profiler.gpu.patched import Patch, patched
 from profiler.recording.module_calls import told_of_module_calls
 from profiler.recording.step_count import StepCount
 from profiler.trace.phase import (
@@ -37,27 +37,31 @@ from profiler.trace.phase import (
     OPTIMIZER_STEP,
     Phase,
 )
-from profiler.training.step import Recorder, TrainingState
+from profiler.training.step import TrainingState
 
 
 @contextmanager
-def auto_phases(recorder: Recorder, step_ends: Callable[[int], None] = lambda step: None) -> Iterator[None]:
-    """Tell `recorder` the phases of whatever training loop runs inside.
+def auto_phases(
+    record_phase: Callable[[Phase, TrainingState], AbstractContextManager[None]],
+    step_ends: Callable[[int], None] = lambda step: None,
+) -> Iterator[None]:
+    """Tell the phases of whatever training loop runs inside to `record_phase`, a Recorder's `phase`.
 
     `step_ends(step)` is called where a module is called next after a training step is complete, before the
     phase of that call begins; it may raise. Optimizers that do not derive from torch.optim.Optimizer are not
     seen.
     """
-    phases = _Phases(recorder, step_ends)
+    phases = _Phases(record_phase, step_ends)
     with ExitStack() as patches:
         patches.enter_context(told_of_module_calls(phases.enter_module, phases.leave_module))
-        for owner, name, wrapper in (
-            (torch.autograd, "backward", phases.around_backward),
-            (torch.optim.Optimizer, "__init__", phases.around_optimizer),
-            (torch.optim.Optimizer, "zero_grad", phases.around_zero_grad),
-            (torch.amp.GradScaler, "scale", phases.around_scale),
-        ):
-            patches.enter_context(patch.object(owner, name, wrapper(getattr(owner, name))))
+        optimizer, scaler = torch.optim.Optimizer, torch.amp.GradScaler
+        replaced: list[Patch] = [
+            (torch.autograd, "backward", phases.around_backward(torch.autograd.backward)),
+            (optimizer, "__init__", phases.around_optimizer(optimizer.__init__)),
+            (optimizer, "zero_grad", phases.around_zero_grad(optimizer.zero_grad)),
+            (scaler, "scale", phases.around_scale(scaler.scale)),
+        ]
+        patches.enter_context(patched(replaced))
         for handle in (
             optimizers.register_optimizer_step_pre_hook(phases.step_begins),
             optimizers.register_optimizer_step_post_hook(phases.step_ended),
@@ -73,8 +77,12 @@ def auto_phases(recorder: Recorder, step_ends: Callable[[int], None] = lambda st
 class _Phases:
     """Which phase is open, and what has been seen of the loop."""
 
-    def __init__(self, recorder: Recorder, step_ends: Callable[[int], None]) -> None:
-        self._recorder = recorder
+    def __init__(
+        self,
+        record_phase: Callable[[Phase, TrainingState], AbstractContextManager[None]],
+        step_ends: Callable[[int], None],
+    ) -> None:
+        self._record_phase = record_phase
         self._step_ends = step_ends
         self._told_of_step = 0
         self._count = StepCount()
@@ -92,14 +100,13 @@ class _Phases:
     def begin(self, phase: Phase) -> None:
         self.end()
         self._phase = phase
-        self._open = self._recorder.phase(phase, self._state)
+        self._open = self._record_phase(phase, self._state)
         self._open.__enter__()
 
     def end(self) -> None:
         if self._open is None:
             return
-        live, optimizer = _Live(self._modules, self._optimizers), _States(self._optimizers)
-        self._state.model, self._state.optimizer = live, optimizer  # type: ignore[assignment]
+        self._state.modules, self._state.optimizers = tuple(self._modules), tuple(self._optimizers)
         self._state.scaler = self._scaler() if self._scaler is not None else None
         inputs = (reference() for reference in self._inputs)
         self._state.batch = {str(i): tensor for i, tensor in enumerate(inputs) if tensor is not None}
@@ -107,7 +114,8 @@ class _Phases:
         try:
             opened.__exit__(None, None, None)
         finally:
-            self._state.model = self._state.optimizer = self._state.batch = self._state.scaler = None
+            self._state.modules = self._state.optimizers = ()
+            self._state.batch = self._state.scaler = None
 
     def enter_module(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._depth == 0:
@@ -222,43 +230,3 @@ def _prepares_data(module: torch.nn.Module, given: list[Any]) -> bool:
     """Whether there is nothing to learn in the call, as in a transform of images: no phase begins there."""
     computed = any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in given)
     return not computed and next(module.parameters(), None) is None
-
-
-class _Live:
-    """All modules and optimizers seen, as one model."""
-
-    def __init__(
-        self, modules: WeakSet[torch.nn.Module], optimizers_seen: WeakSet[torch.optim.Optimizer]
-    ) -> None:
-        self._modules, self._optimizers = modules, optimizers_seen
-
-    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        seen: set[int] = set()
-        for module in self._modules:
-            for name, parameter in module.named_parameters():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield name, parameter
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                for index, parameter in enumerate(group["params"]):
-                    if id(parameter) not in seen:
-                        seen.add(id(parameter))
-                        yield f"parameter {index} of {type(optimizer).__name__}", parameter
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        return (parameter for _, parameter in self.named_parameters())
-
-    def buffers(self) -> Iterator[torch.Tensor]:
-        return (buffer for module in self._modules for buffer in module.buffers())
-
-
-class _States:
-    """The states of all optimizers seen, as one optimizer."""
-
-    def __init__(self, optimizers_seen: WeakSet[torch.optim.Optimizer]) -> None:
-        self.state = {
-            parameter: values
-            for optimizer in optimizers_seen
-            for parameter, values in optimizer.state.items()
-        }

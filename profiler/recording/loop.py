@@ -76,7 +76,7 @@ class Recording:
     def __init__(self, recorder: PhaseRecorder, device: Device, state: TrainingState) -> None:
         self._recorder = recorder
         self._device = device
-        self._name = type(state.model).__name__
+        self._name = " and ".join(type(module).__name__ for module in state.modules)
         self._state = state
         self._open: AbstractContextManager[None] | None = None
         self._named = False
@@ -104,8 +104,8 @@ class Recording:
         return Phase(self._step, name, self._micro_batch if name in (FORWARD, BACKWARD) else 0)
 
     @contextmanager
-    def found(self, phase: Phase, state: TrainingState) -> Iterator[None]:
-        """A phase that auto_phases found (the Recorder protocol's `phase`)."""
+    def _found(self, phase: Phase, state: TrainingState) -> Iterator[None]:
+        """A phase that auto_phases found."""
         if self._named:
             yield
             return
@@ -124,8 +124,8 @@ class Recording:
             opened, self._open = self._open, None
             opened.__exit__(None, None, None)
 
-    def finish(self) -> None:
-        """Read everything; `record` calls it at the end of its block."""
+    def _finish(self) -> None:
+        """Read everything, at the end of the block."""
         self._run = self._recorder.run(self._device, self._name)
 
     @property
@@ -201,29 +201,19 @@ def record(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = Non
     """
     from profiler.recording.auto_phases import auto_phases
 
-    state = TrainingState(model=model, optimizer=optimizer)
+    state = TrainingState((model,), () if optimizer is None else (optimizer,))
     with ExitStack() as stack:
         device, recorder = _recorder(model, state)
         if recorder is not _Simulated.recorder:
             stack.enter_context(recorder)
         recording = Recording(recorder, device, state)
         try:
-            with auto_phases(_Found(recording)):
+            with auto_phases(recording._found):
                 yield recording
         finally:
             stack.close()
-            recording.finish()
-            state.model = state.optimizer = state.batch = None
-
-
-class _Found:
-    """The Recorder that auto_phases tells."""
-
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
-
-    def phase(self, phase: Phase, state: TrainingState) -> AbstractContextManager[None]:
-        return self._recording.found(phase, state)
+            recording._finish()
+            state.modules, state.optimizers, state.batch = (), (), None
 
 
 def _recorder(model: torch.nn.Module, state: TrainingState) -> tuple[Device, PhaseRecorder]:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
+
+from profiler.gpu.patched import patched
 
 _AS_TORCH = str(Path(torch.nn.__file__).parent / "modules" / "<call>")
 
@@ -39,5 +40,5 @@ def told_of_module_calls(
 
     call_module.__code__ = call_module.__code__.replace(co_filename=_AS_TORCH)
     call_module.__name__ = "_wrapped_call_impl"
-    with patch.object(torch.nn.Module, "__call__", call_module):
+    with patched([(torch.nn.Module, "__call__", call_module)]):
         yield

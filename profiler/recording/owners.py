@@ -43,23 +43,21 @@ def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
 
 
 def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
-
-    if state.model is not None:
-        parameters = list(state.model.parameters())
-        yield from ((parameter, "parameters") for parameter in parameters)
-        yield from ((p.grad, "gradients") for p in parameters if p.grad is not None)
-    if state.optimizer is not None:
-        for values in state.optimizer.state.values():
+    parameters = [parameter for _, parameter in state.named_parameters()]
+    yield from ((parameter, "parameters") for parameter in parameters)
+    yield from ((p.grad, "gradients") for p in parameters if p.grad is not None)
+    for optimizer in state.optimizers:
+        for values in optimizer.state.values():
             yield from ((v, "optimizer_states") for v in values.values() if isinstance(v, torch.Tensor))
-        maps = getattr(state.optimizer, "name2qmap", {})  # bitsandbytes' quantization maps
+        maps = getattr(optimizer, "name2qmap", {})  # bitsandbytes' quantization maps
         yield from ((tensor, "optimizer_states") for tensor in maps.values())
     if state.scaler is not None and state.scaler.is_enabled():
         scale = (state.scaler._scale, state.scaler._growth_tracker)
         yield from ((tensor, "optimizer_states") for tensor in scale if tensor is not None)
     if state.batch is not None:
         yield from ((tensor, "inputs") for tensor in tensors_in(state.batch))
-    if state.model is not None:
-        yield from ((buffer, "inputs") for buffer in state.model.buffers())
+    for module in state.modules:
+        yield from ((buffer, "inputs") for buffer in module.buffers())
     if state.loss is not None:
         yield state.loss, "activations"
 
@@ -68,10 +66,8 @@ def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, s
     """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
 
     found: dict[int, str] = {}
-    if state.model is None:
-        return found
-    states = state.optimizer.state if state.optimizer is not None else {}
-    for path, parameter in state.model.named_parameters():
+    states = {parameter: values for each in state.optimizers for parameter, values in each.state.items()}
+    for path, parameter in state.named_parameters():
         kept = (v for v in states.get(parameter, {}).values() if isinstance(v, torch.Tensor))
         for held in (parameter, parameter.grad, *kept):
             tensor = _local(held) if held is not None else None

@@ -122,8 +122,8 @@ class SimulatedRecorder(PhaseRecorder):
         self._listener.attach(self._attribution.here, torch.cuda.mem_get_info)
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-        if isinstance(state.model, torch.nn.Module):
-            self._attribution.know(state.model)
+        for module in state.modules:
+            self._attribution.know(module)
         mark = Mark(phase, labels(state, self.device))
         self._listener.mark(mark, parameter_modules(state, self.device))
         statistics = torch.cuda.memory_stats()

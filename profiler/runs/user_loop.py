@@ -50,7 +50,7 @@ def run_loop_on(reference: str, device: Device, allocator_settings: str = "") ->
         code.import_libraries()
         with errors_in_one_line(reference), recorder:
             try:
-                with auto_phases(recorder):
+                with auto_phases(recorder.phase):
                     call_with_device(code.function(name), recorder.device, reference)
             except torch.OutOfMemoryError as raised:
                 if not recorder.refusals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,13 +20,31 @@ from profiler.workload import Workload
 
 @dataclass
 class TrainingState:
-    """What the training loop holds; nobody else keeps a reference, or tensors would live too long."""
+    """What the training loop holds; nobody else keeps a reference, or tensors would live too long.
 
-    model: torch.nn.Module | None = None
-    optimizer: torch.optim.Optimizer | None = None
+    `modules` are the outermost ones: one model, or the several that a loop of the user's own calls.
+    """
+
+    modules: Collection[torch.nn.Module] = ()
+    optimizers: Collection[torch.optim.Optimizer] = ()
     scaler: torch.amp.GradScaler | None = None
     batch: Batch | None = None
     loss: torch.Tensor | None = None
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Each parameter once, by its path in its module; those of no module by their optimizer."""
+        seen: set[int] = set()
+        for module in self.modules:
+            for name, parameter in module.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield name, parameter
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for index, parameter in enumerate(group["params"]):
+                    if id(parameter) not in seen:
+                        seen.add(id(parameter))
+                        yield f"parameter {index} of {type(optimizer).__name__}", parameter
 
 
 class Recorder(Protocol):
@@ -53,23 +72,25 @@ def _train(workload: Workload, device: torch.device, recorder: Recorder, initial
     torch.manual_seed(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
-        state.model = build_model(workload, initialize).to(device)
-    state.optimizer = make_optimizer(workload, state.model)
+        model = build_model(workload, initialize).to(device)
+        state.modules = (model,)
+    optimizer = make_optimizer(workload, model)
+    state.optimizers = (optimizer,)
     state.scaler = precision.make_scaler(workload, device.type)
     for step in range(1, workload.steps + 1):
         for micro_batch in range(1, workload.micro_batches + 1):
             with recorder.phase(Phase(step, FORWARD, micro_batch), state):
                 state.batch = state.loss = None  # the last micro-batch is gone before this one arrives
                 state.batch = make_batch(workload, device)
-                state.loss = compute_loss(state.model, state.batch, workload, device.type)
+                state.loss = compute_loss(model, state.batch, workload, device.type)
             with recorder.phase(Phase(step, BACKWARD, micro_batch), state):
                 state.scaler.scale(state.loss).backward()
         with recorder.phase(Phase(step, OPTIMIZER_STEP), state):
-            state.scaler.step(state.optimizer)
+            state.scaler.step(optimizer)
             state.scaler.update()
         with recorder.phase(Phase(step, ZERO_GRAD), state):
             state.batch = state.loss = None
-            state.optimizer.zero_grad()
+            optimizer.zero_grad()
 
 
 def compute_loss(model: torch.nn.Module, batch: Batch, workload: Workload, device_type: str) -> torch.Tensor:

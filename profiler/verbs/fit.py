@@ -57,9 +57,8 @@ def run(options: Namespace) -> int:
     from profiler.runs.run_settings import RunSettings
 
     gpu = find_gpu(words.gpu_name(options))
-    words.allocator_settings(options)  # wrong ones are said here
     question = Question(
-        allocator_settings=options.allocator_settings or "",
+        allocator_settings=words.allocator_settings(options),
         with_largest=not options.no_largest,
         with_techniques=not options.no_techniques,
     )

@@ -147,9 +147,7 @@ def simulated(options: argparse.Namespace) -> Run:
     from profiler.runs.run_settings import RunSettings
     from profiler.runs.user_loop import run_loop_on
 
-    device = Device(SIMULATED, find_gpu(gpu_name(options)))
-    allocator_settings(options)  # wrong ones are said here
-    settings = options.allocator_settings or ""
+    device, settings = Device(SIMULATED, find_gpu(gpu_name(options))), allocator_settings(options)
     if options.loop:
         refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
         return run_loop_on(options.loop, device, settings)
@@ -168,12 +166,11 @@ def gpu_name(options: argparse.Namespace) -> str:
     return options.gpu or DEFAULT_GPU
 
 
-def allocator_settings(options: argparse.Namespace) -> AllocatorSettings:
-    """The settings; raises ProfilerError for what PyTorch would refuse."""
-    try:
-        return AllocatorSettings.parse(options.allocator_settings or "")
-    except ValueError as error:
-        raise ProfilerError(f"--allocator-settings: {error}") from error
+def allocator_settings(options: argparse.Namespace) -> str:
+    """The settings as given, "" for none; raises ProfilerError for what PyTorch would refuse."""
+    text: str = options.allocator_settings or ""
+    AllocatorSettings.parse(text)
+    return text
 
 
 def refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:

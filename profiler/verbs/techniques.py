@@ -55,9 +55,8 @@ def run(options: Namespace) -> None:
     from profiler.training.models import examine
 
     workload, gpu = words.workload_from(options), find_gpu(words.gpu_name(options))
-    settings = options.allocator_settings or ""
-    words.allocator_settings(options)  # wrong ones are said here, and a sequence too long
-    examine(workload)
+    settings = words.allocator_settings(options)
+    examine(workload)  # a sequence too long is said here
     console = screen.console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         counting = progress.add_task("counting", total=None)

@@ -69,13 +69,13 @@ class _Weights:
 
     @contextlib.contextmanager
     def phase(self, phase, state):
-        before = [p.detach().clone() for p in state.model.parameters()] if state.model else []
+        before = [p.detach().clone() for _, p in state.named_parameters()]
         yield
         if phase.name == "optimizer_step":
             self.stepped |= any(
-                not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True)
+                not torch.equal(a, b) for a, (_, b) in zip(before, state.named_parameters(), strict=True)
             )
-        self.weights = [p.detach() for p in state.model.parameters()]
+        self.weights = [p.detach() for _, p in state.named_parameters()]
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,7 @@ def _set(*keys: str | int, value: Any) -> dict[str, Any]:
         (_set("device_traces", 0, 1, "size", value=None), "'size' is not an integer but NoneType"),
         (
             _set("allocator_settings", "PYTORCH_CUDA_ALLOC_CONF", value="backend:cudaMallocAsync"),
-            "settings that cannot be read: backend:cudaMallocAsync is not modelled",
+            "recorded with allocator settings: backend:cudaMallocAsync is not modelled",
         ),
     ],
 )

@@ -152,11 +152,13 @@ def test_parameters_and_states_belong_to_their_modules():
     with recorder:
         state = TrainingState()
         with recorder.phase(Phase(0, "model_loaded"), state):
-            state.model = Net().to(recorder.device)
+            model = Net().to(recorder.device)
+            state.modules = (model,)
         with recorder.phase(Phase(1, "optimizer_step"), state):
-            state.optimizer = torch.optim.SGD(state.model.parameters(), lr=0.1, momentum=0.9)
-            state.model(torch.zeros(4, 64, device=recorder.device)).backward()
-            state.optimizer.step()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+            state.optimizers = (optimizer,)
+            model(torch.zeros(4, 64, device=recorder.device)).backward()
+            optimizer.step()
     sizes = [
         (e.where.module, e.requested_bytes)
         for e in recorder.entries

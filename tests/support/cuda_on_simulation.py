@@ -17,7 +17,6 @@ from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentI
 from profiler.gpu.cards import GPU
 from profiler.gpu.simulated import bare_device, register
 from profiler.gpu.simulated.cuda_names import cuda_names
-from profiler.gpu.simulated.dispatch import machine
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 
 register()  # before the first backward pass of the process: autograd starts its threads there
@@ -102,11 +101,10 @@ def cuda_with_history(gpu: GPU, settings: AllocatorSettings | None = None) -> It
         allocator.driver.allow(fraction)
 
     with (
-        bare_device(gpu, allocator, history),
+        bare_device(gpu, allocator, history, AssumedReads(0.0)),
         cuda_names(gpu, allocator) as device,
         pytest.MonkeyPatch.context() as patch,
     ):
-        machine.reads = AssumedReads(0.0)
         patch.setattr(torch.cuda.memory, "_record_memory_history", history.record)
         patch.setattr(torch.cuda.memory, "_snapshot", history.snapshot)
         patch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)

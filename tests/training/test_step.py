@@ -21,7 +21,7 @@ class Listener:
     def phase(self, phase, state):
         self.phases.append(phase)
         if phase.name == "optimizer_step":
-            self.gradients.append([p.grad.clone() for p in state.model.parameters()])
+            self.gradients.append([p.grad.clone() for _, p in state.named_parameters()])
         yield
 
 

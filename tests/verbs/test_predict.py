@@ -144,7 +144,7 @@ def test_running_out_in_a_workload_names_the_phase_and_the_module(capsys):
         (["gpt2-tiny", "--length", "0"], "needs a length"),
         (
             ["gpt2-tiny", "--length", "8", "--allocator-settings", "expandable:True"],
-            "--allocator-settings: unknown",
+            "allocator settings: unknown",
         ),
         (["--loop", "{script}:nothing"], "has no function 'nothing'"),
         (

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from profiler.errors import ProfilerError
 from profiler.units import MIB
 
 # c10/core/AllocatorConfig.h
@@ -56,8 +57,15 @@ class AllocatorSettings:
         """Read a string such as "expandable_segments:True,max_split_size_mb:128".
 
         Limits are those of AcceleratorAllocatorConfig::parseArgs (c10/core/AllocatorConfig.cpp). Raises
-        ValueError for an unknown option or a value that PyTorch would refuse.
+        ProfilerError for an unknown option or a value that PyTorch would refuse.
         """
+        try:
+            return cls._parsed(text)
+        except ValueError as error:
+            raise ProfilerError(f"allocator settings: {error}") from None
+
+    @classmethod
+    def _parsed(cls, text: str) -> AllocatorSettings:
         values = {}
         for key, value in _split_options(text):
             if key in _READERS:

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
+from profiler.gpu.patched import Patch
 from profiler.gpu.simulated.cuda_translation import CUDA, to_simulated
 from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
 from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
-
-Patch = tuple[Any, str, Any]
 
 
 def library_patches() -> list[Patch]:

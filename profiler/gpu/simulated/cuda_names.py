@@ -13,9 +13,10 @@ import torch
 
 from profiler.gpu.allocator import CachingAllocator
 from profiler.gpu.cards import GPU
+from profiler.gpu.patched import Patch, patched
 from profiler.gpu.simulated import autocast
 from profiler.gpu.simulated.cuda_functions import device_functions, memory_functions
-from profiler.gpu.simulated.cuda_libraries import Patch, files_of_tensors, library_patches
+from profiler.gpu.simulated.cuda_libraries import files_of_tensors, library_patches
 from profiler.gpu.simulated.cuda_translation import CUDA, CudaNames, may_set_data
 from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
 
@@ -58,14 +59,9 @@ def cuda_names(gpu: GPU, allocator: CachingAllocator) -> Iterator[torch.device]:
         (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
     ]
     patches += library_patches()
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     torch.set_autocast_dtype(DEVICE_TYPE, torch.float16)  # CUDA's default
     try:
-        for owner, name, replacement in patches:
-            setattr(owner, name, replacement)
-        with CudaNames(), files_of_tensors():
+        with patched(patches), CudaNames(), files_of_tensors():
             yield CUDA
     finally:
-        for owner, name, original in reversed(originals):
-            setattr(owner, name, original)
         autocast.clear_cache()

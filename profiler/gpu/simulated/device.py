@@ -11,7 +11,7 @@ from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentE
 from profiler.gpu.cards import DEFAULT_GPU, GPU, GPUS
 from profiler.gpu.simulated import kernel_bindings, operations
 from profiler.gpu.simulated.cuda_names import cuda_names
-from profiler.gpu.simulated.dispatch import machine
+from profiler.gpu.simulated.dispatch import Machine, opened
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.gpu.simulated.tensors.host_values import HostValues
 from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
@@ -121,27 +121,22 @@ def _opened(
     torch_version: tuple[int, int] | None = None,
     reads: AssumedReads | None = None,
 ) -> Iterator[None]:
-    if machine.memory is not None:
-        raise RuntimeError("a simulated GPU is already open in this process")
-    values = machine.values = HostValues(assumes=reads is not None)
-    machine.reads = reads
-    memory = machine.memory = DeviceMemory(allocator, observer, values.forget)
-    machine.capability = gpu.capability
-    machine.scratch_of = kernel_bindings.HiddenAllocations(gpu, torch_version).of
-    try:
+    values = HostValues(assumes=reads is not None)
+    memory = DeviceMemory(allocator, observer, values.forget)
+    scratch_of = kernel_bindings.HiddenAllocations(gpu, torch_version).of
+    with opened(Machine(memory, values, reads, gpu.capability, scratch_of)):
         yield
-    finally:
-        memory.close()
-        machine.memory = machine.scratch_of = machine.reads = None
 
 
 @contextmanager
-def bare_device(gpu: GPU, allocator: Allocator, observer: Observer) -> Iterator[torch.device]:
+def bare_device(
+    gpu: GPU, allocator: Allocator, observer: Observer, reads: AssumedReads | None = None
+) -> Iterator[torch.device]:
     """The device under its own name, `simgpu`, over any allocator: for tests and tools of the
     simulation itself.
     """
     register()
-    with _opened(allocator, observer, gpu):
+    with _opened(allocator, observer, gpu, reads=reads):
         yield torch.device(DEVICE_TYPE, 0)
 
 

@@ -5,8 +5,8 @@ dispatch key, on plain tensors. PyTorch's own C++ autograd runs above it unchang
 accumulated in place, stolen and freed exactly when they are on a real device.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,26 +32,42 @@ from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
 CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
+@dataclass(frozen=True)
 class Machine:
-    """The open device. One at a time: the PrivateUse1 slot of PyTorch is unique to the process."""
+    """The open device: its memory, what the host knows or assumes of its values, and its kernels' scratch."""
 
-    memory: DeviceMemory | None = None
-    values = HostValues()
-    reads: AssumedReads | None = None
-    capability: tuple[int, int] = (8, 0)
-    scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]] | None = None
-
-
-machine = Machine()
+    memory: DeviceMemory
+    values: HostValues
+    reads: AssumedReads | None
+    capability: tuple[int, int]
+    scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]]
 
 
-def memory_for(op: str) -> DeviceMemory:
-    """The memory of the open device."""
-    if machine.memory is None:
+# One at a time: the PrivateUse1 slot of PyTorch is unique to the process.
+_open: Machine | None = None
+
+
+def machine(op: str) -> Machine:
+    """The open device, for an operation. Raises UnsupportedOperation where none is."""
+    if _open is None:
         raise UnsupportedOperation(
             op, "the simulated GPU is closed: keep device work inside `simulated_gpu(...)`"
         )
-    return machine.memory
+    return _open
+
+
+@contextmanager
+def opened(device: Machine) -> Iterator[None]:
+    """Inside, operations run on this one. Raises RuntimeError where another is open."""
+    global _open  # noqa: PLW0603
+    if _open is not None:
+        raise RuntimeError("a simulated GPU is already open in this process")
+    _open = device
+    try:
+        yield
+    finally:
+        device.memory.close()
+        _open = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +128,7 @@ def _plan(op: OpOverload) -> _Plan:
 def new_tensor(described: Metadata, op: str) -> torch.Tensor:
     """A tensor of the described layout in a block of its own."""
     shape, strides, dtype = described
-    return memory_for(op).tensor(shape, strides, dtype, op)
+    return machine(op).memory.tensor(shape, strides, dtype, op)
 
 
 def run_operation(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
@@ -132,13 +148,14 @@ def run_operation(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
             # What returns nothing writes in place (the fused optimizers): there is nothing to describe.
             described = describe(_read(op, plan, args, kwargs)) if plan.returns else ()
         result = _allocate(op, plan, described, args, kwargs)
-        machine.values.follow(op, args, kwargs, result, _written(plan, args, kwargs), plan.is_random)
+        values, written = machine(plan.name).values, _written(plan, args, kwargs)
+        values.follow(op, args, kwargs, result, written, plan.is_random)
         return result
 
 
 def _read(op: OpOverload, plan: _Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """The result of an operation whose outcome depends on values, where the host knows them."""
-    values, reads = machine.values, machine.reads
+    values, reads = machine(plan.name).values, machine(plan.name).reads
     try:
         result = values.compute(op, args, kwargs)
     except KeyError:
@@ -167,10 +184,11 @@ def _allocate(
     op: OpOverload, plan: _Plan, described: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Any:
     """The outputs of one kernel, with the blocks that it takes for itself around them."""
-    scratch = machine.scratch_of(op, args, kwargs, described) if machine.scratch_of else ()
+    device = machine(plan.name)
+    scratch = device.scratch_of(op, args, kwargs, described)
     if not scratch:
         return _returned(plan, _outputs(plan, plan.order, described, args, kwargs))
-    memory = memory_for(plan.name)
+    memory = device.memory
     first = OUTPUTS_BEFORE_SCRATCH.get(op, len(plan.returns))
     with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
         early = _outputs(plan, plan.order[:first], described, args, kwargs)
@@ -201,7 +219,7 @@ def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwarg
         argument = args[place] if place < len(args) else kwargs[name]
         if isinstance(argument, torch.Tensor) and argument.shape != described[0]:
             resize(argument, described[0], described[1], plan.name)
-            machine.values.note_fresh(argument)
+            machine(plan.name).values.note_fresh(argument)
         return argument
     if isinstance(described, list):
         return [new_tensor(item, plan.name) for item in described]
@@ -216,7 +234,7 @@ def resize(tensor: torch.Tensor, shape: Sequence[int], strides: Sequence[int], o
     """Give `tensor` a new storage of the given layout (cuda/Resize.cpp, `resize_bytes_cuda`:
     allocate, copy, free).
     """
-    fresh = memory_for(op).tensor(shape, strides, tensor.dtype, op)
+    fresh = machine(op).memory.tensor(shape, strides, tensor.dtype, op)
     torch.ops.aten.set_.source_Storage_storage_offset.redispatch(
         CPU_KERNEL, tensor, fresh.untyped_storage(), 0, list(shape), list(strides)
     )

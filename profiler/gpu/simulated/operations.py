@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from profiler.gpu.simulated import autocast, dispatch, library_choice
-from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, memory_for, new_tensor, resize
+from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, new_tensor, resize
 from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
 from profiler.gpu.simulated.tensors.storage import span_bytes
 from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
@@ -40,7 +40,7 @@ def empty(
 
 def _fresh(described: Metadata, op: str) -> torch.Tensor:
     tensor = new_tensor(described, op)
-    machine.values.note_fresh(tensor)
+    machine(op).values.note_fresh(tensor)
     return tensor
 
 
@@ -65,35 +65,38 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
             src = src.expand(self.shape)
         if src.device.type == "meta":
             raise UnsupportedOperation("aten::copy_", "cannot copy out of a meta tensor: it has no data")
-        values = machine.values.of(src) if src.device.type == DEVICE_TYPE else src
+        device = machine("aten::copy_")
+        values = device.values.of(src) if src.device.type == DEVICE_TYPE else src
         if src.is_floating_point() and src.requires_grad:
             values = None  # a parameter: data, not control
         if self.device.type != DEVICE_TYPE:
             return self.copy_(_read(src) if values is None else _noted(src, values))
         if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
-            memory = memory_for("aten::copy_")
+            memory = device.memory
             memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
-        machine.values.write(self, values)
+        device.values.write(self, values)
         return self
 
 
 def _noted(src: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Values that the host reads, said where they rest on an assumption."""
-    if machine.reads is not None and src.device.type == DEVICE_TYPE and machine.values.is_assumed(src):
-        machine.reads.note("copy to the host", AS_IF_ONE)
+    device = machine("aten::copy_")
+    if device.reads is not None and src.device.type == DEVICE_TYPE and device.values.is_assumed(src):
+        device.reads.note("copy to the host", AS_IF_ONE)
     return values
 
 
 def _read(src: torch.Tensor) -> torch.Tensor:
     """What stands for values that are not computed. Raises UnsupportedOperation where nothing may."""
-    reads = machine.reads
+    device = machine("aten::copy_")
+    reads = device.reads
     if reads is None:
         reason = "it needs values of the device; a simulated GPU holds none"
         raise UnsupportedOperation("aten::copy_", reason)
     reads.note("copy to the host", reads.words(src.dtype, src.numel()))
     values = reads.filled(src)
     if src.numel() == 1 and not src.requires_grad:
-        machine.values.assume(src, values)
+        device.values.assume(src, values)
     return values
 
 

@@ -64,7 +64,7 @@ class _Watch:
 
     def begin(self) -> None:
         self._attribution = self._open.enter_context(Attribution())
-        self._open.enter_context(auto_phases(self, self._step_ends))
+        self._open.enter_context(auto_phases(self.phase, self._step_ends))
         self._events.events_attach(self._hold)
         os.register_at_fork(after_in_child=self._end_in_child)
         atexit.register(self._end)

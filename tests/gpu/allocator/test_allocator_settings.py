@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 
 pytestmark = pytest.mark.quick
@@ -42,14 +43,14 @@ def test_settings_are_parsed() -> None:
     ],
 )
 def test_bad_settings_are_refused(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint.replace("[", r"\[")):
+    with pytest.raises(ProfilerError, match=complaint.replace("[", r"\[")):
         AllocatorSettings.parse(text)
 
 
 def _accepts(parse: Callable[[str], object], text: str) -> bool:
     try:
         parse(text)
-    except (ValueError, RuntimeError):
+    except (ProfilerError, RuntimeError):
         return False
     return True
 
