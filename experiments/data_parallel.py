@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from experiments.ranks.measure import LASTING_BYTES, PARAMETERS, measure
+from experiments.ranks.measure import LASTING_BYTES, PARAMETERS, compared, measure
 from profiler.formula.sharding import ddp_terms, zero_redundancy_elements, zero_terms
 from profiler.formula.terms import total_bytes
 
@@ -42,15 +42,7 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
         for ranks in _RANKS[size]:
             progress(f"{name}, {ranks} ranks")
             predicted, measured = predicted_between_steps(way, ranks), measure(way, ranks).lasting_bytes
-            rows.append(
-                {
-                    "way": name,
-                    "ranks": ranks,
-                    "predicted_bytes": predicted,
-                    "measured_bytes": measured,
-                    "difference_bytes": predicted - measured,
-                }
-            )
+            rows.append(compared(name, ranks, predicted, measured))
     return {"data_parallel": pd.DataFrame(rows)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.reference.suite import TINY
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -12,15 +13,7 @@ if TYPE_CHECKING:
 
 QUESTION = "Where does the memory of a plain training step go, and does the textbook formula say so?"
 
-# Model, batch, length: each in the size that takes a second on a CPU.
-_TINY = [
-    ("mlp-tiny", 32, 0),
-    ("resnet-tiny", 4, 32),
-    ("vit-tiny", 4, 32),
-    ("gpt2-tiny", 2, 64),
-    ("bert-tiny", 2, 64),
-    ("llama-tiny", 2, 64),
-]
+# Model, batch, length.
 _REAL = [
     ("mlp", 64, 0),
     ("resnet50", 8, 224),
@@ -34,8 +27,8 @@ _HEROES = ("gpt2, batch 4 × 256, adam", "gpt2-tiny, batch 2 × 64, adam")
 
 def workloads(size: str, device: str) -> list[Workload]:
     """Every tiny model with every optimizer, Adam with three seeds; in full also real models."""
-    tiny = [Workload(*shape, optimizer=optimizer) for shape in _TINY for optimizer in _OPTIMIZERS]
-    tiny += [Workload(*shape, seed=seed) for shape in _TINY for seed in (1, 2)]
+    tiny = [Workload(*shape, optimizer=optimizer) for shape in TINY for optimizer in _OPTIMIZERS]
+    tiny += [Workload(*shape, seed=seed) for shape in TINY for seed in (1, 2)]
     if size == "small":
         return tiny
     others = [Workload("gpt2", 4, 256, optimizer=optimizer) for optimizer in ("sgd", "momentum")]

@@ -64,6 +64,17 @@ def measure(way: str, ranks: int, rank: int = 0) -> Measured:
     return Measured(said["lasting"], said["backward"])
 
 
+def compared(way: str, ranks: int, predicted_bytes: int, measured_bytes: int) -> dict[str, str | int]:
+    """A row: what the formula says of a rank beside what was measured."""
+    return {
+        "way": way,
+        "ranks": ranks,
+        "predicted_bytes": predicted_bytes,
+        "measured_bytes": measured_bytes,
+        "difference_bytes": predicted_bytes - measured_bytes,
+    }
+
+
 def by_ranks(table: pd.DataFrame, title: str) -> Figure:
     """Bytes by the number of ranks, a line for each way: the formula. What was measured: points."""
     import matplotlib.pyplot as plt

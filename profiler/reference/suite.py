@@ -17,6 +17,15 @@ from profiler.units import GIB, MIB
 from profiler.workload import OPTIMIZERS, Workload
 
 EXPANDABLE_SEGMENTS = "expandable_segments:True"
+# One of each kind of model, in the size that takes a second on a CPU: model, batch, length.
+TINY = (
+    ("gpt2-tiny", 2, 64),
+    ("mlp-tiny", 32, 0),
+    ("bert-tiny", 2, 64),
+    ("llama-tiny", 2, 64),
+    ("vit-tiny", 4, 32),
+    ("resnet-tiny", 4, 32),
+)
 _TIMEOUT_SECONDS = 180.0  # for one phase: far more than any should take, and a campaign has minutes only
 
 
@@ -70,13 +79,13 @@ class Case:
 def cases(size: str) -> list[Case]:
     """All runs in their order: "small" has tiny models only, "full" those and the real ones."""
     tiny = [
-        *(Case(Workload(*shape)) for shape in _TINY),
+        *(Case(Workload(*shape)) for shape in TINY),
         *_techniques(Workload("gpt2-tiny", 2, 64), 48 * MIB),
         *_attention_kernels(Workload("gpt2-tiny", 2, 64, precision="amp_bf16")),
         *_attention_kernels(Workload("llama-tiny", 2, 64, precision="bf16")),
         *_expandable([Workload("bert-tiny", 2, 64), Workload("resnet-tiny", 4, 32)]),
-        *(Case(Workload(*shape, precision=p)) for shape in _TINY for p in ("amp_bf16", "amp_fp16")),
-        *(Case(Workload(*shape, optimizer=o)) for shape in _TINY for o in ("sgd", "momentum")),
+        *(Case(Workload(*shape, precision=p)) for shape in TINY for p in ("amp_bf16", "amp_fp16")),
+        *(Case(Workload(*shape, optimizer=o)) for shape in TINY for o in ("sgd", "momentum")),
         *_channels_last([Workload("resnet-tiny", 4, 32), Workload("vit-tiny", 4, 32)]),
         *(Case(Workload(*shape)) for shape in _ODD_TINY),
         Case(Workload("gpt2-tiny", 16, 256)),  # beyond 3072 tokens the embedding's backward pass sorts them
@@ -113,14 +122,6 @@ def cases(size: str) -> list[Case]:
 
 
 # Model, batch, length.
-_TINY = (
-    ("gpt2-tiny", 2, 64),
-    ("mlp-tiny", 32, 0),
-    ("bert-tiny", 2, 64),
-    ("llama-tiny", 2, 64),
-    ("vit-tiny", 4, 32),
-    ("resnet-tiny", 4, 32),
-)
 _REAL = (
     ("gpt2", 8, 512),
     ("resnet50", 32, 224),

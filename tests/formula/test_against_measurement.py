@@ -12,19 +12,12 @@ import torch
 from profiler.device import Device
 from profiler.records.comparison import compare
 from profiler.records.table import frame
+from profiler.reference.suite import TINY
 from profiler.runs.rows import experiment_rows
 from profiler.runs.run_settings import RunSettings
 from profiler.workload import Workload
 
 OPTIMIZERS = ("sgd", "momentum", "adam")
-MODELS = [
-    ("mlp-tiny", 32, 0),
-    ("resnet-tiny", 4, 32),
-    ("vit-tiny", 4, 32),
-    ("gpt2-tiny", 2, 64),
-    ("bert-tiny", 2, 64),
-    ("llama-tiny", 2, 64),
-]
 _SCALARS_BYTES = 16  # torch wraps Python numbers as tensors of 8 and 4 bytes while an op runs
 
 
@@ -32,7 +25,7 @@ def measure(workload: Workload, device_type: str, source: str = "formula") -> pd
     return compare(frame(experiment_rows("test", workload, Device(device_type), RunSettings())), source)
 
 
-@pytest.fixture(scope="module", params=MODELS, ids=[name for name, _, _ in MODELS])
+@pytest.fixture(scope="module", params=TINY, ids=[name for name, _, _ in TINY])
 def compared(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
     return {name: measure(Workload(*request.param, optimizer=name), "cpu") for name in OPTIMIZERS}
 
@@ -82,7 +75,7 @@ def test_images_with_channels_last_are_exact_too(model):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("model", MODELS, ids=[name for name, _, _ in MODELS])
+@pytest.mark.parametrize("model", TINY, ids=[name for name, _, _ in TINY])
 def test_on_cuda_states_and_gradients_are_exact(model, optimizer):
     table = measure(Workload(*model, optimizer=optimizer), "cuda")
     for category in ("parameters", "gradients", "optimizer_states"):

@@ -18,6 +18,7 @@ from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 from profiler.workload import Workload
 from tests.support.groundtruth import needs_snapshots, snapshot_paths
 from tests.support.runs import run_of
+from tests.support.traces import snapshot_file
 
 
 def block(address, size_bytes, module, line, requested_bytes=None):
@@ -144,29 +145,9 @@ def test_the_verb_prints_the_peaks_first_and_draws(capsys, files, tmp_path):
 
 
 def recorded_snapshot(path, requests, rounded):
-    """What torch records of `requests` in one small segment, with one block from before the recording."""
-    start, segment_bytes = 0x7F0000000000, 2 << 20
-    blocks = [{"address": start, "size": 1024, "requested_size": 1000, "state": "active_allocated"}]
-    events, address = [], start + 1024
-    for line, (size, block_bytes) in enumerate(zip(requests, rounded, strict=True)):
-        frames = [{"filename": "/u/model.py", "line": 10 + line, "name": "forward"}]
-        events.append({"action": "alloc", "addr": address, "size": size, "stream": 0, "frames": frames})
-        blocks.append(
-            {"address": address, "size": block_bytes, "requested_size": size, "state": "active_allocated"}
-        )
-        address += block_bytes
-    rest = start + segment_bytes - address
-    blocks.append({"address": address, "size": rest, "requested_size": 0, "state": "inactive"})
-    segment = {
-        "device": 0,
-        "address": start,
-        "total_size": segment_bytes,
-        "stream": 0,
-        "segment_type": "small",
-        "blocks": blocks,
-    }
-    path.write_bytes(pickle.dumps({"segments": [segment], "device_traces": [events]}))
-    return path
+    """What torch records of `requests`, with one block from before the recording."""
+    recorded = [(size, request, True) for request, size in zip(requests, rounded, strict=True)]
+    return snapshot_file(path, (1024, 1000, False), *recorded)
 
 
 def test_a_recorded_snapshot_counts_blocks_and_what_was_there_before(tmp_path):

@@ -10,39 +10,17 @@ from pathlib import Path
 import pytest
 
 from profiler.cli import main
+from tests.support.traces import snapshot_file
 
 START = 0x7F0000000000
 
 
 def snapshot(path, *requests, shift=0):
     """A recording of requests one after the other in one small segment; `shift` misplaces the last."""
-    segment_bytes, blocks, events, address = 2 << 20, [], [], START
-    events.append(
-        {"action": "segment_alloc", "addr": START, "size": segment_bytes, "stream": 0, "frames": []}
-    )
-    for i, size in enumerate(requests):
-        if i == len(requests) - 1 and shift:
-            blocks.append({"address": address, "size": shift, "requested_size": 0, "state": "inactive"})
-            address += shift
-        rounded = -(-size // 512) * 512
-        blocks.append(
-            {"address": address, "size": rounded, "requested_size": size, "state": "active_allocated"}
-        )
-        frames = [{"filename": "/u/model.py", "line": 10 + i, "name": "forward"}]
-        events.append({"action": "alloc", "addr": address, "size": size, "stream": 0, "frames": frames})
-        address += rounded
-    rest = START + segment_bytes - address
-    blocks.append({"address": address, "size": rest, "requested_size": 0, "state": "inactive"})
-    segment = {
-        "device": 0,
-        "address": START,
-        "total_size": segment_bytes,
-        "stream": 0,
-        "segment_type": "small",
-        "blocks": blocks,
-    }
-    path.write_bytes(pickle.dumps({"segments": [segment], "device_traces": [events]}))
-    return str(path)
+    blocks = [(-(-size // 512) * 512, size, True) for size in requests]
+    if shift:
+        blocks.insert(-1, (shift, 0, False))
+    return str(snapshot_file(path, *blocks, with_segment=True))
 
 
 def test_replay_says_whether_it_is_exact(capsys, tmp_path):

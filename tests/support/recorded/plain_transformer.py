@@ -9,11 +9,10 @@ import math
 import torch
 from torch import Tensor, einsum, nn
 
-from tests.support.recorded.transformer import Embedding
-from tests.support.recorded.transformer import Linear as InputFirstLinear
+from tests.support.recorded import transformer
 
 
-class Linear(InputFirstLinear):
+class Linear(transformer.Linear):
     """An einsum whose first operand is the weight, as torch 2.6 runs it: the product lies transposed in
     memory. (Later versions exchange the operands.)
     """
@@ -88,10 +87,8 @@ class Attention(nn.Module):
         return self.out(out)
 
 
-class FeedForward(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.gate, self.down, self.up = Linear(width, hidden), Linear(hidden, width), Linear(width, hidden)
+class FeedForward(transformer.FeedForward):
+    linear = Linear
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate(x)
@@ -123,7 +120,7 @@ class PlainTransformer(nn.Module):
         self, vocabulary: int, length: int, width: int, layers: int, heads: int, hidden: int
     ) -> None:
         super().__init__()
-        self.embedding = Embedding(vocabulary, width)
+        self.embedding = transformer.Embedding(vocabulary, width)
         self.layers = nn.ModuleList(Block(width, heads, hidden, length) for _ in range(layers))
         self.norm, self.head = Norm(width), Linear(width, vocabulary)
 

@@ -80,9 +80,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    linear = Linear
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate, self.down, self.up = Linear(width, hidden), Linear(hidden, width), Linear(width, hidden)
+        shapes = ((width, hidden), (hidden, width), (width, hidden))
+        self.gate, self.down, self.up = (self.linear(*shape) for shape in shapes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(silu(self.gate(x)) * self.up(x))
