@@ -60,11 +60,6 @@ ALIKE = {
     "scaled_dot_product_attention": "torch's own name, for the composite that stands in its place",
 }
 
-# What does not comply yet: goes when its room is finished.
-LARGE_FOR_NOW = {
-    "profiler/gpu/virtual/stand_ins",
-}
-
 # --- the rules -----------------------------------------------------------------------------------------
 
 
@@ -106,10 +101,8 @@ def test_folders_and_files_are_small():
                 width[str(path.parent.relative_to(ROOT))] += 1
                 if len(path.read_text().splitlines()) > MOST_LINES:
                     long.add(str(path.relative_to(ROOT)))
-    assert not long - LARGE_FOR_NOW
-    assert (
-        not {name for name, files in width.items() if files > MOST_FILES} - LARGE_FOR_NOW - {A_FILE_A_COMMAND}
-    )
+    assert not long
+    assert not {name for name, files in width.items() if files > MOST_FILES} - {A_FILE_A_COMMAND}
 
 
 def test_torch_stands_at_the_top_of_its_rooms_and_is_late_in_few_others():
