@@ -40,11 +40,9 @@ class CpuRecorder(PhaseRecorder):
         self._profile: Any = None
 
     def _start(self, stack: ExitStack) -> None:
-
         self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-
         with record_function(_MARK):
             mark = Mark(phase, labels(state, self.device))
         return Reading(mark, _resident_bytes())

@@ -46,7 +46,6 @@ class CudaRecorder(PhaseRecorder):
         self._entries: list[Entry] = []
 
     def _start(self, stack: ExitStack) -> None:
-
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats()
         if self._from_snapshot:
@@ -57,11 +56,9 @@ class CudaRecorder(PhaseRecorder):
         stack.callback(torch.cuda.memory._record_memory_history, enabled=None)
 
     def _synchronize(self) -> None:
-
         torch.cuda.synchronize()
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         statistics = torch.cuda.memory_stats()
         snapshot = _snapshot()
@@ -92,7 +89,6 @@ def _record_history() -> None:
 
 def _snapshot() -> DeviceSnapshot:
     """The current device's blocks now, and its trace since the history was started."""
-
     raw = torch.cuda.memory._snapshot()
     # Without the allocator's settings, which any version words as it likes.
     said = {name: raw[name] for name in ("segments", "device_traces")}

@@ -64,7 +64,6 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
 
 def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, str]:
     """The module's path by storage address, of each parameter, gradient and optimizer state on `device`."""
-
     found: dict[int, str] = {}
     states = {parameter: values for each in state.optimizers for parameter, values in each.state.items()}
     for path, parameter in state.named_parameters():

@@ -109,7 +109,6 @@ class SimulatedRecorder(PhaseRecorder):
         self._listener = _Listener()
 
     def _start(self, stack: ExitStack) -> None:
-
         from profiler.gpu.simulated import simulated_gpu
         from profiler.recording.places import Attribution
 

@@ -81,7 +81,6 @@ def _build_mlp(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
 
 
 def _mlp_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-
     widths = settings["widths"]
     return {
         "inputs": torch.randn(workload.batch, widths[0], device=device),
@@ -106,13 +105,11 @@ def _from_transformers(config_class: str, model_class: str) -> Callable[..., tor
 
 
 def _token_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-
     tokens = torch.randint(0, settings["vocab_size"], (workload.batch, workload.length), device=device)
     return {"input_ids": tokens, "labels": tokens}
 
 
 def _image_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
-
     shape = (workload.batch, 3, workload.length, workload.length)
     layout = getattr(torch, workload.memory_format)
     pixels = torch.empty(shape, device=device, memory_format=layout).normal_()

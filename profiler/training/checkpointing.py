@@ -90,7 +90,6 @@ class CheckpointedLayers(torch.nn.Module):
 
 
 def _kept_ops() -> list[Any]:
-
     found = []
     for name in _KEPT_OPS:
         packet, _, overload = name.partition(".")

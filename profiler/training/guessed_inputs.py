@@ -52,7 +52,6 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
 
 
 def _images(channels: int) -> MakeBatch:
-
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         pixels = length or 224
         return torch.randn(batch, channels, pixels, pixels, device=device)
@@ -61,7 +60,6 @@ def _images(channels: int) -> MakeBatch:
 
 
 def _tokens(count: int) -> MakeBatch:
-
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         if length < 1:
             raise ProfilerError("the model reads tokens: give --length, the tokens of a sequence")
@@ -71,7 +69,6 @@ def _tokens(count: int) -> MakeBatch:
 
 
 def _vectors(width: int) -> MakeBatch:
-
     def make_batch(batch: int, length: int, device: torch.device) -> torch.Tensor:
         shape = (batch, length, width) if length else (batch, width)
         return torch.randn(shape, device=device)
@@ -80,7 +77,6 @@ def _vectors(width: int) -> MakeBatch:
 
 
 def _class_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
-
     output = _tensor(model(batch))
     if output.dim() == 3:  # a vector a position
         output = output.flatten(0, 1)
@@ -89,7 +85,6 @@ def _class_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
 
 
 def _token_loss(model: Any, batch: torch.Tensor) -> torch.Tensor:
-
     output = _tensor(model(batch)).flatten(0, -2)
     targets = torch.randint(0, output.shape[-1], output.shape[:-1], device=output.device)
     return torch.nn.functional.cross_entropy(output, targets)

@@ -36,7 +36,6 @@ def import_library(workload: Workload) -> None:
 
 
 def _plain(workload: Workload, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
-
     options: dict[str, Any] = {}
     implementation = workload.optimizer_implementation
     if implementation == "forloop":

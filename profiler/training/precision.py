@@ -56,7 +56,6 @@ def autocast(workload: Workload, device_type: str) -> AbstractContextManager[Any
 
 def make_scaler(workload: Workload, device_type: str) -> torch.amp.GradScaler:
     """The loss scaler of the fp16 precisions; for the others one that does nothing."""
-
     enabled = workload.precision in ("amp_fp16", "fp16_master")
     return torch.amp.GradScaler(device_type, init_scale=INITIAL_LOSS_SCALE, enabled=enabled)
 

@@ -77,7 +77,6 @@ class _SkipFills(TorchFunctionMode):
 
 
 def _is_large(tensor: Any) -> bool:
-
     return (
         isinstance(tensor, torch.Tensor)
         and tensor.is_cpu
@@ -87,7 +86,6 @@ def _is_large(tensor: Any) -> bool:
 
 
 def _empty_like(tensor: Any, kwargs: dict[str, Any]) -> Any:
-
     return torch.empty_like(tensor, **{k: v for k, v in kwargs.items() if k != "generator"})
 
 
