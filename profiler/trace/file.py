@@ -17,7 +17,7 @@ from profiler.device import UNKNOWN, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import write_atomically
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file_metadata import measured_phases, metadata_of, phase_in_words, run_of
+from profiler.trace.file_metadata import phase_in_words, phases_said, run_in_words, run_said
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase
 from profiler.trace.run import Run
@@ -66,7 +66,7 @@ def write_run(path: Path, run: Run) -> None:
 
     rows = [{**_NOTHING, **row} for row in _rows(run)]
     types = {name: pa.int64() if name in _NUMBERS else pa.string() for name in (*COLUMNS, *ADDED)}
-    schema = pa.schema(list(types.items()), metadata={_METADATA: json.dumps(metadata_of(run)).encode()})
+    schema = pa.schema(list(types.items()), metadata={_METADATA: run_in_words(run).encode()})
     table = pa.table({name: [row[name] for row in rows] for name in types}, schema=schema)
     write_atomically(
         path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=19)
@@ -100,10 +100,10 @@ def read_run(path: Path) -> Run:
         reserved = []
     words = [row.get("measurement", "") for row in rows if row["kind"] == "mark"]
     try:
-        phases = measured_phases(entries, reserved, words)
+        phases = phases_said(entries, reserved, words)
         if said is None:
             return Run(Device(UNKNOWN), "", entries, phases, reserved, note=_OLDER)
-        return run_of(said, entries, reserved, changes, phases)
+        return run_said(said, entries, reserved, changes, phases)
     except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
 

@@ -4,165 +4,111 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from typing import Any
+from dataclasses import MISSING, fields, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from profiler.device import Device
-from profiler.gpu.cards import GPU
-from profiler.trace.events import Place
 from profiler.trace.moments import Entries
-from profiler.trace.phase import Phase
-from profiler.trace.run import OutOfMemory, PhaseMeasurement, Refusal, Run, phases_told_by
+from profiler.trace.run import PhaseMeasurement, Run, phases_told_by
 from profiler.trace.segments import Changes
 from profiler.workload import Workload
 
 _VERSION = 1
 _LARGEST = 1 << 60
+# The rest is told by rows, an entry each.
+_OF_A_RUN = (
+    *("device", "name", "workload", "out_of_memory", "refusals", "read_back"),
+    *("parameters", "assumed", "note", "provenance"),
+)
 _OF_A_PHASE = ("seconds", "reading_seconds", "device_used_bytes", "memory_stats")
 
 
-def metadata_of(run: Run) -> dict[str, Any]:
-    """All but the entries and what belongs to each of them."""
-    stopped = run.out_of_memory
-    return {
-        "version": _VERSION,
-        "device": asdict(run.device),
-        "name": run.name,
-        "workload": run.workload.to_dict() if run.workload else None,
-        "out_of_memory": asdict(stopped) if stopped else None,
-        "refusals": [asdict(refusal) for refusal in run.refusals],
-        "read_back": list(run.read_back),
-        "parameters": run.parameters,
-        "assumed": run.assumed,
-        "note": run.note,
-        "provenance": dict(run.provenance),
-    }
+def run_in_words(run: Run) -> str:
+    """All but the entries and what belongs to each of them, as JSON."""
+    return json.dumps({"version": _VERSION, **_values(run, _OF_A_RUN)}, default=_plain)
 
 
-def run_of(
+def phase_in_words(phase: PhaseMeasurement) -> str:
+    """What was read at a phase's end beside the events, as JSON."""
+    return json.dumps(_values(phase, _OF_A_PHASE), default=_plain)
+
+
+def run_said(
     said: Any,
     entries: Entries,
     reserved_bytes: Sequence[int],
     segment_changes: Changes,
     phases: tuple[PhaseMeasurement, ...],
 ) -> Run:
-    """The run of this metadata; raises ValueError, LookupError or TypeError for what no run has written."""
-    if _is(said, dict)["version"] != _VERSION:
+    """The run of these words; raises ValueError, LookupError or TypeError for what no run has written."""
+    if said["version"] != _VERSION:
         raise ValueError(f"version {said['version']!r} of saved runs is not {_VERSION}")
-    stopped, workload = said["out_of_memory"], said["workload"]
-    return Run(
-        device=_device(said["device"]),
-        name=_is(said["name"], str),
-        entries=entries,
-        phases=phases,
-        reserved_bytes=reserved_bytes,
-        segment_changes=segment_changes,
-        workload=_workload(workload) if workload is not None else None,
-        out_of_memory=_out_of_memory(stopped, len(entries)) if stopped is not None else None,
-        refusals=tuple(_refusal(each, len(entries)) for each in _is(said["refusals"], list)),
-        read_back=tuple(_is(words, str) for words in _is(said["read_back"], list)),
-        parameters=_size(said["parameters"], or_none=True),
-        assumed=_is(said["assumed"], str),
-        note=_is(said["note"], str),
-        provenance={_is(k, str): _is(v, str, type(None)) for k, v in _is(said["provenance"], dict).items()},
-    )
+    values = _checked(Run, said, _OF_A_RUN)
+    told: dict[str, Any] = {"reserved_bytes": reserved_bytes, "segment_changes": segment_changes}
+    run = Run(entries=entries, phases=phases, **told, **values)
+    if any(refusal.position >= len(entries) for refusal in run.refusals):
+        raise ValueError("a request was refused after the last entry")
+    return run
 
 
-def phase_in_words(phase: PhaseMeasurement) -> str:
-    """What was read at a phase's end beside the events, as JSON."""
-    return json.dumps({name: getattr(phase, name) for name in _OF_A_PHASE})
-
-
-def measured_phases(
+def phases_said(
     entries: Entries, reserved_bytes: Sequence[int], words: Sequence[str]
 ) -> tuple[PhaseMeasurement, ...]:
     """The phases of the entries, with what `phase_in_words` kept of each ("" for one without).
 
-    Raises as `run_of` does.
+    Raises as `run_said` does.
     """
     told = phases_told_by(entries, reserved_bytes)
     return tuple(
-        replace(phase, **_measurement(json.loads(said))) if said else phase
+        replace(phase, **_checked(PhaseMeasurement, json.loads(said), _OF_A_PHASE)) if said else phase
         for phase, said in zip(told, words, strict=True)
     )
 
 
-def _measurement(said: Any) -> dict[str, Any]:
-    statistics = _is(said["memory_stats"], dict)
-    return {
-        "seconds": _is(said["seconds"], int, float, type(None)),
-        "reading_seconds": _is(said["reading_seconds"], int, float, type(None)),
-        "device_used_bytes": _size(said["device_used_bytes"], or_none=True),
-        "memory_stats": {_is(name, str): _number(count) for name, count in statistics.items()},
-    }
+def _values(of: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
 
 
-def _device(said: Any) -> Device:
-    gpu = said["gpu"]
-    return Device(said["kind"], _gpu(gpu) if gpu is not None else None)
+def _plain(value: Any) -> Any:
+    """What JSON has no word for: a dataclass by its fields, a mapping that is no dict."""
+    if isinstance(value, Workload):
+        return value.to_dict()
+    if is_dataclass(value):
+        return _values(value, [field.name for field in fields(value)])
+    return dict(value)
 
 
-def _gpu(said: Mapping[str, Any]) -> GPU:
-    major, minor = said["capability"]
-    values: dict[str, Any] = {"capability": (_size(major), _size(minor))}
-    for field in fields(GPU):
-        if field.type in (str, bool):
-            values[field.name] = _is(said[field.name], field.type)
-        elif field.type is int:
-            values[field.name] = _size(said[field.name])
-    return GPU(**values)
+def _checked(kind: Any, said: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The fields of a dataclass of these names, each of its type."""
+    types = get_type_hints(kind)
+    return {name: _read(types[name], said[name]) for name in names}
 
 
-def _workload(said: Any) -> Workload:
-    kinds = {"str": str, "int": int}
-    return Workload(
-        **{
-            field.name: _is(said[field.name], kinds.get(str(field.type), dict))
-            for field in fields(Workload)
-            if field.name in _is(said, dict)
-        }
-    )
+def _read(kind: Any, said: Any) -> Any:  # noqa: PLR0911  one for each kind of type
+    """A value of this type from what JSON makes of it. Raises TypeError, ValueError or LookupError."""
+    origin, of = get_origin(kind), get_args(kind)
+    if isinstance(kind, UnionType):
+        return None if said is None and NoneType in of else _read(of[0], said)
+    if is_dataclass(kind):
+        names = [each.name for each in fields(kind) if each.name in said or each.default is MISSING]
+        return cast(Any, kind)(**_checked(kind, said, names))
+    if origin is tuple and of[-1] is ...:
+        return tuple(_read(of[0], each) for each in _is(list, said))
+    if origin is tuple:
+        return tuple(_read(*pair) for pair in zip(of, _is(list, said), strict=True))
+    if origin is Mapping:
+        return {_is(str, name): _read(of[1], value) for name, value in _is(dict, said).items()}
+    if hasattr(kind, "_fields"):  # a named tuple
+        types = get_type_hints(kind).values()
+        return kind(*(_read(*pair) for pair in zip(types, _is(list, said), strict=True)))
+    if kind is float:
+        return float(_is(float, said) if type(said) is not int else said)
+    if kind is int and not -1 <= _is(int, said) < _LARGEST:  # -1 is a statistic of torch's that is off
+        raise ValueError(f"{str(said)[:40]} is no size or number")
+    return said if kind is Any else _is(kind, said)
 
 
-def _out_of_memory(said: Any, entries: int) -> OutOfMemory:
-    phase, request = said["phase"], said["request"]
-    return OutOfMemory(
-        Phase(_size(phase["step"]), _is(phase["name"], str), _size(phase["micro_batch"])),
-        _is(said["message"], str),
-        _refusal(request, entries) if request is not None else None,
-    )
-
-
-def _refusal(said: Any, entries: int) -> Refusal:
-    where, position = said["where"], said["position"]
-    if type(position) is not int or not -1 <= position < max(1, entries):
-        raise ValueError(f"no entry {position!r}")
-    return Refusal(
-        requested_bytes=_size(said["requested_bytes"]),
-        op=_is(said["op"], str),
-        where=Place(*(_is(word, str) for word in where)) if where is not None else None,
-        position=position,
-        **{
-            name: _size(said[name], or_none=True)
-            for name in ("allocated_bytes", "reserved_bytes", "free_bytes")
-        },
-    )
-
-
-def _is(value: Any, *kinds: Any) -> Any:
-    if type(value) not in kinds:
-        raise TypeError(f"{str(value)[:40]!r} is of the wrong kind")
-    return value
-
-
-def _number(value: Any) -> int:
-    """A statistic of torch's, -1 for some that are off."""
-    return -1 if value == -1 else int(_size(value))
-
-
-def _size(value: Any, or_none: bool = False) -> Any:
-    if value is None and or_none:
-        return None
-    if type(value) is not int or not 0 <= value < _LARGEST:
-        raise ValueError(f"{str(value)[:40]!r} is no size or number")
+def _is(kind: Any, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
     return value

@@ -1,22 +1,24 @@
 """Allocation traces on disk: nothing is lost on the way, and broken files are refused."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler import find_gpu, simulate
-from profiler.device import UNKNOWN, Device
+from profiler.device import SIMULATED, UNKNOWN, Device
 from profiler.errors import ProfilerError
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import COLUMNS, read_run
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.load import load
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
-from profiler.trace.run import Run
+from profiler.trace.run import Refusal, Run
 from profiler.views.memory_viz import memory_viz
 from profiler.workload import Workload
 from tests.support.runs import run_of
@@ -60,6 +62,37 @@ def test_a_run_comes_back_whole(tmp_path):
     assert again.peaks() == run.peaks()
     assert again.peak_reserved_bytes == run.peak_reserved_bytes == max(run.reserved_bytes) > 0
     assert memory_viz(again) == memory_viz(run)
+
+
+DAMAGES = {
+    "no version": lambda said: said.pop("version"),
+    "another version": lambda said: said.update(version=2),
+    "no device": lambda said: said.pop("device"),
+    "a GPU without memory": lambda said: said["device"]["gpu"].pop("memory_bytes"),
+    "a GPU in words": lambda said: said["device"].update(gpu="H100"),
+    "a device that there is not": lambda said: said["device"].update(kind="abacus"),
+    "memory beyond all": lambda said: said["device"]["gpu"].update(memory_bytes=2**61),
+    "a request after the end": lambda said: said["refusals"][0].update(position=9),
+    "a name that is none": lambda said: said.update(name=7),
+    "a batch in words": lambda said: said["workload"].update(batch="8"),
+    "provenance in a list": lambda said: said.update(provenance=[1]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_no_run_has_written_is_one_line(tmp_path, damage):
+    path = tmp_path / "run.parquet"
+    known = {"workload": Workload("mlp", 8), "refusals": (Refusal(512, "mm", None, -1),)}
+    run_of([Allocation(512, 512, 512)], device=Device(SIMULATED, find_gpu("T4")), **known).save(path)
+    assert read_run(path).refusals == known["refusals"]
+    table = pq.read_table(path)
+    (name,) = table.schema.metadata
+    said = json.loads(table.schema.metadata[name])
+    DAMAGES[damage](said)
+    pq.write_table(table.replace_schema_metadata({name: json.dumps(said)}), path)
+    with pytest.raises(ProfilerError, match=f"{path} is not a readable trace|unknown") as error:
+        read_run(path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_file_of_before_says_what_it_leaves_open(tmp_path):
