@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -29,6 +30,9 @@ _SEGMENTS = {
     _MAPPED: "segment_map",
     _UNMAPPED: "segment_unmap",
 }
+# Odd numbers, so that none of a row's bits is lost.
+_MIXED = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
+_STOPPED = "not whole: there was no room to write down what followed; set TMPDIR to a larger disk"
 _AT_THE_END = "after the last phase"
 _FIELDS = [  # struct record of stand_ins/events.c
     *((name, "<u8") for name in ("address", "size", "requested", "allocated", "reserved")),
@@ -77,7 +81,8 @@ def _processes(folder: Path, gpu: GPU) -> Iterator[ProgramProcess]:
         command = said.get("command", [])
         changes, elsewhere_bytes = _segment_changes(of_device)
         run = _run(of_device, places, marks, changes)
-        run = replace(run, device=Device(VIRTUAL, gpu), name=" ".join(map(str, command)))
+        note = _STOPPED if (folder / "stopped").exists() else ""
+        run = replace(run, device=Device(VIRTUAL, gpu), name=" ".join(map(str, command)), note=note)
         words = (said.get("rank", ""), device, command, said.get("ended", ""))
         yield ProgramProcess(int(folder.name.partition("-")[0]), *words, run, elsewhere_bytes)
 
@@ -137,31 +142,36 @@ def _run(
     marks: list[dict[str, Any]],
     changes: dict[int, SegmentChange],
 ) -> Run:
+    import numpy as np
+
+    kinds = records["kind"]
+    of_blocks = np.flatnonzero((kinds == _ALLOCATED) | (kinds == _FREED))
+    blocks = _Blocks(records[of_blocks], places)
     entries: list[Allocation | Free | Mark] = []
     reserved: list[int] = []
     refused: list[Refusal] = []
-    alive: dict[int, int] = {}
     segment_changes: dict[int, list[SegmentChange]] = {}
-    for record, (address, size, requested, allocated, held, number, kind, *_) in enumerate(records.tolist()):
-        if kind >= _TAKEN:
+    others = np.flatnonzero((kinds != _ALLOCATED) & (kinds != _FREED))
+    before = np.searchsorted(of_blocks, others)
+    done = 0  # blocks
+    for record, until, row in zip(others.tolist(), before.tolist(), records[others].tolist(), strict=True):
+        address, size, requested, allocated, held, number, kind, *_ = row
+        entries += blocks.entries(done, until)
+        reserved += blocks.reserved(done, until)
+        done = until
+        if kind == _REFUSED:
+            where, op = places[number - 1] if 0 < number <= len(places) else (None, "")
+            refused.append(Refusal(requested or size, op, where, len(entries) - 1, allocated, held))
+        elif kind != _MARKED:
             if record in changes:
                 _add_change(segment_changes.setdefault(len(entries), []), changes[record])
-            continue
-        where, op = places[number - 1] if 0 < number <= len(places) else (None, "")
-        if kind == _ALLOCATED:
-            alive[address] = len(entries)
-            entries.append(Allocation(address, size, requested or size, op, "", where))
-            reserved.append(held)
-        elif kind == _FREED:
-            alive.pop(address, None)
-            entries.append(Free(address))
-            reserved.append(held)
-        elif kind == _REFUSED:
-            refused.append(Refusal(requested or size, op, where, len(entries) - 1, allocated, held))
         elif address <= len(marks):
-            _name_modules(entries, alive, marks[address - 1])
+            blocks.marks.append(until)
+            _name_modules(entries, blocks, marks[address - 1])
             entries.append(_mark(marks[address - 1]))
             reserved.append(reserved[-1] if reserved else 0)
+    entries += blocks.entries(done, len(of_blocks))
+    reserved += blocks.reserved(done, len(of_blocks))
     end = until_last_phase(entries)
     unfinished = end == len(entries) and not isinstance(entries[-1], Mark)
     if (
@@ -196,12 +206,68 @@ def _add_change(changes: list[SegmentChange], change: SegmentChange) -> None:
         changes.append(change)
 
 
-def _name_modules(entries: list[Any], alive: dict[int, int], mark: dict[str, Any]) -> None:
+class _Blocks:
+    """The allocations and frees of a stream as entries.
+
+    A loop hands out the same blocks again and again: those that are alike are one object.
+
+    `marks` is for the caller to fill: how many blocks came before each mark among the entries.
+    """
+
+    def __init__(self, records: np.ndarray, places: list[tuple[Place, str]]) -> None:
+        import numpy as np
+
+        self.marks: list[int] = []
+        births = records["kind"] == _ALLOCATED
+        columns = [np.where(births, records[name], 0) for name in ("size", "requested", "place")]
+        rows = np.stack([records["address"], births, *columns], axis=1).astype(np.uint64)
+        mixed = (rows * np.array(_MIXED, dtype=np.uint64)).sum(axis=1)  # wraps
+        _, first, self._which = np.unique(mixed, return_index=True, return_inverse=True)
+        if (rows[first][self._which] != rows).any():  # two that differ mix to one number
+            first, self._which = np.arange(len(rows)), np.arange(len(rows))
+        self._distinct = [_entry(row, places) for row in rows[first].tolist()]
+        self._reserved = records["reserved"]
+        self._addresses, rank = np.unique(records["address"], return_inverse=True)
+        self._last = np.sort(rank * np.int64(len(records) + 1) + np.arange(len(records)))
+        self._births = births
+
+    def entries(self, start: int, end: int) -> list[Allocation | Free]:
+        """Those from block `start` to `end`."""
+        distinct = self._distinct
+        return [distinct[number] for number in self._which[start:end].tolist()]
+
+    def reserved(self, start: int, end: int) -> list[int]:
+        """What the allocator held after each of them."""
+        found: list[int] = self._reserved[start:end].tolist()
+        return found
+
+    def alive(self, address: int, before: int) -> int | None:
+        """The position among the entries of the allocation that has the address before block `before`."""
+        rank = int(self._addresses.searchsorted(address))
+        if rank == len(self._addresses) or self._addresses[rank] != address:
+            return None
+        span = len(self._births) + 1
+        place = int(self._last.searchsorted(rank * span + before)) - 1
+        block = int(self._last[place]) - rank * span if place >= 0 else -1
+        if block < 0 or not self._births[block]:
+            return None
+        return block + bisect_right(self.marks, block)
+
+
+def _entry(row: list[int], places: list[tuple[Place, str]]) -> Allocation | Free:
+    address, born, size, requested, number = row
+    if not born:
+        return Free(address)
+    where, op = places[number - 1] if 0 < number <= len(places) else (None, "")
+    return Allocation(address, size, requested or size, op, "", where)
+
+
+def _name_modules(entries: list[Any], blocks: _Blocks, mark: dict[str, Any]) -> None:
     """A parameter is made outside of any call of its module, a gradient by autograd: whose they are is known
     at the end of the phase."""
     for module, addresses in mark["modules"].items():
         for address in addresses:
-            position = alive.get(address)
+            position = blocks.alive(address, blocks.marks[-1])
             if position is None:
                 continue
             entry = entries[position]

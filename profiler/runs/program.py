@@ -20,6 +20,7 @@ from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
 from profiler.recording.program_run import ProgramProcess, read_program
+from profiler.views import screen
 
 _WATCHER = Path(__file__).parents[1] / "recording" / "inside"
 
@@ -84,7 +85,9 @@ def run_program(
         with _signals_to(process):
             code = process.wait()
         exit_code = code if code >= 0 else 128 - code
-        return Watched(exit_code, read_program(events, gpus.gpu), read_journal(folder), program_reads(folder))
+        with screen.reading(events):
+            processes = read_program(events, gpus.gpu)
+        return Watched(exit_code, processes, read_journal(folder), program_reads(folder))
 
 
 @contextmanager

@@ -193,6 +193,7 @@ def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) ->
         "device": process.device,
         "command": list(process.command),
         "ended": process.ended,
+        "note": process.run.note,
         "peak_allocated_bytes": peak.allocated_bytes,
         "peak_reserved_bytes": reserved_bytes,
         "device_used_bytes": used.typical_bytes,
@@ -300,8 +301,8 @@ def _show_process(process: dict[str, Any], report: dict[str, Any], all_: bool, c
         ),
         soft_wrap=True,
     )
-    if process["ended"]:
-        console.print(f"  {process['ended']}", soft_wrap=True)
+    for words in filter(None, (process["ended"], process["note"])):
+        console.print(f"  {words}", soft_wrap=True)
     for request in failed[:1]:
         place = ", ".join(word for word in (request["op"], request["module"], request["line"]) if word)
         console.print(

@@ -64,7 +64,10 @@ def number(name: str = "") -> Column:
 
 @contextmanager
 def reading(path: Path) -> Iterator[Callable[[int], None]]:
-    """A progress bar over the bytes of a file, on a terminal; gives what is told how many are read."""
+    """A progress bar over the bytes of a file, on a terminal; gives what is told how many are read.
+
+    Of a folder it shows only that something goes on.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     to = Console(stderr=True)

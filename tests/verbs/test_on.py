@@ -191,6 +191,22 @@ kept = [kept, torch.zeros(100 << 20, dtype=torch.uint8, device="cuda")]
     assert sorted(segment.total_size_bytes >> 20 for segment in segments) == [20, 100]
 
 
+def test_a_disk_without_room_is_said(tmp_path):
+    """The events' file grows by 3 MiB, of 65,536 records: here the first time only."""
+    code = """
+import resource, torch
+kept = torch.zeros(1 << 20, device="cuda")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, resource.RLIM_INFINITY))
+for _ in range(40_000):
+    torch.empty(1, device="cuda")
+"""
+    done, said = on(tmp_path, code)
+    assert done.returncode == 0, done.stderr
+    (process,) = said["processes"]
+    assert process["note"].startswith("not whole")
+    assert process["peak_allocated_bytes"] == (4 << 20) + 512
+
+
 def test_out_of_memory_is_a_result(tmp_path):
     code = """
 import torch

@@ -167,9 +167,20 @@ static int open_window(void) {
     return 1;
 }
 
+/* An empty file says that what follows is missing. */
+static void say_that_it_stopped(void) {
+    char path[sizeof folder + 8];
+    snprintf(path, sizeof path, "%s/stopped", folder);
+    int empty = *folder ? open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+    if (empty >= 0) close(empty);
+}
+
 static void write_record(struct record record) {
     pthread_mutex_lock(&lock);
-    if (!stopped && written % WINDOW_RECORDS == 0) stopped = !open_window();
+    if (!stopped && written % WINDOW_RECORDS == 0) {
+        stopped = !open_window();
+        if (stopped) say_that_it_stopped();
+    }
     if (!stopped) {
         struct record *slot = &window[written % WINDOW_RECORDS];
         uint8_t kind = record.kind;
