@@ -27,6 +27,7 @@ from profiler.verbs import (
     report,
     run,
     show,
+    sweep,
     techniques,
 )
 from profiler.views.screen import plain, print_to_any_terminal
@@ -56,7 +57,7 @@ class Verb(Protocol):
 
 
 _GROUPS: dict[str, tuple[Verb, ...]] = {
-    "your model": (on, predict, fit, techniques, report),
+    "your model": (on, predict, fit, sweep, techniques, report),
     "files": (diff, explain, replay),
     "experiments": (run, list, show),
     "reference": (record_reference, compare_reference),

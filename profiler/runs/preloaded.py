@@ -16,6 +16,9 @@ _LIBRARIES = (
     *(f"transformers.models.{name}.modeling_{name}" for name in _MODELS),
     "profiler.runs.rows",
     "profiler.runs.execute",
+    "profiler.recording.simulated",
+    "profiler.training.models",
+    "profiler.training.optimizers",
 )
 
 for _output in (1, 2):

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import connection as connections
@@ -25,6 +25,7 @@ from typing import Any
 
 from profiler.errors import ProfilerError, first_line
 
+_also_preloaded: list[str] = []
 # Python puts no current folder in front of what it imports, so that a torch.py there is not run.
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Asking CUDA how many devices there are would spoil the server for all that it forks; NVML may be asked.
@@ -92,6 +93,11 @@ def in_fresh_process(
         else:
             message = f"{name} failed: {_last_line(Path(log.name))} (exit code {process.exitcode})"
         raise Died(message, max(0, -(process.exitcode or 0)))
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Let the processes of many runs find these imported too; without effect once the first has started."""
+    _also_preloaded.extend(modules)
 
 
 def each_in_fresh_process(
@@ -198,8 +204,19 @@ def _context(fresh: bool) -> Any:
     if fresh or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["profiler.runs.preloaded"])
+    context.set_forkserver_preload(["profiler.runs.preloaded", *_also_preloaded])
     return context
+
+
+def _forget_server() -> None:
+    """A process that another library forks is no parent of the server, and starts one of its own."""
+    server = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+    server.__init__()
+
+
+os.register_at_fork(after_in_child=_forget_server)
 
 
 @contextmanager
