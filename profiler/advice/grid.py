@@ -94,8 +94,8 @@ def read_grid(path: Path) -> Grid:
         _check_allocator_settings(settings, path)
     cells: dict[Cell, None] = {}
     impossible = []
-    for values in product(*choices.values()):
-        chosen = dict(zip(choices, values, strict=True))
+    for combination in product(*choices.values()):
+        chosen = dict(zip(choices, combination, strict=True))
         try:
             workload = _workload(chosen)
         except ProfilerError as error:

@@ -6,6 +6,7 @@ whatever ended that one, and nothing is imported from the current folder.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import resource
@@ -210,7 +211,7 @@ def _context(fresh: bool) -> Any:
 
 def _forget_server() -> None:
     """A process that another library forks is no parent of the server, and starts one of its own."""
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if server._forkserver_alive_fd is not None:
         os.close(server._forkserver_alive_fd)
     server.__init__()
@@ -264,6 +265,8 @@ def _serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _set_environment(environment)
+    # What is imported stays. Looking for garbage in it takes longer than a small simulation.
+    gc.freeze()
     options = {"on_phase": lambda phase: sender.send(("phase", phase))} if reports else {}
     with output_to(log):
         try:
