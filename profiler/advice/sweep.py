@@ -70,7 +70,7 @@ def answer(cell: Cell) -> Row:
     """The cell's row: what `fit` says, without searches; or FAILED with the reason, for a workload that
     cannot run. What a worker does.
 
-    Raises Died where the process that ran it was killed.
+    Raises Died where the process that ran it did: that is no answer.
     """
     began = time.monotonic()
     row: Row = dict.fromkeys(COLUMNS) | {
@@ -86,19 +86,17 @@ def answer(cell: Cell) -> Row:
     question = Question(allocator_settings=cell.allocator_settings, with_largest=False, with_techniques=False)
     try:
         found = fit(cell.workload, cell.gpu, question)
-    except Died as error:
-        if error.signal:
+    except ProfilerError as error:
+        if isinstance(error, Died):
             raise
         row |= {"outcome": FAILED, "detail": str(error)}
-    except ProfilerError as error:
-        row |= {"outcome": FAILED, "detail": str(error)}
     else:
-        peak = found.run.peak
+        peak, stopped = found.run.highest_phase, found.limited and found.limited.out_of_memory
         row |= {
             "outcome": found.verdict,
-            "detail": found.limited.out_of_memory if found.limited else "",
+            "detail": stopped.message if stopped else "",
             "parameters": found.run.parameters,
-            "peak_phase": peak.name,
+            "peak_phase": str(peak.account.phase),
             "peak_allocated_bytes": peak.peak_allocated_bytes,
             "peak_reserved_bytes": found.taken_bytes,
             "context_bytes": found.context_bytes,

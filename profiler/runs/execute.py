@@ -116,8 +116,10 @@ def run_in_fresh_process(
         )
     except Died as error:
         # Under a limit a library may not even look whether it got what it asked for, or end the process.
+        # What a simulation lacks is this machine's memory, not the GPU's.
         limited_run = settings.limit_bytes is not None
-        if not error.killed and not (limited_run and (error.signal or says_out_of_memory(str(error), True))):
+        ended = error.killed or (limited_run and (error.signal or says_out_of_memory(str(error), True)))
+        if not (ended and device.is_here):
             raise
         stopped = OutOfMemory(phases(workload)[phase_index], _how_it_died(error), None)
         return Run(device, str(workload), (), workload=workload, out_of_memory=stopped)
