@@ -1,15 +1,15 @@
 """Allocators for the tests: segments from a known address on, and what they hold."""
 
-from collections.abc import Callable
 from typing import Any
 
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator
+from profiler.gpu.allocator.addresses import Addresses, ChosenAddresses
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BASE = 0x1000_0000
 
 
-def rising_addresses(first_address: int = BASE) -> Callable[[int], int]:
+def rising_addresses(first_address: int = BASE) -> Addresses:
     """Segments one behind the other, for addresses that are easy to read."""
     next_address = first_address
 
@@ -19,12 +19,12 @@ def rising_addresses(first_address: int = BASE) -> Callable[[int], int]:
         next_address += -(-size_bytes // (2 * MIB)) * 2 * MIB
         return result
 
-    return address
+    return ChosenAddresses(address)
 
 
 def make(capacity_bytes: int | None = None, conf: str = "", **options: Any) -> CachingAllocator:
     settings = AllocatorSettings.parse(conf)
-    return CachingAllocator(capacity_bytes, settings, segment_address=rising_addresses(), **options)
+    return CachingAllocator(capacity_bytes, settings, addresses=rising_addresses(), **options)
 
 
 def states(allocator: CachingAllocator) -> list[tuple[int, int, str]]:

@@ -17,7 +17,7 @@ and the free-memory callbacks of CUDA IPC.
 
 from profiler.gpu.allocator.blocks import SMALL_SEGMENT_BYTES, SMALL_SIZE_BYTES
 from profiler.gpu.allocator.caching_allocator import CachingAllocator
-from profiler.gpu.allocator.driver import DeviceOutOfMemory, SegmentEvent, falling_addresses
+from profiler.gpu.allocator.driver import DeviceOutOfMemory, SegmentEvent
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.allocator.state import BlockInfo, SegmentInfo
 
@@ -30,5 +30,4 @@ __all__ = [
     "DeviceOutOfMemory",
     "SegmentEvent",
     "SegmentInfo",
-    "falling_addresses",
 ]

@@ -6,6 +6,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 
+from profiler.gpu.allocator.addresses import Addresses
 from profiler.gpu.allocator.blocks import (
     ALLOCATED,
     AWAITING_FREE,
@@ -17,7 +18,7 @@ from profiler.gpu.allocator.blocks import (
     Block,
     BlockPool,
 )
-from profiler.gpu.allocator.driver import DeviceOutOfMemory, Driver, SegmentEvent, falling_addresses
+from profiler.gpu.allocator.driver import DeviceOutOfMemory, Driver, SegmentEvent
 from profiler.gpu.allocator.expandable_segments import ExpandableSegments
 from profiler.gpu.allocator.settings import MIN_LARGE_ALLOCATION_BYTES, ROUNDUP_INTERVALS, AllocatorSettings
 from profiler.gpu.allocator.state import AllocatorState, SegmentInfo
@@ -29,9 +30,8 @@ class CachingAllocator:
     """One device's caching allocator.
 
     `capacity_bytes` is the memory that the driver can give to this process (None: no limit).
-    `segment_address` chooses the address of each new segment from its size, as the driver does; by default
-    they fall and never come back. `on_segment_event` is called with every (action, address, size in bytes)
-    of memory taken from or returned to the driver, under the action names of a memory snapshot.
+    `addresses` says where new segments lie, by default as the driver for Linux does. `on_segment_event` is
+    told (action, address, size in bytes) of memory from and to the driver, in the words of a memory snapshot.
     `counts=False` saves a third of the time: of all statistics only those of reserved memory are kept.
     """
 
@@ -40,18 +40,17 @@ class CachingAllocator:
         capacity_bytes: int | None = None,
         settings: AllocatorSettings | None = None,
         *,
-        segment_address: Callable[[int], int] | None = None,
+        addresses: Addresses | None = None,
         on_segment_event: Callable[[SegmentEvent], None] | None = None,
         counts: bool = True,
     ) -> None:
         self.settings = settings = settings or AllocatorSettings()
         self.capacity_bytes = capacity_bytes
-        self._segment_address = segment_address or falling_addresses()
         self._state = state = AllocatorState()
-        self.driver = Driver(capacity_bytes, settings.memory_fraction, state.total, on_segment_event)
-        self._expandable = ExpandableSegments(
-            state, self.driver, self._segment_address, settings.large_segment_size_bytes
+        self.driver = Driver(
+            capacity_bytes, settings.memory_fraction, state.total, addresses, on_segment_event
         )
+        self._expandable = ExpandableSegments(state, self.driver, settings.large_segment_size_bytes)
         self._max_split = settings.max_split_size_bytes or sys.maxsize
         self._max_rounding = settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
         self._divisions = settings.roundup_power2_divisions
@@ -325,7 +324,7 @@ class CachingAllocator:
             return self._expandable.try_allocate_block(pool, size, stream)
         if not self.driver.has_room(segment_bytes):
             return None
-        address = self._segment_address(segment_bytes)
+        address = self.driver.addresses.take(segment_bytes)
         block = Block(address, segment_bytes, stream, pool, None)
         self._state.heads[address] = block
         for statistics in pool.counted_in:
@@ -355,6 +354,7 @@ class CachingAllocator:
         if block.size_bytes >= self._max_split:
             self._oversize_segments.change(-1)
         self.driver.give_back("segment_free", block.address, block.size_bytes, pool)
+        self.driver.addresses.give_back(block.address, block.size_bytes)
 
     def _release_available_cached_blocks(self, pool: BlockPool, size: int, stream: int) -> bool:
         """Return oversize blocks to the driver, just enough for the request; True if that may help."""

@@ -1,16 +1,14 @@
-"""The driver's side: device memory taken and given back, where new segments lie, and the end of memory."""
+"""The driver's side: device memory taken and given back, and the end of memory."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 
+from profiler.gpu.allocator.addresses import Addresses, LinuxAddresses
 from profiler.gpu.allocator.blocks import BlockPool
 from profiler.gpu.allocator.statistics import Statistics
-from profiler.units import GIB, KIB, MIB, round_up
-
-_END_OF_ADDRESSES = 0x7800_0000_0000
-_ALIGNMENT_BYTES = 2 * MIB
+from profiler.units import GIB, KIB, MIB
 
 # (action, address, size in bytes) of segment_alloc, segment_free, segment_map, segment_unmap.
 SegmentEvent = tuple[str, int, int]
@@ -45,30 +43,11 @@ def _format_size(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.2f} GiB"
 
 
-def falling_addresses(end: int = _END_OF_ADDRESSES) -> Callable[[int], int]:
-    """A driver that puts every new segment below all earlier ones, aligned to 2 MiB, and reuses no address.
-
-    The order matters: of free blocks of one size the lower address is taken. Real drivers go down: of the
-    10,858 segments that 45 recorded traces take beside others, 3,701 lie below all that were held then, 35
-    above all, the rest in gaps. Of 42 recorded runs simulated from an empty device (docs/accuracy_traces.md,
-    without expandable segments) 36 reach the recorded peak of reserved memory to the byte with falling
-    addresses, 31 with rising ones; the errors of the others sum up to 672 and 1,302 MiB.
-    """
-    lowest = end
-
-    def address(size_bytes: int) -> int:
-        nonlocal lowest
-        lowest -= round_up(size_bytes, _ALIGNMENT_BYTES)
-        return lowest
-
-    return address
-
-
 class Driver:
     """Counts what the allocator holds of the device, and tells of every change.
 
     `capacity_bytes` is what the driver can give (None: no limit), `memory_fraction` how much of it PyTorch
-    allows itself (`torch.cuda.set_per_process_memory_fraction`).
+    allows itself (`torch.cuda.set_per_process_memory_fraction`). `addresses` says where new segments lie.
     """
 
     def __init__(
@@ -76,8 +55,10 @@ class Driver:
         capacity_bytes: int | None,
         memory_fraction: float,
         total: Statistics,
+        addresses: Addresses | None,
         on_segment_event: Callable[[SegmentEvent], None] | None,
     ) -> None:
+        self.addresses = addresses or LinuxAddresses()
         self.capacity_bytes = sys.maxsize if capacity_bytes is None else capacity_bytes
         self.allowed_bytes = sys.maxsize
         if memory_fraction < 1.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from profiler.gpu.allocator.blocks import (
     FREE,
@@ -28,12 +28,10 @@ class ExpandableSegments:
         self,
         state: AllocatorState,
         driver: Driver,
-        segment_address: Callable[[int], int],
         large_chunk_bytes: int,
     ) -> None:
         self._state = state
         self._driver = driver
-        self._segment_address = segment_address
         self._large_chunk_bytes = large_chunk_bytes
 
     def reserve(self, pool: BlockPool, address: int | None = None) -> ExpandableSegment:
@@ -44,7 +42,7 @@ class ExpandableSegments:
             total_bytes = _DEFAULT_RESERVATION_BYTES
         size_bytes = round_up(total_bytes + total_bytes // 8, chunk_bytes)
         if address is None:
-            address = self._segment_address(size_bytes)
+            address = self._driver.addresses.take(size_bytes)
         return ExpandableSegment(address, size_bytes, chunk_bytes)
 
     def try_allocate_block(self, pool: BlockPool, size_bytes: int, stream: int) -> Block | None:

@@ -5,6 +5,8 @@ allocation order. docs/hidden_allocations.md lists the rules and how far each is
 """
 
 from profiler.gpu.kernels.attention import (
+    cudnn_attention_backward,
+    cudnn_attention_forward,
     efficient_attention_backward,
     efficient_attention_forward,
     flash_attention_backward,
@@ -28,13 +30,15 @@ from profiler.gpu.kernels.normalization import (
     layer_norm_backward,
 )
 from profiler.gpu.kernels.reduction import reduction
-from profiler.gpu.kernels.scratch import Scratch
+from profiler.gpu.kernels.scratch import Scratch, scratches
 
 __all__ = [
     "Scratch",
     "batch_norm_channels_last",
     "cublas_workspace",
     "cublas_workspace_bytes",
+    "cudnn_attention_backward",
+    "cudnn_attention_forward",
     "cumsum",
     "efficient_attention_backward",
     "efficient_attention_forward",
@@ -49,6 +53,7 @@ __all__ = [
     "masked_scatter",
     "nonzero",
     "reduction",
+    "scratches",
     "sort",
     "topk",
 ]

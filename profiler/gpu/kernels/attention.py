@@ -1,7 +1,6 @@
-"""Scratch of scaled dot product attention: flash and memory-efficient kernels.
+"""Scratch of scaled dot product attention: flash, memory-efficient and cuDNN's kernels.
 
-The math path consists of visible ops only. cuDNN attention allocates a workspace whose size its
-graph reports at run time, in forward and in backward: it cannot be derived from the shapes.
+The math path consists of visible ops only. The workspaces of cuDNN's attention are read off its plans.
 """
 
 from profiler.gpu.cards import GPU
@@ -124,10 +123,13 @@ def efficient_attention_backward(
     value_dim: int,
     element_bytes: int,
     gpu: GPU,
+    kv_heads: int | None = None,
     dropout: bool = False,
     grad_output_contiguous: bool = True,
 ) -> tuple[Scratch, ...]:
     """Scratch of `_scaled_dot_product_efficient_attention_backward` on capability 8.0 or later.
+
+    With fewer kv_heads than heads the gradients of keys and values are first those of all heads.
 
     Source: attention_backward.cu, mem_eff_attention/kernel_backward.h (workspace_size, Params),
     kernels/cutlassB.h (order of the kernels). The workspace holds tiles of the query gradient and,
@@ -160,16 +162,25 @@ def efficient_attention_backward(
     if not grad_output_contiguous:
         copy_bytes = batch * query_length * heads * value_dim * element_bytes
         found.append(Scratch("contiguous grad output", copy_bytes, "op", 0, True))
+    if kv_heads is not None and kv_heads != heads:
+        rows = batch * heads * key_length * element_bytes
+        found += [
+            Scratch("key gradient of all heads", rows * head_dim),
+            Scratch("value gradient of all heads", rows * value_dim),
+        ]
     if not half:
         found += [
             Scratch("grad output * output", rows_bytes * value_dim, "stage"),
             Scratch(
-                "sums of grad output * output", rows_bytes, "op" if 1 in (heads, query_length) else "stage"
+                "sums of grad output * output",
+                rows_bytes,
+                "stage",
+                until=1 if 1 in (heads, query_length) else 0,
             ),
         ]
     if half or 1 not in (heads, query_length):
-        found.append(Scratch("delta", rows_bytes))
-    found.append(Scratch("workspace", workspace_bytes, "op", 1))
+        found.append(Scratch("delta", rows_bytes, "stage", until=1))
+    found.append(Scratch("workspace", workspace_bytes, "stage", 1, until=2))
     return scratches(*found)
 
 
@@ -185,3 +196,47 @@ def _backward_block(largest_dim: int, half: bool, dropout: bool, gpu: GPU) -> tu
             return 64, 64, 128
         return (128, 128, 128) if half else (128, 64, 128)
     return (64 if small_shared_memory else 128), 64, 65536
+
+
+def cudnn_attention_forward(gpu: GPU) -> tuple[Scratch, ...]:
+    """Workspace of cuDNN's attention: its plan for capability 9.0 takes 256 bytes, those for others nothing.
+
+    Evidence: the plans of cuDNN 9.24 for described cards (docs/virtual_gpu_cudnn.md).
+    """
+    return (Scratch("cuDNN workspace", 256, "stage"),) if gpu.capability[0] == 9 else ()
+
+
+def cudnn_attention_backward(
+    *,
+    batch: int,
+    heads: int,
+    kv_heads: int,
+    query_length: int,
+    key_length: int,
+    head_dim: int,
+    value_dim: int,
+    element_bytes: int,
+    gpu: GPU,
+) -> tuple[Scratch, ...]:
+    """Workspace of the backward pass of cuDNN's attention.
+
+    It holds the query gradient in 32 bits, a sum a row, and for grouped queries the gradients of keys and
+    values of all heads; the plans for 8.x and 12.x, and for 10.x below 128 queries, hold the query gradient
+    twice, once with the queries padded to a multiple of 8. Head sizes above 128 on 10.x: only the sums.
+
+    Evidence: plans of cuDNN 9.24 for described cards, 25 shapes on A100, RTX 4090, RTX 5090, H100 and B200
+    (docs/virtual_gpu_cudnn.md); no recording on a GPU. Between 78 and 128 queries on 10.x: assumed.
+    """
+    row_sums_bytes = batch * heads * query_length * 4
+    row_bytes = batch * heads * head_dim * 4
+    major = gpu.capability[0]
+    size_bytes = row_sums_bytes
+    if kv_heads != heads:
+        size_bytes += batch * heads * key_length * (head_dim + value_dim) * element_bytes
+    if major == 9:
+        size_bytes += row_bytes * query_length + 256
+    elif major == 10 and query_length > 128:
+        size_bytes += row_bytes * query_length if head_dim <= 128 else 0
+    else:
+        size_bytes += row_bytes * (query_length + round_up(query_length, 8)) + 128
+    return (Scratch("cuDNN workspace", size_bytes, "stage"),)

@@ -5,8 +5,8 @@ dispatch_select_if.cuh, dispatch_unique_by_key.cuh, dispatch_reduce.cuh) and its
 An algorithm asks for one allocation that holds several buffers, each aligned to 256 bytes, plus
 255 bytes to align the first; one that needs no buffer asks for 1 byte.
 
-Tile sizes are those of compute capability 8.x; newer cards use tuned, mostly larger tiles, so that
-the scan-based sizes of capability 9 and later are upper bounds (a tile costs 8 or 16 bytes).
+Which tile sizes are tuned for a card is part of CUB; those here were read off what torch's own build asks for
+on virtual cards (docs/virtual_gpu.md), of which the recorded sizes are a part.
 """
 
 from profiler.gpu.cards import GPU
@@ -90,15 +90,35 @@ def _tile_states_bytes(tiles: int, value_bytes: int) -> int:
     return (tiles + TILE_STATE_PADDING) * (16 if value_bytes > 4 else 8)
 
 
-def scan_bytes(items: int, element_bytes: int) -> int:
+def _of_cuda_13(torch_version: tuple[int, int]) -> bool:
+    """CUB 3, with the builds for CUDA 13 that PyPI has had since torch 2.11."""
+    return torch_version >= (2, 11)
+
+
+def _scan_storage_bytes(states_bytes: int, torch_version: tuple[int, int]) -> int:
+    """Tile states; in CUB 3 the dispatches of scans and selections ask for one buffer of 256 bytes more."""
+    return aliased_bytes(states_bytes) + (ALIGNMENT_BYTES if _of_cuda_13(torch_version) else 0)
+
+
+def scan_bytes(
+    items: int, element_bytes: int, is_floating: bool = False, torch_version: tuple[int, int] = (2, 14)
+) -> int:
     """DeviceScan::InclusiveScan, ExclusiveSum, at most 2^30 items at once.
 
-    Evidence: 3 recorded allocations of 1,023 bytes (cumsum of int64), any length up to 16 tiles.
+    16-bit floats are no primitive types to CUB: the states of their tiles are three arrays, a status of 4
+    bytes and two values.
+
+    Evidence: 3 recorded allocations of 1,023 bytes (cumsum of int64), any length up to 16 tiles; 4, 8 and 2
+    bytes, 15 lengths up to 16 million, as torch 2.6 and 2.14 ask for them, on six cards from T4 to B200.
     """
     if items == 0:
         return NO_STORAGE_BYTES
-    tile_items = 128 * min(15 * 4 // element_bytes, 30)
-    return aliased_bytes(_tile_states_bytes(divide_up(items, tile_items), element_bytes))
+    tiles = divide_up(items, 128 * min(15 * 4 // element_bytes, 30))
+    if is_floating and element_bytes == 2:
+        states = tiles + TILE_STATE_PADDING
+        found = aliased_bytes(4 * states, 2 * states, 2 * states)
+        return found + (ALIGNMENT_BYTES if _of_cuda_13(torch_version) else 0)
+    return _scan_storage_bytes(_tile_states_bytes(tiles, element_bytes), torch_version)
 
 
 def scan_by_key_bytes(items: int, element_bytes: int, key_bytes: int) -> int:
@@ -111,19 +131,37 @@ def scan_by_key_bytes(items: int, element_bytes: int, key_bytes: int) -> int:
     return aliased_bytes(_tile_states_bytes(tiles, 8), tiles * key_bytes)
 
 
-def unique_by_key_bytes(items: int, key_bytes: int) -> int:
-    """DeviceSelect::UniqueByKey over int64-counted items. Derived, not measured."""
-    tiles = divide_up(items, 64 * _items(11, key_bytes))
-    return aliased_bytes(_tile_states_bytes(tiles, 8))
+def unique_by_key_bytes(
+    items: int, key_bytes: int, gpu: GPU, torch_version: tuple[int, int] = (2, 14)
+) -> int:
+    """DeviceSelect::UniqueByKey of 8-byte keys, counted in 64 bits since CUB 3, in 32 before.
+
+    Source: tuning_unique_by_key.cuh: tuned for 8.0, for 9.0 and from 10.0 on (there the tiles of 9.0).
+    Evidence: 14 lengths up to 16 million on six cards with torch 2.14, on A100 and H100 with 2.6.
+    """
+    new = _of_cuda_13(torch_version)
+    tile_items = 64 * _items(11, key_bytes)
+    if key_bytes == 8 and gpu.capability == (8, 0):
+        tile_items = 1344 if new else 1792
+    elif key_bytes == 8 and gpu.capability >= (9, 0):
+        tile_items = 4928 if new else 4480
+    states_bytes = _tile_states_bytes(divide_up(items, tile_items), 8 if new else 4)
+    return _scan_storage_bytes(states_bytes, torch_version)
 
 
-def select_flagged_bytes(items: int) -> int:
+def select_flagged_bytes(items: int, gpu: GPU, torch_version: tuple[int, int] = (2, 14)) -> int:
     """DeviceSelect::Flagged of int64 indices by bool flags, int32-counted.
 
-    Evidence: 15 recorded allocations of 767 bytes, up to 32 tiles.
+    Source: tuning_select_if.cuh: tuned for 8.0, for 9.0 and from 10.0 on.
+    Evidence: 15 recorded allocations of 767 bytes, up to 32 tiles; 15 lengths up to 16 million on six cards
+    with torch 2.14, on A100 and H100 with 2.6.
     """
-    tiles = divide_up(items, 128 * _items(10, 8))
-    return aliased_bytes(_tile_states_bytes(tiles, 4))
+    tile_items = 128 * _items(10, 8)
+    if gpu.capability == (8, 0):
+        tile_items = 2304
+    elif gpu.capability >= (9, 0):
+        tile_items = 4224 if gpu.capability < (10, 0) else 3520
+    return _scan_storage_bytes(_tile_states_bytes(divide_up(items, tile_items), 4), torch_version)
 
 
 def reduce_bytes(items: int, accumulator_bytes: int, gpu: GPU) -> int:

@@ -1,5 +1,7 @@
 """Scratch of ops that look up, write or order by index: embedding, indexing, nonzero, topk, sort, scan."""
 
+from math import prod
+
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import cub
 from profiler.gpu.kernels.scratch import Scratch, scratches
@@ -19,7 +21,7 @@ def embedding_dense_backward(
     padding_index: int = -1,
     scale_by_frequency: bool = False,
     deterministic: bool = False,
-    torch_version: tuple[int, int] = (2, 13),
+    torch_version: tuple[int, int] = (2, 14),
 ) -> tuple[Scratch, ...]:
     """Scratch of `embedding_dense_backward` for `indices` tokens of a [vocabulary, width] weight.
 
@@ -39,7 +41,9 @@ def embedding_dense_backward(
     if indices <= 3072 and not scale_by_frequency:
         return ()
     index_array_bytes = indices * index_bytes
-    bits = cub.number_of_bits(vocabulary if padding_index >= 0 else vocabulary - 1 - padding_index)
+    bits = 8 * index_bytes
+    if torch_version >= (2, 13):
+        bits = cub.number_of_bits(vocabulary if padding_index >= 0 else vocabulary - 1 - padding_index)
     sort_bytes = cub.radix_sort_bytes(indices, index_bytes, index_bytes, bits, gpu)
     before = [
         Scratch("sorted indices", index_array_bytes, "op", 0, True),
@@ -57,14 +61,16 @@ def embedding_dense_backward(
 
     max_segments = min(indices, vocabulary)
     max_parts = indices // 10 + max_segments
+    unique_bytes = cub.unique_by_key_bytes(indices, index_bytes, gpu, torch_version)
+    scan_bytes = cub.scan_bytes(max_segments, index_bytes, torch_version=torch_version)
     after = [
         Scratch("segment offsets", index_array_bytes, "op", 3),
         Scratch("number of segments", 8, "op", 3),
         Scratch("unique keys", index_array_bytes, "stage", 3),
-        Scratch("unique by key storage", cub.unique_by_key_bytes(indices, index_bytes), "stage", 3),
+        Scratch("unique by key storage", unique_bytes, "stage", 3),
         Scratch("parts per segment", max_segments * index_bytes, "op", 4),
         Scratch("parts per segment offset", max_segments * index_bytes, "op", 4),
-        Scratch("scan storage", cub.scan_bytes(max_segments, index_bytes), "stage", 4),
+        Scratch("scan storage", scan_bytes, "stage", 4),
         Scratch("number of parts", 8, "op", 5),
         Scratch("part offsets", max_parts * index_bytes, "op", 5),
     ]
@@ -95,6 +101,7 @@ def index_put_accumulate(
     index_bytes: int = 8,
     value_copy_bytes: int = 0,
     checks_range: bool = False,
+    torch_version: tuple[int, int] = (2, 14),
 ) -> tuple[Scratch, ...]:
     """Scratch of `index_put_(accumulate=True)`, thus of the backward of `x[index]`.
 
@@ -114,26 +121,45 @@ def index_put_accumulate(
     if index_bytes != 8:
         found += [Scratch("int64 indices", index_array_bytes)] * index_tensors
     for tensor in range(index_tensors):
+        stage = 3 * tensor
         if checks_range:
-            found += [
-                Scratch("range minimum", 8, "stage", tensor),
-                Scratch("range maximum", 8, "stage", tensor),
-            ]
-        found.append(Scratch("wrapped indices", index_array_bytes, "stage", tensor))
+            found += _range_check(stage, torch_version)
+        found.append(Scratch("wrapped indices", index_array_bytes, "stage", stage + 2))
         # The first product becomes the linear index, later ones are added to it and freed.
-        found.append(Scratch("linear index", index_array_bytes, "stage" if tensor else "op", tensor))
+        found.append(Scratch("linear index", index_array_bytes, "stage" if tensor else "op", stage + 2))
     bits = cub.number_of_bits(largest_index)
+    last = 3 * index_tensors
     found += [
-        Scratch("contiguous values", value_copy_bytes, "op", index_tensors),
-        Scratch("sorted indices", index_array_bytes, "op", index_tensors),
-        Scratch("original indices", index_array_bytes, "op", index_tensors),
-        Scratch("range", index_array_bytes, "op", index_tensors),
-        Scratch("radix sort storage", cub.radix_sort_bytes(indices, 8, 8, bits, gpu), "stage", index_tensors),
+        Scratch("contiguous values", value_copy_bytes, "op", last),
+        Scratch("sorted indices", index_array_bytes, "op", last),
+        Scratch("original indices", index_array_bytes, "op", last),
+        Scratch("range", index_array_bytes, "op", last),
+        Scratch("radix sort storage", cub.radix_sort_bytes(indices, 8, 8, bits, gpu), "stage", last),
     ]
     return scratches(*found)
 
 
-def nonzero(elements: int, gpu: GPU) -> tuple[Scratch, ...]:
+def _range_check(stage: int, torch_version: tuple[int, int]) -> list[Scratch]:
+    """The smallest and the largest index, and whether each is in range (Indexing.cu, `wrapIndexOnce`).
+
+    Until 2.12 one after the other.
+    """
+    if torch_version >= (2, 13):
+        return [
+            Scratch("range minimum", 8, "stage", stage, until=stage + 1),
+            Scratch("range maximum", 8, "stage", stage, until=stage + 1),
+            Scratch("minimum is in range", 1, "stage", stage),
+            Scratch("maximum is in range", 1, "stage", stage + 1),
+        ]
+    return [
+        Scratch("range minimum", 8, "stage", stage),
+        Scratch("minimum is in range", 1, "stage", stage),
+        Scratch("range maximum", 8, "stage", stage + 1),
+        Scratch("maximum is in range", 1, "stage", stage + 1),
+    ]
+
+
+def nonzero(elements: int, gpu: GPU, torch_version: tuple[int, int] = (2, 14)) -> tuple[Scratch, ...]:
     """Scratch of `nonzero` (also masked indexing, `torch.where(mask)`), below 2^31 elements.
 
     Source: Nonzero.cu. The count and the first storage come before the output, whose size they
@@ -145,25 +171,37 @@ def nonzero(elements: int, gpu: GPU) -> tuple[Scratch, ...]:
     return scratches(
         Scratch("count", 4, "op", 0, True),
         Scratch("reduce storage", cub.reduce_bytes(elements, 4, gpu), "stage", 0, True),
-        Scratch("selection storage", cub.select_flagged_bytes(elements), "stage", 1),
+        Scratch("selection storage", cub.select_flagged_bytes(elements, gpu, torch_version), "stage", 1),
     )
 
 
-def cumsum(shape: tuple[int, ...], dim: int, element_bytes: int) -> tuple[Scratch, ...]:
+def cumsum(
+    shape: tuple[int, ...],
+    dim: int,
+    element_bytes: int,
+    *,
+    is_floating: bool = False,
+    converted_bytes: int = 0,
+    torch_version: tuple[int, int] = (2, 14),
+) -> tuple[Scratch, ...]:
     """Scratch of cumsum (cumprod, logcumsumexp) along `dim` of a contiguous tensor.
+
+    converted_bytes: of the input in the output's type where it has another one (a bool mask in int64), else
+    0: ReduceOps.cpp, `impl_func_cum_ops` converts it after the output is there.
 
     Source: ScanUtils.cuh, scan_dim: only a tensor with all its elements along `dim` goes through
     cub. Evidence: 3 recorded allocations of 1,023 bytes (int64), to the byte.
     """
-    elements = 1
-    for size in shape:
-        elements *= size
-    if elements == 0 or elements != shape[dim]:
-        return ()
-    return (Scratch("scan storage", cub.scan_bytes(min(elements, 2**30), element_bytes)),)
+    elements = prod(shape)
+    storage_bytes = 0
+    if elements and elements == shape[dim]:
+        storage_bytes = cub.scan_bytes(min(elements, 2**30), element_bytes, is_floating, torch_version)
+    return scratches(Scratch("converted input", converted_bytes), Scratch("scan storage", storage_bytes))
 
 
-def masked_scatter(elements: int, *, copies_mask: bool, source_copy_bytes: int = 0) -> tuple[Scratch, ...]:
+def masked_scatter(
+    elements: int, *, copies_mask: bool, source_copy_bytes: int = 0, torch_version: tuple[int, int] = (2, 14)
+) -> tuple[Scratch, ...]:
     """Scratch of masked_scatter_ into a tensor of so many elements.
 
     Source: cuda/IndexKernel.cpp, masked_scatter__cuda, and IndexKernel.cu, launch_masked_scatter_kernel:
@@ -175,22 +213,32 @@ def masked_scatter(elements: int, *, copies_mask: bool, source_copy_bytes: int =
     return scratches(
         Scratch("mask prefix sum", elements * 8),
         Scratch("contiguous mask", elements if copies_mask else 0),
-        Scratch("scan storage", cub.scan_bytes(min(elements, 2**30), 8), "stage"),
+        Scratch(
+            "scan storage", cub.scan_bytes(min(elements, 2**30), 8, torch_version=torch_version), "stage"
+        ),
         Scratch("contiguous source", source_copy_bytes, "op", 1),
     )
 
 
 def topk(
-    slices: int, slice_items: int, k: int, element_bytes: int, gpu: GPU, *, is_sorted: bool = True
+    slices: int,
+    slice_items: int,
+    k: int,
+    element_bytes: int,
+    gpu: GPU,
+    *,
+    is_sorted: bool = True,
+    torch_version: tuple[int, int] = (2, 14),
 ) -> tuple[Scratch, ...]:
     """Scratch of topk over `slices` rows of `slice_items` contiguous elements.
 
     Source: TensorTopK.cu (mbtopk::launch, should_use_multiblock), TensorTopK.cpp. Few long rows
     take several blocks per row; otherwise nothing but, for k > 4096, the sort of the results.
 
-    Evidence: one recorded call of an older torch (float32, one row, 32 blocks): 8 of its 9
-    allocations to the byte. The older kernel had 4 bytes of semaphores per row where the newer one
-    has the 1,024 bytes of digit sums: derived from source.
+    Until 2.10 there are semaphores and no digit sums, until 2.6 one copy of ranks and digits.
+
+    Evidence: one recorded call of an older torch (float32, one row, 32 blocks), all 9 allocations to the
+    byte; what torch 2.6, 2.11 and 2.14 ask for, six shapes on six cards (docs/virtual_gpu.md).
     """
     found: list[Scratch] = []
     if _topk_uses_several_blocks(slices, slice_items):
@@ -200,21 +248,32 @@ def topk(
         blocks = slices * divide_up(slice_items, items_per_thread * 256)
         by_key_bytes = cub.scan_by_key_bytes(blocks, 4, 4)
         radix_bytes = max(element_bytes, 4)  # TopKTypeConfig: at least 32 bits
+        found.append(Scratch("k-th values", slices * element_bytes, "stage", 0, until=2))
+        if torch_version >= (2, 11):
+            found += [
+                Scratch("ranks to find", 2 * slices * 4, "stage", 0, until=2),
+                Scratch("desired digits", 2 * slices * radix_bytes, "stage", 0, until=2),
+                Scratch("digit counts", blocks * 256 * 2, "stage", 0, until=2),
+                Scratch("digit sums", slices * 256 * 4, "stage", 0, until=2),
+            ]
+        else:
+            copies = 2 if torch_version >= (2, 7) else 1
+            found += [
+                Scratch("semaphores", slices * 4, "stage", 0, until=2),
+                Scratch("ranks to find", copies * slices * 4, "stage", 0, until=2),
+                Scratch("desired digits", copies * slices * radix_bytes, "stage", 0, until=2),
+                Scratch("digit counts", blocks * 256 * 2, "stage", 0, until=2),
+            ]
         found += [
-            Scratch("k-th values", slices * element_bytes, "stage"),
-            Scratch("ranks to find", 2 * slices * 4, "stage"),
-            Scratch("desired digits", 2 * slices * radix_bytes, "stage"),
-            Scratch("digit counts", blocks * 256 * 2, "stage"),
-            Scratch("digit sums", slices * 256 * 4, "stage"),
-            Scratch("counts within k", blocks * 4, "stage"),
-            Scratch("counts of the k-th", blocks * 4, "stage"),
-            # The second scan reuses the bytes that the first one has given back.
-            Scratch("scan by key storage", by_key_bytes, "stage"),
+            Scratch("counts within k", blocks * 4, "stage", 0, until=2),
+            Scratch("counts of the k-th", blocks * 4, "stage", 0, until=2),
+            Scratch("scan by key storage", by_key_bytes, "stage", 1),
+            Scratch("scan by key storage", by_key_bytes, "stage", 2),
         ]
     if is_sorted and k > SMALL_SORT_ITEMS:
         found += [
-            Scratch("sorted positions", slices * k * 8, "op", 1),
-            Scratch("sorted values", slices * k * element_bytes, "op", 1),
+            Scratch("sorted positions", slices * k * 8, "op", 3),
+            Scratch("sorted values", slices * k * element_bytes, "op", 3),
         ]
     return scratches(*found)
 

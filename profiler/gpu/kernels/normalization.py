@@ -102,8 +102,8 @@ def batch_norm_channels_last(channels: int, rows: int, backward: bool = False) -
         return ()
     values = 2 if backward else 4
     return (
-        Scratch("partial results", values * channels * grid_y * 4),
-        Scratch("semaphores", divide_up(channels, block_x) * 4),
+        Scratch("partial results", values * channels * grid_y * 4, "stage"),
+        Scratch("semaphores", divide_up(channels, block_x) * 4, "stage"),
     )
 
 

@@ -17,6 +17,7 @@ class Scratch:
         stage, or the outputs that follow it, are allocated; "process", kept until the process ends.
     stage: position of the step inside the op; never decreases along a tuple.
     before_outputs: allocated before the output tensors of the op (the default is after them).
+    until: of a "stage" scratch, the last stage that it lives in; its own if not given.
     """
 
     name: str
@@ -24,6 +25,14 @@ class Scratch:
     lifetime: Lifetime = "op"
     stage: int = 0
     before_outputs: bool = False
+    until: int | None = None
+
+    @property
+    def last_stage(self) -> float:
+        """The stage after which it is freed."""
+        if self.lifetime != "stage":
+            return float("inf")
+        return self.stage if self.until is None else self.until
 
 
 def scratches(*candidates: Scratch) -> tuple[Scratch, ...]:

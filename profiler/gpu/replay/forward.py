@@ -12,8 +12,8 @@ from profiler.gpu.allocator import (
     CachingAllocator,
     SegmentEvent,
     SegmentInfo,
-    falling_addresses,
 )
+from profiler.gpu.allocator.addresses import ChosenAddresses, LinuxAddresses
 from profiler.gpu.replay.acts import ALLOC, FREE, FREE_COMPLETED, FREE_REQUESTED, LAST_RETURN, Acts
 from profiler.gpu.replay.initial_state import TraceContradiction, reservation_starts, segments_before
 from profiler.gpu.replay.result import ReplayResult, Timeline
@@ -75,10 +75,10 @@ class _Run:
         self.device, self.acts, self.start = device, acts, start
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
-        self.fallback_address = falling_addresses()
+        self.fallback = LinuxAddresses()
         self.model = CachingAllocator(
             settings=settings,
-            segment_address=self._segment_address,
+            addresses=ChosenAddresses(self._segment_address),
             on_segment_event=self.modelled.append,
             counts=False,
         )
@@ -101,7 +101,7 @@ class _Run:
         for action, address, recorded_bytes in self.recorded:
             if action == "segment_map" or (action == "segment_alloc" and recorded_bytes == size_bytes):
                 return address
-        return self.fallback_address(size_bytes)
+        return self.fallback.take(size_bytes)
 
     def forward(self) -> None:
         recorded, modelled = self.recorded, self.modelled

@@ -43,7 +43,9 @@ class AttentionCall:
     last_strides_are_one: bool
 
 
-def choose_backend(call: AttentionCall, capability: tuple[int, int]) -> SDPBackend:
+def choose_backend(
+    call: AttentionCall, capability: tuple[int, int], torch_version: tuple[int, int] = (2, 14)
+) -> SDPBackend:
     """The first usable kernel in CUDA's order; the user's `sdpa_kernel(...)` and enable flags are obeyed."""
     usable: dict[SDPBackend, Callable[[AttentionCall, tuple[int, int]], bool]] = {
         SDPBackend.CUDNN_ATTENTION: _cudnn_can_run,
@@ -52,6 +54,9 @@ def choose_backend(call: AttentionCall, capability: tuple[int, int]) -> SDPBacke
         SDPBackend.MATH: lambda call, capability: torch._C._get_math_sdp_enabled(),
     }
     for backend in _priority(capability):
+        grouped = call.query[1:2] != call.key[1:2]
+        if grouped and backend == SDPBackend.EFFICIENT_ATTENTION and torch_version < (2, 13):
+            continue  # it takes grouped queries since 2.13
         if backend in usable and usable[backend](call, capability):
             return backend
     raise RuntimeError("No available kernel. Aborting execution.")
@@ -98,7 +103,9 @@ def _efficient_can_run(call: AttentionCall, capability: tuple[int, int]) -> bool
     if not torch._C._get_mem_efficient_sdp_enabled() or not (5, 0) <= capability <= (12, 1):
         return False
     types = (torch.float16, torch.float32) if capability < (8, 0) else (*HALF_TYPES, torch.float32)
-    if call.dtype not in types or not _shapes_fit(call, supports_gqa=False) or not call.last_strides_are_one:
+    if call.dtype not in types or not _shapes_fit(call, supports_gqa=True) or not call.last_strides_are_one:
+        return False
+    if call.query[-1] != call.key[-1]:
         return False
     alignment = _gemm_alignment(call.dtype, capability)
     return call.query[-1] % alignment == 0 and call.value[-1] % alignment == 0
@@ -121,6 +128,8 @@ def _cudnn_can_run(call: AttentionCall, capability: tuple[int, int]) -> bool:
         return False
     if call.dtype not in HALF_TYPES or not _shapes_fit(call, supports_gqa=True):
         return False
+    if call.dropout_p * 16 % 1:
+        return False  # cuDNN knows sixteenths
     largest = 256 if capability[0] == 9 else 128
     sizes = (call.query[-1], call.value[-1])
     return call.key[2] != 1 and all(size % 8 == 0 and size <= largest for size in sizes)
@@ -137,6 +146,7 @@ def by_chosen_kernel(
     scale: float | None = None,
     enable_gqa: bool = False,
     capability: tuple[int, int],
+    torch_version: tuple[int, int],
 ) -> torch.Tensor:
     """The composite as CUDA runs it: every step is a visible operation with its own gradient."""
     inputs = (query, key, value)
@@ -155,7 +165,7 @@ def by_chosen_kernel(
         enable_gqa,
         all(t.stride(-1) == 1 for t in inputs),
     )
-    backend = choose_backend(call, capability)
+    backend = choose_backend(call, capability, torch_version)
     if backend == SDPBackend.FLASH_ATTENTION:
         return _flash(query, key, value, dropout_p, is_causal, scale)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -289,9 +299,30 @@ def efficient_backward_scratch(
         return ()
     return kernels.efficient_attention_backward(
         **_attention_sizes(arguments),
+        kv_heads=arguments["key"].shape[1],
         value_dim=arguments["value"].shape[3],
         element_bytes=arguments["query"].element_size(),
         gpu=gpu,
         dropout=arguments["dropout_p"] > 0,
         grad_output_contiguous=_is_dense_by_length(arguments["grad_out_"]),
+    )
+
+
+def cudnn_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """The workspace of cuDNN's attention."""
+    return kernels.cudnn_attention_forward(gpu)
+
+
+def cudnn_backward_scratch(
+    arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """The same of its backward pass."""
+    return kernels.cudnn_attention_backward(
+        **_attention_sizes(arguments),
+        kv_heads=arguments["key"].shape[1],
+        value_dim=arguments["value"].shape[3],
+        element_bytes=arguments["query"].element_size(),
+        gpu=gpu,
     )

@@ -123,9 +123,15 @@ def _opened(
 ) -> Iterator[None]:
     values = HostValues(assumes=reads is not None)
     memory = DeviceMemory(allocator, observer, values.forget)
-    scratch_of = kernel_bindings.HiddenAllocations(gpu, torch_version).of
-    with opened(Machine(memory, values, reads, gpu.capability, scratch_of)):
+    version = torch_version or _installed_version()
+    scratch_of = kernel_bindings.HiddenAllocations(gpu, version).of
+    with opened(Machine(memory, values, reads, gpu.capability, version, scratch_of)):
         yield
+
+
+def _installed_version() -> tuple[int, int]:
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 @contextmanager

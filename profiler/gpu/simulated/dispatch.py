@@ -17,11 +17,11 @@ from profiler.gpu.kernels.scratch import Scratch
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.gpu.simulated.tensors.host_values import HostValues
 from profiler.gpu.simulated.tensors.outputs import (
-    ALLOCATION_ORDER,
     DEVICE_TYPE,
-    HOST_OUTPUTS,
-    OUTPUTS_BEFORE_SCRATCH,
+    PLACEMENTS,
     Metadata,
+    Placement,
+    arguments_of,
     describe,
     describe_outputs,
 )
@@ -40,6 +40,7 @@ class Machine:
     values: HostValues
     reads: AssumedReads | None
     capability: tuple[int, int]
+    torch_version: tuple[int, int]
     scratch_of: Callable[[OpOverload, Sequence[Any], dict[str, Any], Any], tuple[Scratch, ...]]
 
 
@@ -79,9 +80,7 @@ class _Plan:
     only_values: bool
     # per return: name and position of the argument that it is, or None for a new tensor
     returns: tuple[tuple[str, int] | None, ...]
-    # positions of the returns in the order of their allocation
-    order: tuple[int, ...]
-    host: tuple[int, ...]
+    placement: Placement | None  # None: it depends on the arguments
     # names and positions of the arguments that it writes
     written: tuple[tuple[str, int], ...]
     is_random: bool
@@ -118,8 +117,7 @@ def _plan(op: OpOverload) -> _Plan:
         is_view,
         only_values,
         tuple(returns),
-        ALLOCATION_ORDER.get(op, tuple(range(len(returns)))),
-        HOST_OUTPUTS.get(op, ()),
+        None if op in PLACEMENTS else Placement(tuple(range(len(returns)))),
         tuple(written),
         any("Generator" in str(argument.type) for argument in schema.arguments),
     )
@@ -186,23 +184,21 @@ def _allocate(
     """The outputs of one kernel, with the blocks that it takes for itself around them."""
     device = machine(plan.name)
     scratch = device.scratch_of(op, args, kwargs, described)
-    if not scratch:
-        return _returned(plan, _outputs(plan, plan.order, described, args, kwargs))
-    memory = device.memory
-    first = OUTPUTS_BEFORE_SCRATCH.get(op, len(plan.returns))
-    with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
-        early = _outputs(plan, plan.order[:first], described, args, kwargs)
-        with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
-            late = _outputs(plan, plan.order[first:], described, args, kwargs)
-    return _returned(plan, {**early, **late})
-
-
-def _outputs(
-    plan: _Plan, positions: Sequence[int], described: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> dict[int, Any]:
-    """The return values at these positions, allocated in this order."""
+    placement = plan.placement or PLACEMENTS[op](arguments_of(op, args, kwargs), device.torch_version)
     items = (described,) if len(plan.returns) == 1 else described
-    return {position: _give(plan, position, items[position], args, kwargs) for position in positions}
+
+    def outputs(positions: Sequence[int]) -> dict[int, Any]:
+        return {p: _give(plan, p, items[p], p in placement.host, args, kwargs) for p in positions}
+
+    if not scratch:
+        return _returned(plan, outputs(placement.order))
+    memory = device.memory
+    first = placement.before_scratch or len(plan.returns)
+    with memory.scratch([s for s in scratch if s.before_outputs], plan.name):
+        early = outputs(placement.order[:first])
+        with memory.scratch([s for s in scratch if not s.before_outputs], plan.name):
+            late = outputs(placement.order[first:])
+    return _returned(plan, {**early, **late})
 
 
 def _returned(plan: _Plan, values: dict[int, Any]) -> Any:
@@ -211,7 +207,9 @@ def _returned(plan: _Plan, values: dict[int, Any]) -> Any:
     return tuple(values[position] for position in range(len(plan.returns)))
 
 
-def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+def _give(
+    plan: _Plan, position: int, described: Any, on_host: bool, args: Sequence[Any], kwargs: dict[str, Any]
+) -> Any:
     """One return value: a written argument, new tensors, or a plain value."""
     target = plan.returns[position]
     if target is not None:
@@ -225,7 +223,7 @@ def _give(plan: _Plan, position: int, described: Any, args: Sequence[Any], kwarg
         return [new_tensor(item, plan.name) for item in described]
     if not isinstance(described, tuple):
         return described
-    if position in plan.host:
+    if on_host:
         return torch.zeros(described[0], dtype=described[2])
     return new_tensor(described, plan.name)
 

@@ -16,6 +16,7 @@ from profiler.gpu import kernels
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import Scratch
 from profiler.gpu.simulated import attention
+from profiler.gpu.simulated.tensors.outputs import arguments_of, is_reduced_by_channels
 
 aten = torch.ops.aten
 
@@ -178,24 +179,37 @@ def _group_norm_backward(
     )
 
 
-def _batch_norm(backward: bool) -> Rule:
-    def rule(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
-        tensor = arguments["input"]
-        training = arguments["train" if backward else "training"]
-        channels_last = torch._prims_common.suggest_memory_format(tensor) != torch.contiguous_format
-        if not (training and channels_last):
-            return ()
-        channels = tensor.shape[1]
-        return kernels.batch_norm_channels_last(channels, tensor.numel() // channels, backward)
+def _batch_norm(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    tensor = arguments["input"]
+    channels_last = torch._prims_common.suggest_memory_format(tensor) != torch.contiguous_format
+    if not (arguments["training"] and channels_last):
+        return ()
+    channels = tensor.shape[1]
+    return kernels.batch_norm_channels_last(channels, tensor.numel() // channels)
 
-    return rule
+
+def _batch_norm_backward(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    if not is_reduced_by_channels(arguments):
+        return ()
+    tensor = arguments["input"]
+    channels = tensor.shape[1]
+    sums = [Scratch(f"sums of {what}", channels * 4, "op", 0, True) for what in ("gradients", "products")]
+    weight = arguments["weight"]
+    if weight is not None:  # their gradients are computed wanted or not
+        named = zip(("weight", "bias"), arguments["output_mask"][1:], strict=True)
+        sums += [Scratch(f"{name} gradient", _bytes(weight)) for name, wanted in named if not wanted]
+    return (*sums, *kernels.batch_norm_channels_last(channels, tensor.numel() // channels, backward=True))
 
 
 def _embedding_backward(
     arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
 ) -> tuple[Scratch, ...]:
     grad, indices = arguments["grad_output"], arguments["indices"]
-    return kernels.embedding_dense_backward(
+    return _contiguous_before(indices, grad) + kernels.embedding_dense_backward(
         indices.numel(),
         arguments["num_weights"],
         grad.shape[-1],
@@ -228,6 +242,7 @@ def _index_put(
         index_bytes=next(iter(indices.values())).element_size(),
         value_copy_bytes=full * values.element_size() if copied else 0,
         checks_range=not arguments["unsafe"],
+        torch_version=version,
     )
 
 
@@ -240,18 +255,38 @@ def _masked_scatter(
         tensor.numel(),
         copies_mask=not mask.is_contiguous(),
         source_copy_bytes=0 if source.is_contiguous() else _bytes(source),
+        torch_version=version,
     )
 
 
 def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
-    return kernels.nonzero(arguments["self"].numel(), gpu)
+    return kernels.nonzero(arguments["self"].numel(), gpu, version)
 
 
 def _cumulative(
     arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
 ) -> tuple[Scratch, ...]:
     shape, _, dtype = _first(described)
-    return kernels.cumsum(shape or (1,), arguments["dim"], dtype.itemsize)
+    tensor = arguments["self"]
+    return kernels.cumsum(
+        shape or (1,),
+        arguments["dim"],
+        dtype.itemsize,
+        is_floating=dtype.is_floating_point,
+        converted_bytes=tensor.numel() * dtype.itemsize if tensor.dtype != dtype else 0,
+        torch_version=version,
+    )
+
+
+def _softmax_backward(
+    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
+) -> tuple[Scratch, ...]:
+    """SoftMax.cu, `softmax_backward_cuda_out`: grad * output, and a dense copy of a gradient that is not."""
+    grad, output = arguments["grad_output"], arguments["output"]
+    return kernels.scratches(
+        Scratch("grad output * output", _bytes(output)),
+        Scratch("contiguous grad output", 0 if grad.is_contiguous() else _bytes(grad)),
+    )
 
 
 def _rows(tensor: torch.Tensor, dim: int) -> tuple[int, int]:
@@ -263,7 +298,13 @@ def _topk(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, in
     tensor = arguments["self"]
     slices, items = _rows(tensor, arguments["dim"])
     return kernels.topk(
-        slices, items, arguments["k"], tensor.element_size(), gpu, is_sorted=arguments["sorted"]
+        slices,
+        items,
+        arguments["k"],
+        tensor.element_size(),
+        gpu,
+        is_sorted=arguments["sorted"],
+        torch_version=version,
     )
 
 
@@ -288,12 +329,13 @@ _RULES: dict[str, Rule] = {
     "_fused_rms_norm_backward": _layer_norm_backward,
     "native_group_norm": _group_norm,
     "native_group_norm_backward": _group_norm_backward,
-    "native_batch_norm": _batch_norm(backward=False),
-    "native_batch_norm_backward": _batch_norm(backward=True),
+    "native_batch_norm": _batch_norm,
+    "native_batch_norm_backward": _batch_norm_backward,
     "embedding_dense_backward": _embedding_backward,
     "_index_put_impl_": _index_put,
     "nonzero": _nonzero,
     "masked_scatter_": _masked_scatter,
+    "_softmax_backward_data": _softmax_backward,
     "cumsum": _cumulative,
     "cumprod": _cumulative,
     "topk": _topk,
@@ -301,25 +343,19 @@ _RULES: dict[str, Rule] = {
     "_foreach_norm": _foreach_norm,
     "_scaled_dot_product_flash_attention": attention.flash_scratch,
     "_scaled_dot_product_flash_attention_backward": attention.flash_backward_scratch,
+    "_scaled_dot_product_cudnn_attention": attention.cudnn_scratch,
+    "_scaled_dot_product_cudnn_attention_backward": attention.cudnn_backward_scratch,
     "_scaled_dot_product_efficient_attention": attention.efficient_scratch,
     "_scaled_dot_product_efficient_attention_backward": attention.efficient_backward_scratch,
 }
 
 
-def _arguments(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Arguments:
-    named = {argument.name: argument.default_value for argument in op._schema.arguments}
-    named.update(zip(named, args, strict=False))
-    named.update(kwargs)
-    return named
-
-
 class HiddenAllocations:
     """The hidden allocations of one run on one GPU, as the kernels of `torch_version` make them."""
 
-    def __init__(self, gpu: GPU, torch_version: tuple[int, int] | None = None) -> None:
+    def __init__(self, gpu: GPU, torch_version: tuple[int, int]) -> None:
         self._gpu = gpu
-        major, minor = torch.__version__.split(".")[:2]
-        self._version = torch_version or (int(major), int(minor))
+        self._version = torch_version
         self._blas_threads: set[int] = set()
 
     def of(
@@ -330,7 +366,7 @@ class HiddenAllocations:
         rule = _RULES.get(name)
         if rule is None:
             return ()
-        found = rule(_arguments(op, args, kwargs), described, self._gpu, self._version)
+        found = rule(arguments_of(op, args, kwargs), described, self._gpu, self._version)
         if name in _MATRIX_PRODUCTS and not self._runs_on_cutlass(name, args):
             found += self._blas_workspace()
         return found

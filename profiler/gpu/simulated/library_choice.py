@@ -17,8 +17,10 @@ _CUDNN_BATCH_NORM_EPSILON = 1e-5  # CUDNN_BN_MIN_EPSILON is 0 since cuDNN 7.5; P
 def scaled_dot_product_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
     """The composite with CUDA's choice of kernel."""
     with torch._C.DisableTorchFunction():
-        capability = machine("aten::scaled_dot_product_attention").capability
-        return attention.by_chosen_kernel(*args, **kwargs, capability=capability)
+        device = machine("aten::scaled_dot_product_attention")
+        return attention.by_chosen_kernel(
+            *args, **kwargs, capability=device.capability, torch_version=device.torch_version
+        )
 
 
 def batch_norm_impl_index(

@@ -195,7 +195,7 @@ class Naive:
 @settings(max_examples=300, deadline=None)
 @given(operations)
 def test_addresses_agree_with_a_naive_allocator(calls: list[tuple[str, int, int]]) -> None:
-    allocator, naive = CachingAllocator(segment_address=rising_addresses()), Naive()
+    allocator, naive = CachingAllocator(addresses=rising_addresses()), Naive()
     live: list[int] = []
     for operation, value, stream in calls:
         if operation == "malloc":
@@ -218,7 +218,7 @@ def test_addresses_agree_with_a_naive_allocator(calls: list[tuple[str, int, int]
 @given(operations, st.sampled_from(["", "expandable_segments:True"]))
 def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, int, int]], conf: str) -> None:
     parsed = AllocatorSettings.parse(conf)
-    original = CachingAllocator(settings=parsed, segment_address=rising_addresses())
+    original = CachingAllocator(settings=parsed, addresses=rising_addresses())
     live: list[int] = []
     for operation, value, stream in calls:
         if operation == "malloc" and value:
@@ -227,7 +227,7 @@ def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, i
             original.free(live.pop(value % len(live)))
     if not original.segments():
         return
-    copy = CachingAllocator(settings=parsed, segment_address=rising_addresses())
+    copy = CachingAllocator(settings=parsed, addresses=rising_addresses())
     copy.restore(original.segments())
     assert copy.segments() == original.segments()
     for address in live:
@@ -237,7 +237,7 @@ def test_a_restored_allocator_goes_on_like_the_original(calls: list[tuple[str, i
 
 
 def test_restoring_segments_with_a_hole_is_refused() -> None:
-    allocator = CachingAllocator(segment_address=rising_addresses())
+    allocator = CachingAllocator(addresses=rising_addresses())
     allocator.malloc(3 * MIB)
     (segment,) = allocator.segments()
     broken = type(segment)(

@@ -372,18 +372,3 @@ def test_large_segment_size() -> None:
     allocator = make(conf="large_segment_size_mb:40")
     allocator.malloc(3 * MIB)
     assert allocator.reserved_bytes == 40 * MIB
-
-
-# ---------------------------------------------------------------------- where segments lie
-
-
-def test_by_default_new_segments_lie_below_the_earlier_ones() -> None:
-    """So that of two equal free blocks the younger one is taken, as on real GPUs."""
-    allocator = CachingAllocator()
-    older, younger = allocator.malloc(20 * MIB), allocator.malloc(21 * MIB)
-    assert older - younger == 22 * MIB
-    assert allocator.malloc(1) == younger - 2 * MIB
-    equal = allocator.malloc(20 * MIB)
-    allocator.free(older)
-    allocator.free(equal)
-    assert allocator.malloc(20 * MIB) == equal

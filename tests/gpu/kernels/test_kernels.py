@@ -141,10 +141,14 @@ def test_index_put_of_several_indices() -> None:
         "int64 indices",
         "range minimum",
         "range maximum",
+        "minimum is in range",
+        "maximum is in range",
         "wrapped indices",
         "linear index",
         "range minimum",
         "range maximum",
+        "minimum is in range",
+        "maximum is in range",
         "wrapped indices",
         "linear index",
         "sorted indices",
@@ -229,8 +233,8 @@ def test_group_norm() -> None:
 def test_batch_norm_channels_last() -> None:
     """64 channels, 25,088 rows: 32 x 16 threads, 25088 / 256 = 98 blocks high, 2 wide."""
     assert batch_norm_channels_last(64, 25088) == (
-        Scratch("partial results", 4 * 64 * 98 * 4),
-        Scratch("semaphores", 8),
+        Scratch("partial results", 4 * 64 * 98 * 4, "stage"),
+        Scratch("semaphores", 8, "stage"),
     )
     assert batch_norm_channels_last(64, 25088, backward=True)[0].size_bytes == 2 * 64 * 98 * 4
     assert batch_norm_channels_last(64, 1000) == ()
@@ -366,12 +370,12 @@ def test_foreach_norm() -> None:
 
 
 def test_masked_scatter_sums_its_mask() -> None:
-    """8 bytes an element; 2 tiles of the scan of 128 x 7 int64 each."""
+    """8 bytes an element; 2 tiles of the scan of 128 x 7 int64 each, and 256 bytes more from CUDA 13 on."""
     found = by_name(masked_scatter(1792, copies_mask=True, source_copy_bytes=400))
     assert found == {
         "mask prefix sum": 14336,
         "contiguous mask": 1792,
-        "scan storage": 1023,
+        "scan storage": 1279,
         "contiguous source": 400,
     }
     assert "contiguous mask" not in by_name(masked_scatter(1792, copies_mask=False))

@@ -296,25 +296,21 @@ def test_nonzero() -> None:
     """Masks of unknown lengths: below or above the 4,096 elements that one block can count."""
     found = [size for size, function, hidden in recorded(SELECTION) if hidden and "nonzero" in function]
     calls = Counter(tuple(found[start : start + 3]) for start in range(0, len(found), 3))
-    assert calls == Counter({sizes(nonzero(4096, A100)): 9, sizes(nonzero(4097, A100)): 6})
+    expected = {sizes(nonzero(4096, A100, (2, 6))): 9, sizes(nonzero(4097, A100, (2, 6))): 6}
+    assert calls == Counter(expected)
 
 
 def test_cumsum() -> None:
     found = [
         size for size, function, hidden in recorded(SELECTION) if hidden and "inclusive_scan" in function
     ]
-    assert found == list(sizes(cumsum((1024,), 0, 8))) * 3
+    assert found == list(sizes(cumsum((1024,), 0, 8, torch_version=(2, 6)))) * 3
 
 
 def test_topk_over_several_blocks() -> None:
-    """The row has 260,440 / 8 = 32,555 elements, the output of the nonzero before. The recorded
-    kernel still had a semaphore (4 bytes) and no digit sums, and shows its second scan.
-    """
+    """The row has 260,440 / 8 = 32,555 elements, the output of the nonzero before."""
     found = [size for size, function, hidden in recorded(SELECTION) if hidden and "topk" in function]
-    assert found.pop(1) == 4
-    predicted = list(sizes(topk(1, 32555, 5, 4, A100)))
-    assert predicted.pop(4) == 1024
-    assert found == [*predicted, predicted[-1]]
+    assert found == list(sizes(topk(1, 32555, 5, 4, A100, torch_version=(2, 7))))
 
 
 def published(kernel: str, mode: str = "full") -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import pytest
 
 from profiler.gpu.allocator import CachingAllocator, DeviceOutOfMemory, SegmentEvent
+from profiler.gpu.allocator.addresses import ChosenAddresses
 from profiler.gpu.replay import replay
 from profiler.gpu.snapshot import load_snapshot
 from tests.support.groundtruth import index_rows, load, needs_snapshots, snapshot_path
@@ -64,7 +65,7 @@ def test_memory_runs_out_at_the_recorded_request_and_not_before() -> None:
     model = CachingAllocator(
         capacity_bytes,
         snapshot.settings,
-        segment_address=lambda size_bytes: next(bases),
+        addresses=ChosenAddresses(lambda size_bytes: next(bases)),
         on_segment_event=made.append,
     )
     for event in events[:full]:

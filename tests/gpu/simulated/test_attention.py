@@ -88,10 +88,15 @@ def test_efficient_keeps_its_output_and_an_aligned_logsumexp(cuda, ledger):
     q, k, v = inputs(cuda, torch.float32, 100)
     ledger.clear()
     scaled_dot_product_attention(q, k, v)
-    assert ledger.events[:2] == [
-        B * H * 100 * D * 4,
-        4 * B * H * 128,
-    ]  # 100 rounded up to 32s; seeds on the host
+    # two empty seeds; the output; 100 rounded up to 32s
+    assert ledger.events[:4] == [8, 8, B * H * 100 * D * 4, 4 * B * H * 128]
+
+
+def test_efficient_keeps_its_seeds_on_the_host_where_there_is_dropout(cuda, ledger):
+    q, k, v = inputs(cuda, torch.float32, 100)
+    ledger.clear()
+    scaled_dot_product_attention(q, k, v, dropout_p=0.1)
+    assert ledger.events[:2] == [B * H * 100 * D * 4, 4 * B * H * 128]
 
 
 def test_a_boolean_mask_becomes_additive_in_the_type_of_the_query(cuda, ledger):
@@ -99,8 +104,8 @@ def test_a_boolean_mask_becomes_additive_in_the_type_of_the_query(cuda, ledger):
     mask = torch.ones(B, 1, S, S, dtype=torch.bool, device=cuda)
     ledger.clear()
     scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # -inf and 0 as scalars on the device; where(mask, 0, -inf); the scalars die; output; logsumexp
-    assert ledger.events[:7] == [2, 2, 2 * B * S * S, -2, -2, 2 * B * H * S * D, 4 * B * H * S]
+    # -inf and 0 as scalars on the device; where(mask, 0, -inf); the scalars die; seeds; output; logsumexp
+    assert ledger.events[:9] == [2, 2, 2 * B * S * S, -2, -2, 8, 8, 2 * B * H * S * D, 4 * B * H * S]
 
 
 def test_math_upcasts_and_holds_the_scores(cuda, ledger):

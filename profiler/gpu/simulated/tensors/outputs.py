@@ -3,6 +3,7 @@ allocates them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,23 +19,6 @@ aten = torch.ops.aten
 # A tensor described: shape, strides, dtype.
 Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
-# Kernels that allocate their outputs in another order than they return them.
-ALLOCATION_ORDER: dict[OpOverload, tuple[int, ...]] = {
-    aten.native_dropout.default: (1, 0),  # cuda/Dropout.cu, `dropout_cuda`: the mask, then the result
-    aten._thnn_fused_gru_cell.default: (1, 0),  # cuda/RNN.cu: the workspace, then the state
-}
-
-# Kernels that take their scratch before the last outputs: so many outputs come first.
-OUTPUTS_BEFORE_SCRATCH: dict[OpOverload, int] = {
-    aten._scaled_dot_product_flash_attention.default: 2,  # flash_api.cpp, `mha_fwd`: the random state is last
-}
-
-# Outputs that live on the host: philox seed and offset outside of graph capture (cuda/attention.cu).
-HOST_OUTPUTS: dict[OpOverload, tuple[int, ...]] = {
-    aten._scaled_dot_product_efficient_attention.default: (2, 3),
-    aten._scaled_dot_product_cudnn_attention.default: (6, 7),
-    aten._efficient_attention_forward.default: (2, 3),
-}
 
 _described: dict[Any, Any] = {}
 _UNKNOWN = object()
@@ -46,6 +30,89 @@ def contiguous(shape: Sequence[int], dtype: torch.dtype) -> Metadata:
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
     return (tuple(shape), tuple(strides), dtype)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a kernel allocates its outputs.
+
+    order: positions of the outputs, in the order of their allocation.
+    before_scratch: so many of them come before the kernel's own scratch; all if None.
+    host: those that live on the host.
+    """
+
+    order: tuple[int, ...]
+    before_scratch: int | None = None
+    host: tuple[int, ...] = ()
+
+
+def _mask_first(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """cuda/Dropout.cu, `dropout_cuda`: the mask, then the result."""
+    return Placement((1, 0))
+
+
+def _workspace_first(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """cuda/RNN.cu: the workspace, then the state."""
+    return Placement((1, 0))
+
+
+def _flash_attention(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """flash_api.cpp, `mha_fwd`: the random state is last; with dropout it is made anew, after a number."""
+    return Placement((0, 1, 2, 3, 4, 5, *((7, 6) if arguments["dropout_p"] > 0 else (6, 7)), 8), 2)
+
+
+def _efficient_attention(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """attention.cu, `_efficient_attention_forward`: seed and offset, numbers on the host; since 2.13 empty
+    ones on the device where there is no dropout.
+    """
+    if version >= (2, 13) and arguments["dropout_p"] == 0:
+        return Placement((2, 3, 0, 1))
+    return Placement((0, 1, 2, 3), host=(2, 3))
+
+
+def _efficient_attention_alone(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """The same kernel, called by itself: it returns the lengths too."""
+    found = _efficient_attention(arguments, version)
+    return Placement((*found.order, 4, 5), host=found.host)
+
+
+def _cudnn_attention(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    """attention.cu, `_cudnn_attention_forward`: likewise."""
+    if version >= (2, 13) and arguments["dropout_p"] == 0:
+        return Placement((6, 7, 0, 1, 2, 3, 4, 5, 8))
+    return Placement(tuple(range(9)), host=(6, 7))
+
+
+def is_reduced_by_channels(arguments: dict[str, Any]) -> bool:
+    """Normalization.cu, `batch_norm_backward_cuda`: a reduction and a kernel over the elements, in training
+    and channels last.
+    """
+    layout = torch._prims_common.suggest_memory_format(arguments["input"])
+    return bool(arguments["train"]) and layout != torch.contiguous_format
+
+
+def _batch_norm_backward(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
+    return Placement((1, 2, 0), 2) if is_reduced_by_channels(arguments) else Placement((0, 1, 2))
+
+
+# Kernels that allocate their outputs in another order, around their scratch, or on the host.
+PLACEMENTS: dict[OpOverload, Callable[[dict[str, Any], tuple[int, int]], Placement]] = {
+    aten.native_dropout.default: _mask_first,
+    aten._thnn_fused_gru_cell.default: _workspace_first,
+    aten.native_batch_norm_backward.default: _batch_norm_backward,
+    aten._scaled_dot_product_flash_attention.default: _flash_attention,
+    aten._scaled_dot_product_efficient_attention.default: _efficient_attention,
+    aten._efficient_attention_forward.default: _efficient_attention_alone,
+    aten._scaled_dot_product_cudnn_attention.default: _cudnn_attention,
+}
+
+
+def arguments_of(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by the names of the schema, defaults filled in."""
+    named = {argument.name: argument.default_value for argument in op._schema.arguments}
+    named.update(zip(named, args, strict=False))
+    named.update(kwargs)
+    return named
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -193,27 +193,29 @@ class DeviceMemory:
     @contextmanager
     def scratch(self, wanted: Sequence[Scratch], op: str) -> Iterator[None]:
         """Blocks that a kernel takes for itself: freed at the end of their stage, of the block, or never."""
-        staged: list[int] = []
-        kept: list[int] = []
+        held: list[tuple[float, int]] = []  # the last stage of each, and its address
         stage = 0
         try:
             for scratch in wanted:
                 if scratch.stage != stage:
                     stage = scratch.stage
-                    self._free_all(staged)
+                    self._free_before(stage, held)
                 address = self.malloc(scratch.size_bytes, f"{op}:{scratch.name}")
                 if scratch.lifetime != "process":
-                    (staged if scratch.lifetime == "stage" else kept).append(address)
-            if wanted and wanted[0].before_outputs:
-                self._free_all(staged)
+                    held.append((scratch.last_stage, address))
+            self._free_before(float("inf"), held)
             yield
         finally:
-            self._free_all(staged)
-            self._free_all(kept)
+            for _, address in reversed(held):
+                self.free(address)
 
-    def _free_all(self, addresses: list[int]) -> None:
-        while addresses:
-            self.free(addresses.pop())
+    def _free_before(self, stage: float, held: list[tuple[float, int]]) -> None:
+        """Free what ends before this stage: what ends first, and of one end the youngest."""
+        over = [pair for pair in held if pair[0] < stage]
+        held[:] = [pair for pair in held if pair[0] >= stage]
+        over.reverse()
+        for _, address in sorted(over, key=lambda pair: pair[0]):
+            self.free(address)
 
     def free(self, address: int) -> None:
         """Give a block back. After `close` it does nothing: the device is gone."""
