@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo, SegmentInfo
-from profiler.gpu.pickle_rows import References, Rows
+from profiler.gpu.pickle_rows import References, Rows, list_of
 from profiler.gpu.plain_pickle import Forbidden, PlainPickleError, read_plain
 from profiler.gpu.snapshot_file import WrongFile, pickle_in
 from profiler.gpu.trace_events import Frame, TraceEvent, TraceEvents
@@ -48,9 +48,13 @@ class DeviceSnapshot:
     private_pools: bool
 
     @property
-    def out_of_memory(self) -> tuple[TraceEvent, ...]:
-        """The requests that failed: the size asked for, as `address` the free bytes, and the stack."""
-        return tuple(event for event in self.events if event.action == "oom")
+    def out_of_memory(self) -> tuple[tuple[int, TraceEvent], ...]:
+        """The requests that failed, each with its index among the events.
+
+        An event has the size asked for, as `address` the free bytes, and the stack.
+        """
+        failed = self.events.columns().are("oom").nonzero()[0].tolist()
+        return tuple((index, self.events[index]) for index in failed)
 
     @property
     def allocated_bytes(self) -> int:
@@ -306,7 +310,7 @@ def _numbers(columns: Mapping[str, Any], name: str, length: int) -> Any:
         return np.zeros(length, np.int64)
     values = columns[name]
     if not isinstance(values, np.ndarray):
-        values = np.array([_integer({name: value}, name) for value in values.tolist()], np.int64)
+        values = np.array([_integer({name: value}, name) for value in list_of(values)], np.int64)
     if len(values) and int(values.min()) < 0:
         raise SnapshotError(f"not a memory snapshot: {name!r} is negative")
     return values

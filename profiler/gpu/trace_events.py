@@ -104,6 +104,10 @@ class TraceEvents(Sequence[TraceEvent]):
         codes, numbers = np.frombuffer(self._actions, "H"), [np.frombuffer(c, "q") for c in self._numbers]
         return EventColumns(tuple(self.words), codes, *numbers[:3])
 
+    def frames(self, index: int) -> tuple[Frame, ...]:
+        """The stack of an event; equal ones are one object."""
+        return self._frames[self._stacks[index]]
+
     def _action(self, word: str) -> int:
         if word not in self._word_index:
             self._word_index[word] = len(self.words)

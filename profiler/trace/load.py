@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from bisect import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from profiler.device import CUDA, Device
 from profiler.errors import ProfilerError
-from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.allocator import AllocatorSettings, SegmentInfo
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
-from profiler.gpu.replay import initial_segments, replay_device
+from profiler.gpu.replay import replay_device
+from profiler.gpu.replay.acts import ALLOC, FREES, Acts
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, load_snapshot
 from profiler.gpu.stacks import origin
-from profiler.gpu.trace_events import TraceEvent
+from profiler.gpu.trace_events import Frame
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import read_run
 from profiler.trace.run import Refusal, Run, until_last_phase
 from profiler.units import format_bytes, round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
-_FREES = ("free_requested", "free_completed")
 _NOT_REPLAYED = "block sizes are the requests rounded up to 512 bytes: the trace cannot be replayed"
 
 # Frames that profiler.views.memory_viz writes beside the line of Python.
@@ -79,51 +81,62 @@ def which_device(snapshot: Snapshot, chosen: DeviceSnapshot) -> str:
 
 def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
     """A snapshot says what was asked for; what the blocks then took is what the allocator model gives."""
-    timeline = replay_device(device, settings).timeline
-    replayed = len(timeline.allocated_bytes) == len(device.events)
-    before = _requested_before(device)
+    events, acts = device.events, Acts(device.events)
+    replayed = replay_device(device, settings)
+    timeline = replayed.timeline
+    exact = len(timeline.allocated_bytes) == len(events)
+    before = _requested_before(device, acts)
     sizes = {address: _rounded(requested_bytes) for address, requested_bytes in before.items()}
-    reserved_bytes: list[int] = []
-    if replayed:
-        segments, _ = initial_segments(device, replace(settings, memory_fraction=1.0))
-        sizes |= {block.address: block.size_bytes for each in segments for block in each.blocks}
-        reserved_bytes = [sum(segment.total_size_bytes for segment in segments)] * len(before)
+    sizes |= {block.address: block.size_bytes for each in replayed.start for block in each.blocks}
     entries: list[Allocation | Free | Mark] = [
         Allocation(address, sizes[address], requested_bytes, "before the recording")
         for address, requested_bytes in before.items()
     ]
-    alive = set(before)
-    refused: list[Refusal] = []
-    allocated_bytes = sum(sizes[address] for address in before)
-    for index, event in enumerate(device.events):
-        if event.action == "alloc":
-            size_bytes = _rounded(event.size_bytes)
-            if replayed:
-                size_bytes = timeline.allocated_bytes[index] - allocated_bytes
-            entries.append(_allocation(event, size_bytes))
-            alive.add(event.address)
-        elif event.action in _FREES and event.address in alive:
-            entries.append(Free(event.address))
-            alive.remove(event.address)
-        elif event.action == "oom":
-            asked = (event.size_bytes, origin(event.frames), None, len(entries) - 1)
-            refused.append(Refusal(*asked, free_bytes=event.address))
-        if replayed:
-            allocated_bytes = timeline.allocated_bytes[index]
-            reserved_bytes += [timeline.reserved_bytes[index]] * (len(entries) - len(reserved_bytes))
-    note = "" if replayed else _NOT_REPLAYED
-    return Run(Device(CUDA), "", entries, (), reserved_bytes, refusals=tuple(refused), note=note)
+    told = array("q", [-1]) * len(entries)  # the event that each entry is
+    alive, origins = set(before), _Origins()
+    at_start_bytes = sum(sizes[address] for address in before)
+    for index, kind, address, requested_bytes, _ in acts:
+        if kind == ALLOC:
+            size_bytes = _rounded(requested_bytes)
+            if exact:
+                last_bytes = timeline.allocated_bytes[index - 1] if index else at_start_bytes
+                size_bytes = timeline.allocated_bytes[index] - last_bytes
+            op, category, where = origins.of(events.frames(index))
+            entries.append(Allocation(address, size_bytes, requested_bytes, op, category, where))
+            alive.add(address)
+        elif kind in FREES and address in alive:
+            entries.append(Free(address))
+            alive.remove(address)
+        else:
+            continue
+        told.append(index)
+    note = "" if exact else _NOT_REPLAYED
+    reserved_bytes = _reserved(timeline.reserved_bytes, told, replayed.start) if exact else ()
+    refusals = tuple(
+        Refusal(each.size_bytes, origin(each.frames), None, bisect(told, index) - 1, free_bytes=each.address)
+        for index, each in device.out_of_memory
+    )
+    return Run(Device(CUDA), "", entries, (), reserved_bytes, refusals=refusals, note=note)
 
 
-def _requested_before(device: DeviceSnapshot) -> dict[int, int]:
+def _reserved(
+    after_events: Sequence[int], told: Sequence[int], start: Sequence[SegmentInfo]
+) -> array[int]:
+    """What was reserved after each entry."""
+    at_start = sum(segment.total_size_bytes for segment in start)
+    return array("q", (after_events[index] if index >= 0 else at_start for index in told))
+
+
+def _requested_before(device: DeviceSnapshot, acts: Acts) -> dict[int, int]:
     """Address and requested bytes of the blocks handed out before the first event."""
-    before: dict[int, int] = {}
-    seen: set[int] = set()
-    for event in device.events:
-        if event.action in _FREES and event.address not in seen:
-            before[event.address] = event.size_bytes
-        if event.action == "alloc" or event.action in _FREES:
-            seen.add(event.address)
+    import numpy as np
+
+    kinds, columns = acts.kinds, device.events.columns()
+    at = np.flatnonzero(np.isin(kinds, (ALLOC, *FREES)))
+    addresses, first = np.unique(columns.addresses[at], return_index=True)
+    freed = np.sort(at[first[kinds[at[first]] != ALLOC]])
+    before = dict(zip(columns.addresses[freed].tolist(), columns.sizes[freed].tolist(), strict=True))
+    seen = set(addresses.tolist())
     for segment in device.segments:
         for block in segment.blocks:
             if block.state == "active_allocated" and block.address not in seen:
@@ -135,20 +148,24 @@ def _rounded(size_bytes: int) -> int:
     return max(MIN_BLOCK_SIZE_BYTES, round_up(size_bytes, MIN_BLOCK_SIZE_BYTES))
 
 
-def _allocation(event: TraceEvent, size_bytes: int) -> Allocation:
-    """With what the frames name: those of our own export, or a recorded stack."""
-    said = {frame.filename: frame.name for frame in event.frames if frame.filename in _OWN_FRAMES}
+class _Origins:
+    """What stacks say: the operation, the category and the place. The same few stacks come again and again."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, tuple[str, str, Place | None]] = {}  # by identity, which the events keep
+
+    def of(self, frames: Sequence[Frame]) -> tuple[str, str, Place | None]:
+        found = self.known.get(id(frames))
+        if found is None:
+            found = self.known[id(frames)] = _said_by(frames)
+        return found
+
+
+def _said_by(frames: Sequence[Frame]) -> tuple[str, str, Place | None]:
+    """What the frames name: those of our own export, or a recorded stack."""
+    said = {frame.filename: frame.name for frame in frames if frame.filename in _OWN_FRAMES}
     if OPERATION_FRAME not in said:
-        where = Place("", origin(event.frames)) if event.frames else None
-        return Allocation(event.address, size_bytes, event.size_bytes, "", "", where)
-    lines = [
-        f"{f.filename}:{f.line} {f.name}".rstrip() for f in event.frames if f.filename not in _OWN_FRAMES
-    ]
-    return Allocation(
-        event.address,
-        size_bytes,
-        event.size_bytes,
-        said[OPERATION_FRAME],
-        said.get(CATEGORY_FRAME, ""),
-        Place(said.get(MODULE_FRAME, ""), lines[0] if lines else ""),
-    )
+        return "", "", Place("", origin(frames)) if frames else None
+    lines = [f"{f.filename}:{f.line} {f.name}".rstrip() for f in frames if f.filename not in _OWN_FRAMES]
+    place = Place(said.get(MODULE_FRAME, ""), lines[0] if lines else "")
+    return said[OPERATION_FRAME], said.get(CATEGORY_FRAME, ""), place

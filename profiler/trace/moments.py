@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -154,41 +155,66 @@ def has_modules(entries: Entries) -> bool:
     return any(isinstance(e, Allocation) and e.where is not None and e.where.module for e in entries)
 
 
-def levels(entries: Entries, points: int = 2000) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def lifetimes(entries: Entries) -> tuple[np.ndarray, np.ndarray]:
+    """Of each allocation, in order, the positions of its birth and of its free, shape (n,).
+
+    What is alive at the end dies at len(entries).
+    """
+    import numpy as np
+
+    born, died, alive = array("q"), array("q"), dict[int, int]()
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Allocation):
+            alive[entry.address] = len(born)
+            born.append(index)
+            died.append(len(entries))
+        elif isinstance(entry, Free) and (block := alive.pop(entry.address, None)) is not None:
+            died[block] = index
+    return np.frombuffer(born, np.int64), np.frombuffer(died, np.int64)
+
+
+def levels(
+    entries: Entries, points: int = 2000, names: Mapping[int, str] | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Bytes of each category over the events, at no more than about `points` moments.
 
     Of each stretch of events the moment with the most allocated is kept, so that no peak is lost.
+    `names` are the categories of the allocations by position, where they are known already.
 
     Returns:
         The positions, shape (n,), and for each category that ever has bytes its bytes, shape (n,).
     """
     import numpy as np
 
-    names = categories(entries)
+    names = categories(entries) if names is None else names
+    born, died = lifetimes(entries)
+    count, freed = len(entries), died < len(entries)
+    allocations = [_allocation(entries, index) for index in born.tolist()]
+    sizes = np.fromiter((each.size_bytes for each in allocations), np.int64, len(born))
+    requested = np.fromiter((each.requested_bytes for each in allocations), np.int64, len(born))
     rows = {category: index for index, category in enumerate(CATEGORIES)}
-    changes = np.zeros((len(entries), len(CATEGORIES)), dtype=np.int64)
-    alive: dict[int, int] = {}
-    for index, entry in enumerate(entries):
-        if isinstance(entry, Mark):
-            continue
-        born = alive.pop(entry.address, None) if isinstance(entry, Free) else index
-        if born is None:
-            continue
-        allocation, sign = _allocation(entries, born), -1
-        if isinstance(entry, Allocation):
-            alive[entry.address], sign = index, 1
-        changes[index, rows[names[born]]] += sign * allocation.requested_bytes
-        changes[index, rows["rounding"]] += sign * (allocation.size_bytes - allocation.requested_bytes)
-    totals = np.cumsum(changes, axis=0)
-    stretch = max(1, -(-len(entries) // points))
-    allocated = totals.sum(axis=1)
+    owners = np.fromiter((rows[names[index]] for index in born.tolist()), np.int8, len(born))
+
+    def totals(of_blocks: np.ndarray) -> np.ndarray:
+        changes = np.zeros(count, np.int64)
+        changes[born] += of_blocks
+        changes[died[freed]] -= of_blocks[freed]
+        return np.cumsum(changes)
+
+    allocated = totals(sizes)
+    stretch = max(1, -(-count // points))
     kept = np.array(
-        [
-            start + int(np.argmax(allocated[start : start + stretch]))
-            for start in range(0, len(entries), stretch)
-        ]
+        [start + int(np.argmax(allocated[start : start + stretch])) for start in range(0, count, stretch)],
+        np.int64,
     )
-    return kept, {c: totals[kept, row] for c, row in rows.items() if totals[:, row].any()}
+    found = {}
+    for category, row in rows.items():
+        of_category = np.where(owners == row, requested, 0)
+        if category == "rounding":
+            of_category = of_category + sizes - requested
+        if of_category.any():
+            found[category] = totals(of_category)[kept]
+    return kept, found
 
 
 def _allocation(entries: Entries, index: int) -> Allocation:

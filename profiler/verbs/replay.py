@@ -60,17 +60,17 @@ def _print(pairs: list[tuple[DeviceSnapshot, replaying.ReplayResult]]) -> None:
         table.show_header = False
         for name, value in replaying.summary(result):
             table.add_row(name, value)
-        for event in device.out_of_memory:
+        for _, event in device.out_of_memory:
             asked, free = format_bytes(event.size_bytes), format_bytes(event.address)
             table.add_row("out of memory", f"{asked} asked for by {origin(event.frames)}, {free} free")
         console.print(table)
 
 
 def _as_dict(device: DeviceSnapshot, result: replaying.ReplayResult) -> dict[str, Any]:
-    found = asdict(replace(result, timeline=replaying.Timeline((), ())))
-    del found["timeline"]
+    found = asdict(replace(result, timeline=replaying.Timeline((), ()), start=()))
+    del found["timeline"], found["start"]
     failed = [
         {"requested_bytes": e.size_bytes, "free_bytes": e.address, "origin": origin(e.frames)}
-        for e in device.out_of_memory
+        for _, e in device.out_of_memory
     ]
     return {**found, "out_of_memory": failed}

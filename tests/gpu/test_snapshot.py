@@ -220,6 +220,35 @@ def test_wrong_fields_are_named(data: dict[str, Any], reason: str) -> None:
         parse_snapshot(data)
 
 
+@pytest.mark.parametrize("at", [1, 40, 99])
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("size", None, "'size' is not an integer but NoneType"),
+        ("size", True, "'size' is not an integer but bool"),
+        ("size", "alloc", "'size' is not an integer but str"),
+        ("size", -1, "'size' is negative"),
+        ("size", 1 << 62, "a size of 4.6e\\+18 bytes"),
+        ("addr", 1 << 64, "'addr' is absurd"),
+        ("action", 7, "'action' is not a string but int"),
+        ("action", None, "'action' is not a string but NoneType"),
+        ("frames", 3, "'frames' is not a list but int"),
+        ("frames", [3], "expected a dict"),
+        ("pool_id", (0, "x"), "'pool_id' has a part that is not an integer"),
+    ],
+)
+def test_wrong_fields_among_many_events_are_named_too(
+    tmp_path: Path, at: int, key: str, value: Any, reason: str
+) -> None:
+    about = {"action": "alloc", "addr": 4096, "size": 512, "stream": 0, "frames": [], "pool_id": (0, 0)}
+    events: list[dict[str, Any]] = [dict(about) for _ in range(100)]
+    events[at][key] = value
+    path = tmp_path / "snapshot.pickle"
+    path.write_bytes(pickle.dumps({"segments": [], "device_traces": [events]}, 4))
+    with pytest.raises(SnapshotError, match=reason):
+        load_snapshot(path)
+
+
 def test_a_file_cut_anywhere_gives_one_error() -> None:
     content = pickle.dumps(snapshot())
     with_cuts = (content[:length] for length in range(0, len(content), 7))

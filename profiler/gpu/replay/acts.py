@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # FREE is a free_requested with its free_completed right behind, which then is NOTHING, as almost all are.
 NOTHING, ALLOC, FREE, FREE_REQUESTED, FREE_COMPLETED, SEGMENT, LAST_RETURN = range(7)
+FREES = (FREE, FREE_REQUESTED, FREE_COMPLETED)
 _RETURNS = ("segment_free", "segment_unmap")
 _KINDS = {
     "alloc": ALLOC,

@@ -198,6 +198,7 @@ class _Run:
             peak_reserved_bytes=self.model.memory_stats()["reserved_bytes.all.peak"],
             peak_requested_bytes=max(chain((requested_at_start,), requested_bytes)),
             timeline=Timeline(allocated_bytes, reserved_bytes),
+            start=tuple(self.start),
         )
 
     def _reserved(self) -> array[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from profiler.gpu.allocator import SegmentInfo
 from profiler.units import MIB
 
 
@@ -25,6 +26,7 @@ class ReplayResult:
     `first_mismatch` tells).
     `ambiguous_blocks` counts blocks that existed before the recording, were freed in it, and whose size
     nothing recorded determines: the replay then assumes that no part was left unsplit.
+    `start` are the segments before the first event.
     """
 
     device: int
@@ -42,6 +44,7 @@ class ReplayResult:
     peak_reserved_bytes: int
     peak_requested_bytes: int
     timeline: Timeline
+    start: tuple[SegmentInfo, ...] = ()
 
 
 def summary(result: ReplayResult) -> list[tuple[str, str]]:
