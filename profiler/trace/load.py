@@ -119,9 +119,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
     return Run(Device(CUDA), "", entries, (), reserved_bytes, refusals=refusals, note=note)
 
 
-def _reserved(
-    after_events: Sequence[int], told: Sequence[int], start: Sequence[SegmentInfo]
-) -> array[int]:
+def _reserved(after_events: Sequence[int], told: Sequence[int], start: Sequence[SegmentInfo]) -> array[int]:
     """What was reserved after each entry."""
     at_start = sum(segment.total_size_bytes for segment in start)
     return array("q", (after_events[index] if index >= 0 else at_start for index in told))
@@ -149,7 +147,7 @@ def _rounded(size_bytes: int) -> int:
 
 
 class _Origins:
-    """What stacks say: the operation, the category and the place. The same few stacks come again and again."""
+    """What stacks say: the operation, the category and the place. The same few stacks come again."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[str, str, Place | None]] = {}  # by identity, which the events keep

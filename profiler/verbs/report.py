@@ -80,7 +80,7 @@ def _from_file(path: Path, options: Namespace) -> None:
         return
     with screen.reading(path) as on_progress:
         run = load(path, options.device, on_progress)
-    _write_run(run, options, [])
+    _write_run(run, options, _formula(run))
 
 
 def _questions() -> dict[str, str]:
@@ -93,9 +93,14 @@ def _questions() -> dict[str, str]:
 
 def _from_simulation(options: Namespace) -> None:
     run = words.simulated(options)
-    assert run.device.gpu is not None
-    terms = words.formula(run.workload, run.device.gpu) if run.workload is not None else []
-    _write_run(run, options, [phase.to_dict() for phase in terms])
+    _write_run(run, options, _formula(run))
+
+
+def _formula(run: Run) -> list[Mapping[str, Any]]:
+    """What the formula says of each phase; nothing where the workload or the GPU is not known."""
+    if run.workload is None or run.device.gpu is None:
+        return []
+    return [phase.to_dict() for phase in words.formula(run.workload, run.device.gpu)]
 
 
 def _write_run(run: Run, options: Namespace, formula: Sequence[Mapping[str, Any]]) -> None:

@@ -94,7 +94,7 @@ def damaged_snapshot(data, random):
             continue
         key = random.choice(list(found)) if isinstance(found, dict) else random.randrange(len(found))
         if kind == "value":
-            found[key] = random.choice(NASTY)
+            found[key] = copy.deepcopy(random.choice(NASTY))
         else:
             del found[key]
         if not isinstance(data.get("device_traces"), list) or not data["device_traces"]:

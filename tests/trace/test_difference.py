@@ -172,7 +172,7 @@ def test_a_trace_that_contradicts_its_end_is_counted_by_its_requests(tmp_path):
     path.write_bytes(pickle.dumps(data))
     run = load(path)
     assert "rounded up to 512" in run.note
-    assert run.reserved_bytes == []
+    assert not run.reserved_bytes
 
 
 @needs_snapshots

@@ -18,7 +18,10 @@ from profiler.gpu.cards import find_gpu
 from profiler.gpu.replay import replay
 from profiler.gpu.snapshot import load_snapshot
 from profiler.runs.user_loop import run_loop_on
+from profiler.trace.load import load
 from profiler.views.memory_viz import memory_viz
+from profiler.views.pages.run import run_page
+from tests.benchmarks.large_snapshots import write
 from tests.support.browser import browser, find_browser
 
 MIB = 2**20
@@ -190,6 +193,63 @@ def test_a_pointer_over_a_block_is_told_its_category_module_and_line(files, tmp_
         assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
         assert tab.requests() == []
         assert tab.errors() == []
+
+
+@needs_browser
+def test_a_click_lists_what_is_alive_there_and_it_adds_up(files, tmp_path):
+    run = load(files / "run.parquet")
+    with browser(tmp_path) as tab:
+        tab.open(files / "report.html")
+        x, y = tab.evaluate(_FIRST_ACTIVATION)
+        for kind in ("mousePressed", "mouseReleased"):
+            tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        said = tab.evaluate("document.getElementById('alive').innerText")
+        for words in ("Alive here, in step 1 forward", "by category", "by module", "by line", "144.20 MiB"):
+            assert words in said
+        positions = tab.evaluate("data.positions")
+        for at in range(0, len(positions), 7):
+            parts = f"Object.entries(aliveAt({at})).map(([kind, sizes]) => [kind, Object.fromEntries(sizes)])"
+            found = tab.evaluate(f"Object.fromEntries({parts})")
+            alive = {name.replace("_", " "): size for name, size in run.by_category(positions[at]).items()}
+            assert found["category"] == alive
+            assert found["line"] == run.by_line(positions[at])
+            assert found["module"] == {s.name: s.size_bytes for s in run.by_module(positions[at])}
+        assert tab.errors() == []
+
+
+def test_the_formula_is_laid_over_the_picture(files):
+    text = (files / "report.html").read_text()
+    data = json.loads(re.search(r"const data = (.*);\n", text)[1])
+    # Before the first step there are the weights alone; then gradients, and states from the optimizer on.
+    assert data["predicted"]["model_loaded"] == 4 * 37_801_994
+    assert text.count('<line class="bound"') == len(data["phases"]) == 9
+    assert "the formula, at least" in text
+
+
+@needs_browser
+def test_a_page_of_100_000_events_moves_smoothly(tmp_path):
+    write(tmp_path / "large.pickle", 100_000, own_stacks=False, seed=1)
+    (tmp_path / "page.html").write_text(run_page(load(tmp_path / "large.pickle")))
+    with browser(tmp_path / "profile") as tab:
+        tab.open(tmp_path / "page.html")
+        took = tab.evaluate("""(() => {
+          const box = svg.getBoundingClientRect(), took = [];
+          for (let i = 0; i < 200; i++) {
+            const [x, y] = [0.1 + 0.8 * ((i * 37) % 200) / 200, ((i * 71) % 200) / 200];
+            const event = {clientX: box.left + box.width * x, clientY: box.top + box.height * y};
+            const start = performance.now();
+            show(event); svg.getBBox();
+            took.push(performance.now() - start);
+          }
+          return took.sort((a, b) => a - b);
+        })()""")
+        wrong = tab.evaluate(
+            "data.positions.filter((_, at) => Object.values(aliveAt(at)).some("
+            "sizes => [...sizes.values()].reduce((a, b) => a + b, 0) !== data.allocated[at])).length"
+        )
+    assert wrong == 0
+    assert took[len(took) // 2] < 16.7  # of a frame, in milliseconds, of which it takes one
+    assert (tmp_path / "page.html").stat().st_size < 4_000_000
 
 
 def test_pytorchs_own_reader_takes_the_snapshot(files):

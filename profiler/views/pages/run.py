@@ -43,7 +43,7 @@ def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = ()) -> str:
     parts = [
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         "<h2>Who owns each byte</h2>",
-        timeline_section(run, words),
+        timeline_section(run, words, {str(each["phase"]): each["peak_bytes"] for each in formula}),
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
     ]

@@ -1,8 +1,9 @@
 """The interactive timeline of a report: who owns each byte over the run, and the block under the pointer.
 
-The picture is SVG and stands without script. The script knows every block's birth, death, size, category
-and place; at the moment under the pointer it stacks the blocks that are alive as the picture does, by
-category and then by birth, and so finds the one at the pointer's height.
+The picture is SVG and stands without script. The script (timeline.js) knows every block that is alive at a
+moment that is drawn: its birth, death, size, category and place. At the moment under the pointer it stacks
+them as the picture does, by category and then by birth, and so finds the one at the pointer's height; a click
+lists all of them by category, module and line.
 """
 
 from __future__ import annotations
@@ -10,20 +11,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Mark
 from profiler.trace.ledger import CATEGORIES, categories
-from profiler.trace.moments import levels
+from profiler.trace.moments import Entries, containers, has_modules, layers_together, levels, lifetimes
 from profiler.trace.run import Run
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _WIDTH, _HEIGHT = 1000, 340
 _LEFT, _BELOW = 62, 34  # room for the scale and for the names of the phases
 _POINTS = 1000
 _NARROWEST = 62  # a narrower phase bears no name
 _TICKS = 5
+_PARTS_SHOWN = 15  # of each division of what is alive
+_STACKED = (*(category for category in CATEGORIES if category != "rounding"), "rounding")  # from below
 
 STYLE = """
 .key span { display: inline-block; margin-right: 1.1rem; white-space: nowrap; }
@@ -33,6 +40,10 @@ STYLE = """
 #timeline .grid { stroke: var(--line); stroke-width: .7; }
 #timeline .phase { stroke: var(--page); stroke-width: 1; opacity: .8; }
 #timeline .reserved { fill: none; stroke: var(--ink); stroke-width: 1.2; stroke-dasharray: 4 3; }
+#timeline .bound { stroke: #d55e00; stroke-width: 1.6; } .key .bound { color: #d55e00; }
+#alive { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: start; }
+#alive h3, #alive p { flex-basis: 100%; } #alive caption { text-align: left; color: var(--muted); }
+#alive table { max-width: 100%; } #alive td { overflow-wrap: anywhere; }
 #block { fill: #000; fill-opacity: .25; stroke: var(--ink); stroke-width: 1; }
 #moment { stroke: var(--ink); stroke-width: .8; }
 #tooltip { position: fixed; z-index: 1; max-width: 30rem; padding: .5rem .7rem; border-radius: 6px;
@@ -41,111 +52,25 @@ STYLE = """
 #tooltip b { font-size: .95rem; } #tooltip .note { font-size: .8rem; }
 """
 
-_SCRIPT = """
-const data = %s;
-const svg = document.getElementById("timeline"), tooltip = document.getElementById("tooltip");
-const line = document.getElementById("moment"), shape = document.getElementById("block");
-const {born, died, size, category, place} = data.blocks, order = [...born.keys()];
-order.sort((a, b) => category[a] - category[b] || born[a] - born[b]);
-const xOf = position => data.left + position / data.events * (data.width - data.left);
-const yOf = bytes => data.height * (1 - bytes / data.most);
-const phaseOf = position => (data.phases.find(phase => position <= phase[0]) || data.phases.at(-1))[1];
-function bytes(n) {
-  let unit = "B";
-  for (const next of ["KiB", "MiB", "GiB", "TiB"]) if (n >= 1024) { n /= 1024; unit = next; }
-  return (unit === "B" ? n : n.toFixed(2)) + " " + unit;
-}
-function offset(block, position) {
-  let below = 0;
-  for (const other of order) {
-    if (other === block) return below;
-    if (born[other] <= position && position < died[other]) below += size[other];
-  }
-}
-function blockAt(position, height) {
-  let below = 0;
-  for (const block of order) if (born[block] <= position && position < died[block]) {
-    below += size[block];
-    if (height < below) return [block, below];
-  }
-  return [null, below];
-}
-function outline(block) {
-  const top = [], bottom = [];
-  for (const position of data.positions) if (born[block] <= position && position < died[block]) {
-    const low = offset(block, position), x = xOf(position).toFixed(1);
-    bottom.unshift(x + "," + yOf(low).toFixed(1));
-    top.push(x + "," + yOf(low + size[block]).toFixed(1));
-  }
-  return [...top, ...bottom].join(" ");
-}
-let shown = null;
-function say(words, tag) {
-  for (const word of words.filter(word => word)) {
-    const element = document.createElement(tag);
-    element.textContent = word;
-    if (tag === "div") element.className = "note";
-    tooltip.append(element, tag === "b" ? " " : "");
-  }
-}
-function show(event) {
-  const box = svg.getBoundingClientRect(), scale = box.width / data.width;
-  const x = (event.clientX - box.left) / scale, y = (event.clientY - box.top) / scale;
-  const wanted = (x - data.left) / (data.width - data.left) * data.events;
-  let low = 0, high = data.positions.length - 1;
-  while (low < high) {
-    const middle = low + high >> 1;
-    if (data.positions[middle] < wanted) low = middle + 1; else high = middle;
-  }
-  if (low > 0 && wanted - data.positions[low - 1] < data.positions[low] - wanted) low -= 1;
-  const position = data.positions[low], height = (1 - y / data.height) * data.most;
-  const [block, requested] = blockAt(position, height);
-  const allocated = data.allocated[low];
-  tooltip.replaceChildren();
-  if (block !== null && height >= 0) {
-    const [operation, module, code] = data.places[place[block]];
-    say([data.categories[category[block]], bytes(size[block])], "b");
-    say([module, code, operation], "span");
-    for (const span of tooltip.querySelectorAll("span")) span.style.display = "block";
-    const end = died[block] < data.events ? "freed in " + phaseOf(died[block]) : "alive at the end";
-    say(["born in " + phaseOf(born[block]) + ", " + end], "div");
-  } else if (height >= 0 && height < allocated) {
-    say(["rounding", bytes(allocated - requested)], "b");
-  } else if (height >= 0 && data.reserved && height < data.reserved[low]) {
-    say(["reserved, not allocated", bytes(data.reserved[low] - allocated)], "b");
-  }
-  const held = data.reserved ? ", " + bytes(data.reserved[low]) + " reserved" : "";
-  say([phaseOf(position) + ": " + bytes(allocated) + " allocated" + held], "div");
-  for (const end of ["x1", "x2"]) line.setAttribute(end, xOf(position).toFixed(1));
-  line.setAttribute("visibility", "visible");
-  if (block !== shown) {
-    shown = block;
-    shape.setAttribute("points", block === null ? "" : outline(block));
-  }
-  tooltip.hidden = false;
-  const left = event.clientX + 16, width = tooltip.offsetWidth;
-  tooltip.style.left = Math.max(8, left + width > innerWidth - 8 ? left - width - 32 : left) + "px";
-  const top = event.clientY + 16, tall = tooltip.offsetHeight;
-  tooltip.style.top = Math.max(8, top + tall > innerHeight - 8 ? top - tall - 32 : top) + "px";
-}
-svg.addEventListener("pointermove", show);
-svg.addEventListener("pointerdown", show);
-svg.addEventListener("pointerleave", () => {
-  tooltip.hidden = true; shown = null;
-  shape.setAttribute("points", ""); line.setAttribute("visibility", "hidden");
-});
-"""
 
+def timeline_section(run: Run, words: Mapping[str, str], predicted: Mapping[str, int] | None = None) -> str:
+    """The key, the picture and the script, as HTML.
 
-def timeline_section(run: Run, words: Mapping[str, str]) -> str:
-    """The key, the picture and the script, as HTML; `words` is what to call each category."""
+    Args:
+        run: what is drawn.
+        words: what to call each category.
+        predicted: a lower bound of the peak of each phase by its name, drawn over the picture.
+    """
     entries = run.entries
-    positions, sizes = levels(entries, _POINTS)
-    rows = {category: sizes[category].tolist() for category in CATEGORIES if category in sizes}
+    names = categories(entries)
+    positions, sizes = levels(entries, _POINTS, names)
+    rows = {category: sizes[category].tolist() for category in _STACKED if category in sizes}
     allocated = [sum(column) for column in zip(*rows.values(), strict=True)]
     at = positions.tolist()
     reserved = [run.reserved_bytes[position] for position in at] if run.reserved_bytes else None
-    most = max([1, *allocated, *(reserved or ())])
+    phases = _phases(run)
+    known = {name: size for name, size in (predicted or {}).items() if name in {each[1] for each in phases}}
+    most = max([1, *allocated, *(reserved or ()), *known.values()])
     scale = _Scale(max(1, len(entries)), most)
     key = "".join(
         f'<span><i style="background:{CATEGORY_COLOURS[category]}"></i>{escape(words[category])}</span>'
@@ -153,11 +78,13 @@ def timeline_section(run: Run, words: Mapping[str, str]) -> str:
     )
     if reserved:
         key += "<span>┄ reserved by the allocator</span>"
+    if known:
+        key += '<span class="bound">━ the formula, at least</span>'
     picture = [*_grid(scale), *_bands(at, rows, scale)]
     if reserved:
         points = " ".join(f"{scale.x(p)},{scale.y(r)}" for p, r in zip(at, reserved, strict=True))
         picture.append(f'<polyline class="reserved" points="{points}"/>')
-    picture += _phases(run, scale)
+    picture += [*_bounds(phases, known, scale), *_phase_names(run, scale)]
     picture.append('<polygon id="block" points=""/>')
     picture.append(f'<line id="moment" x1="0" x2="0" y1="0" y2="{_HEIGHT}" visibility="hidden"/>')
     data = {
@@ -169,15 +96,20 @@ def timeline_section(run: Run, words: Mapping[str, str]) -> str:
         "positions": at,
         "allocated": allocated,
         "reserved": reserved,
-        "phases": [[i, str(e.phase)] for i, e in enumerate(entries) if isinstance(e, Mark)]
-        or [[len(entries), "the recording"]],
+        "predicted": known,
+        "phases": phases or [[len(entries), "the recording", "the recording"]],
         "categories": [words[category] for category in CATEGORIES],
-        **_blocks(run),
+        "told": ["category", *(["module"] if has_modules(entries) else []), "line"],
+        "shown": _PARTS_SHOWN,
+        **_blocks(entries, names, positions),
     }
+    script = files("profiler.views.pages").joinpath("timeline.js").read_text(encoding="utf-8")
     return (
         f'<p class="key">{key}</p><svg id="timeline" viewBox="0 0 {_WIDTH} {_HEIGHT + _BELOW}" role="img" '
         f'aria-label="Allocated bytes by owner over the run">{"".join(picture)}</svg>'
-        f'<div id="tooltip" role="tooltip" hidden></div><script>{_SCRIPT % _embedded(data)}</script>'
+        '<div id="tooltip" role="tooltip" hidden></div>'
+        '<div id="alive"><p class="note">A click on the picture lists what is alive there.</p></div>'
+        f"<script>const data = {_embedded(data)};\n{script}</script>"
     )
 
 
@@ -221,7 +153,27 @@ def _bands(positions: Sequence[int], rows: Mapping[str, Sequence[int]], scale: _
     return parts
 
 
-def _phases(run: Run, scale: _Scale) -> list[str]:
+def _phases(run: Run) -> list[list[Any]]:
+    """The end of each phase, how it is called with its step, and without."""
+    return [
+        [index, str(entry.phase), entry.phase.name.replace("_", " ")]
+        for index, entry in enumerate(run.entries)
+        if isinstance(entry, Mark)
+    ]
+
+
+def _bounds(phases: Sequence[Sequence[Any]], known: Mapping[str, int], scale: _Scale) -> list[str]:
+    """A line over each phase at the least that its peak is said to take."""
+    parts, start = [], 0
+    for end, name, _ in phases:
+        if name in known:
+            y = scale.y(known[name])
+            parts.append(f'<line class="bound" x1="{scale.x(start)}" x2="{scale.x(end)}" y1="{y}" y2="{y}"/>')
+        start = end
+    return parts
+
+
+def _phase_names(run: Run, scale: _Scale) -> list[str]:
     parts = []
     start = 0
     for position, entry in enumerate(run.entries):
@@ -241,26 +193,36 @@ def _phases(run: Run, scale: _Scale) -> list[str]:
     return parts
 
 
-def _blocks(run: Run) -> dict[str, Any]:
-    """Every block, in columns; `place` is an index into `places`, (operation, module, line)."""
-    names = categories(run.entries)
-    places: dict[tuple[str, str, str], int] = {}
-    columns: dict[str, list[int]] = {name: [] for name in ("born", "died", "size", "category", "place")}
-    alive: dict[int, int] = {}
-    for index, entry in enumerate(run.entries):
-        if isinstance(entry, Allocation):
-            where = (entry.op, *(entry.where or ("", "")))
-            alive[entry.address] = len(columns["born"])
-            for name, value in (
-                ("born", index),
-                ("died", len(run.entries)),
-                ("size", entry.requested_bytes),
-                ("category", CATEGORIES.index(names[index])),
-                ("place", places.setdefault(where, len(places))),
-            ):
-                columns[name].append(value)
-        elif isinstance(entry, Free) and entry.address in alive:
-            columns["died"][alive.pop(entry.address)] = index
+def _blocks(entries: Entries, names: Mapping[int, str], positions: np.ndarray) -> dict[str, Any]:
+    """The blocks that are alive at a drawn position, in columns, in the order in which they are stacked.
+
+    `place` is an index into `places`: operation, module, line, and the module with layers together.
+    """
+    import numpy as np
+
+    born, died = lifetimes(entries)
+    first, last = np.searchsorted(positions, born), np.searchsorted(positions, died)
+    at = np.flatnonzero(first < last)
+    owners = np.fromiter((_STACKED.index(names[index]) for index in born[at].tolist()), np.int64, len(at))
+    at = at[np.lexsort((born[at], owners))]
+    outer = containers(entries)
+    places: dict[tuple[str, str, str, str], int] = {}
+    columns: dict[str, list[int]] = {
+        "born": born[at].tolist(),
+        "died": died[at].tolist(),
+        "first": first[at].tolist(),
+        "last": last[at].tolist(),
+        **{name: [] for name in ("size", "rounding", "category", "place")},
+    }
+    for index in columns["born"]:
+        block = entries[index]
+        assert isinstance(block, Allocation)
+        module, line = block.where or ("", "")
+        where = (block.op, module, line, layers_together(module, outer) if module else "")
+        columns["size"].append(block.requested_bytes)
+        columns["rounding"].append(block.size_bytes - block.requested_bytes)
+        columns["category"].append(CATEGORIES.index(names[index]))
+        columns["place"].append(places.setdefault(where, len(places)))
     return {"blocks": columns, "places": list(places)}
 
 
