@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,18 @@ class LoneRank:
             # Gloo connects ranks when they first talk, which a lone rank on the CPU does not
             "TORCH_GLOO_LAZY_INIT": "1",
         }
+
+
+def ranks_in(text: str) -> list[int]:
+    """The ranks that "0,3,6-8" names, each once, in order. Raises ProfilerError for anything else."""
+    ranks: set[int] = set()
+    for part in text.split(","):
+        span = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        first, last = (int(span[1]), int(span[2] or span[1])) if span else (1, 0)
+        if first > last or last >= MOST_RANKS:
+            raise ProfilerError(f"--rank is a rank below {MOST_RANKS}, or several as 0,3,6-8; not {text!r}")
+        ranks.update(range(first, last + 1))
+    return sorted(ranks)
 
 
 @contextmanager

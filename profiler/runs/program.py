@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from profiler.gpu.virtual import inside, launch
 from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
-from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
+from profiler.gpu.virtual.values.reads import FloatRead, ProgramReads, program_reads
 from profiler.recording.program_run import ProgramProcess, read_program
 from profiler.views import screen
 
@@ -88,6 +89,24 @@ def run_program(
         with screen.reading(events):
             processes = read_program(events, gpus.gpu)
         return Watched(exit_code, processes, read_journal(folder), program_reads(folder))
+
+
+def together(runs: Sequence[Watched]) -> Watched:
+    """Several runs of a program as one: the exit code is the first that is not 0, counts are sums."""
+    counts: Counter[FloatRead] = Counter()
+    for read in (read for each in runs for read in each.reads.reads):
+        counts[replace(read, count=0)] += read.count
+    reads = ProgramReads(
+        tuple(process for each in runs for process in each.reads.processes),
+        tuple(replace(read, count=count) for read, count in counts.items()),
+        tuple(sorted({pair for each in runs for pair in each.reads.not_followed})),
+    )
+    journal = Journal(
+        tuple(entry for each in runs for entry in each.journal.entries),
+        {place: size for each in runs for place, size in each.journal.peak_bytes.items()},
+    )
+    processes = [process for each in runs for process in each.processes]
+    return Watched(next((e.exit_code for e in runs if e.exit_code), 0), processes, journal, reads)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import pickle
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from profiler.views import screen
 
 if TYPE_CHECKING:
     from profiler.distributed.lone_rank import LoneRank
+    from profiler.gpu.virtual.card_file import VirtualGPUs
     from profiler.recording.program_run import ProgramProcess
     from profiler.runs.program import Watched
     from profiler.trace.run import PhaseMeasurement, Refusal, Run
@@ -59,7 +59,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.usage = "profiler on GPU [options] -- COMMAND ..."
     parser.add_argument("gpu", metavar="GPU", help="a GPU's name, a card's file, or several as 2xH100-80GB")
     parser.add_argument("--steps", type=whole_number, metavar="N", help="end it after N training steps")
-    parser.add_argument("--rank", type=int, metavar="R", help="be rank R of --world-size N, alone")
+    parser.add_argument(
+        "--rank", metavar="R", help="be rank R of --world-size N, alone; 0,3,6-7: one after the other"
+    )
     parser.add_argument("--world-size", type=whole_number, metavar="N", help="ranks there would be")
     parser.add_argument(
         "--late-events",
@@ -78,6 +80,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="a memory snapshot of the largest process, for pytorch.org/memory_viz",
     )
+    parser.add_argument("--ranks", type=Path, metavar="FILE", help="a picture of the ranks, png or svg")
     parser.add_argument(
         "--hide-real-gpu", action="store_true", help="run on the virtual GPU though a real one is here"
     )
@@ -90,7 +93,7 @@ def run(options: Namespace) -> int:
     """
     from profiler.distributed.lone_rank import as_lone_rank
     from profiler.gpu.virtual.card_file import VirtualGPUs
-    from profiler.runs.program import run_program
+    from profiler.runs.program import run_program, together
 
     command = getattr(options, "command", [])
     if not command:
@@ -98,12 +101,13 @@ def run(options: Namespace) -> int:
     several = re.fullmatch(r"(\d+)x(.+)", options.gpu)
     count, name = (int(several[1]), several[2]) if several else (1, options.gpu)
     gpu = find_gpu(name)
-    with ExitStack() as stack:
-        gpus, inherited = VirtualGPUs(gpu, count, events_wait=options.late_events), None
-        lone = _lone_rank(options, count)
-        if lone is not None:
-            gpus, inherited = stack.enter_context(as_lone_rank(lone, gpus))
-        watched = run_program(
+    gpus = VirtualGPUs(gpu, count, events_wait=options.late_events)
+    alone = _lone_ranks(options, count)
+    if options.ranks and options.ranks.suffix not in (".png", ".svg"):
+        raise ProfilerError(f"--ranks writes a .png or an .svg, not {options.ranks}")
+
+    def watch(gpus: VirtualGPUs, inherited: Mapping[str, str] | None = None) -> Watched:
+        return run_program(
             command,
             gpus,
             steps=options.steps or 0,
@@ -111,6 +115,12 @@ def run(options: Namespace) -> int:
             stdout=sys.stderr if options.json else None,
             inherited=inherited,
         )
+
+    several_runs = []
+    for lone in alone:
+        with as_lone_rank(lone, gpus) as (its_gpus, environment):
+            several_runs.append(watch(its_gpus, environment))
+    watched = together(several_runs) if alone else watch(gpus)
     report = _report(watched, gpu, command)
     if options.json:
         print(json.dumps(report, indent=2))
@@ -120,35 +130,46 @@ def run(options: Namespace) -> int:
         largest = max((process.run for process in watched.processes), key=lambda run: run.needed_bytes)
         settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
         about = {"allocator_settings": settings}
-        _write(replace(largest, name=" ".join(command), provenance=about), options)
+        _write(replace(largest, name=" ".join(command), provenance=about), report, options)
     return watched.exit_code
 
 
-def _lone_rank(options: Namespace, devices: int) -> LoneRank | None:
-    from profiler.distributed.lone_rank import LoneRank
+def _lone_ranks(options: Namespace, devices: int) -> list[LoneRank]:
+    from profiler.distributed.lone_rank import LoneRank, ranks_in
 
     if options.rank is None and options.world_size is None:
-        return None
+        return []
     if options.rank is None or options.world_size is None:
         raise ProfilerError("--rank and --world-size go together: rank R of N, from 0")
-    return LoneRank(options.rank, options.world_size, devices)
+    return [LoneRank(rank, options.world_size, devices) for rank in ranks_in(options.rank)]
 
 
-def _write(run: Run, options: Namespace) -> None:
+def _write(run: Run, report: dict[str, Any], options: Namespace) -> None:
     from profiler.files import write_atomically
+    from profiler.views.figures.ranks import rank_bars
+    from profiler.views.figures.style import as_image, use_style
     from profiler.views.memory_viz import memory_viz
     from profiler.views.pages.run import run_page
 
     if options.save:
         run.save(options.save)
+    picture = None
+    if report["ranks"] and (options.ranks or options.report):
+        use_style()
+        picture = rank_bars(report["ranks"], report["gpu"], report["gpu_bytes"], run.name)
+    if options.ranks:
+        if picture is None:
+            raise ProfilerError("--ranks: fewer than two ranks ran, so that there is nothing to draw")
+        image = as_image(picture, options.ranks.suffix)
+        write_atomically(options.ranks, lambda temporary: temporary.write_bytes(image))
     if options.report:
-        data = run_page(run).encode()
+        data = run_page(run, ranks=as_image(picture, ".svg") if picture else b"").encode()
         write_atomically(options.report, lambda temporary: temporary.write_bytes(data))
     if options.snapshot:
         # memory_viz reads no later protocol.
         pickled = pickle.dumps(memory_viz(run), protocol=4)
         write_atomically(options.snapshot, lambda temporary: temporary.write_bytes(pickled))
-    for path in (options.save, options.report, options.snapshot):
+    for path in (options.save, options.report, options.snapshot, options.ranks):
         if path:
             print(path, file=sys.stderr if options.json else sys.stdout)
 
@@ -268,7 +289,7 @@ def _show(report: dict[str, Any], every_phase: bool, console: Console) -> None:
     if not report["processes"]:
         console.print(f"No process of this program used the virtual {report['gpu']}.", style="yellow")
     if report["ranks"]:
-        console.print(_rank_table(report["ranks"]))
+        console.print(screen.rank_table(report["ranks"]))
     for process in _to_show(report, every_phase):
         console.print()
         _show_process(process, report, every_phase, console)
@@ -332,19 +353,6 @@ def _to_show(report: dict[str, Any], every: bool) -> list[dict[str, Any]]:
         return processes
     fullest = str(report["ranks"][0]["rank"])
     return [process for process in processes if process["rank"] in ("", fullest)]
-
-
-def _rank_table(groups: Sequence[dict[str, Any]]) -> Table:
-    """A line for ranks alike, the fullest first: their peaks, and what it is at that moment."""
-    names = list(dict.fromkeys(name for group in groups for name in group["shares"]))
-    columns = ["peak allocated", "peak reserved", *(name.replace("_", " ") for name in names)]
-    table = screen.table("ranks", *(screen.number(column) for column in columns))
-    for group in groups:
-        peaks = (group["peak_allocated_bytes"], group["peak_reserved_bytes"])
-        sizes = (*peaks, *(group["shares"].get(name, 0) for name in names))
-        table.add_row(group["words"], *(format_bytes(size) for size in sizes))
-    table.caption = "the fullest first; details of that one follow, of every rank with --all"
-    return table
 
 
 def _phase_table(process: dict[str, Any], every_phase: bool) -> Table:

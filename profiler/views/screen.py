@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+
+from profiler.units import format_bytes
 
 _WIDTH = 150  # of a file or a pipe, which has none to keep to
 
@@ -60,6 +62,19 @@ def table(*columns: str | Column, title: str = "", lines: bool = True) -> Table:
 def number(name: str = "") -> Column:
     """A column of numbers: to the right, in one line."""
     return Column(name, justify="right", no_wrap=True)
+
+
+def rank_table(groups: Sequence[dict[str, Any]]) -> Table:
+    """A line for ranks alike, the fullest first: their peaks, and what it is at that moment."""
+    names = list(dict.fromkeys(name for group in groups for name in group["shares"]))
+    columns = ["peak allocated", "peak reserved", *(name.replace("_", " ") for name in names)]
+    ranks = table("ranks", *(number(column) for column in columns))
+    for group in groups:
+        peaks = (group["peak_allocated_bytes"], group["peak_reserved_bytes"])
+        sizes = (*peaks, *(group["shares"].get(name, 0) for name in names))
+        ranks.add_row(group["words"], *(format_bytes(size) for size in sizes))
+    ranks.caption = "the fullest first; details of that one follow, of every rank with --all"
+    return ranks
 
 
 @contextmanager

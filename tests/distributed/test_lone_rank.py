@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.distributed.lone_rank import LoneRank
+from profiler.distributed.lone_rank import LoneRank, ranks_in
 from profiler.distributed.store import LoneRankStore
 from profiler.errors import ProfilerError
 from profiler.units import MIB
@@ -44,6 +44,14 @@ def test_what_a_rank_is_told() -> None:
     for rank, world_size in ((8, 8), (-1, 8), (0, 4097)):
         with pytest.raises(ProfilerError):
             LoneRank(rank, world_size)
+
+
+def test_ranks_are_named_as_pages_are() -> None:
+    assert ranks_in("3") == [3]
+    assert ranks_in("7, 0,3-5,4") == [0, 3, 4, 5, 7]
+    for wrong in ("", "a", "1,", "5-3", "-1", "4096", "1-5000"):
+        with pytest.raises(ProfilerError, match="--rank is a rank below 4096"):
+            ranks_in(wrong)
 
 
 SHARDED = """

@@ -99,3 +99,47 @@ def test_rank_and_world_size_go_together(tmp_path: Path) -> None:
         1,
         "profiler: --rank and --world-size go together: rank R of N, from 0\n",
     )
+
+
+STAGES = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("nccl")
+rank, last = dist.get_rank(), dist.get_world_size() - 1
+torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+size = 1024 * (2 if rank == last else 1)
+model = torch.nn.Linear(1024, size, bias=False).cuda()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+x = torch.zeros(1, 1024, device="cuda")
+for _ in range(2):
+    if rank > 0:
+        dist.recv(x, rank - 1)
+    y = model(x)
+    if rank < last:
+        dist.send(torch.zeros(1, 1024, device="cuda"), rank + 1)
+    y.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+"""
+
+
+def test_the_ranks_that_differ_are_asked_for_and_the_fullest_is_named(tmp_path: Path) -> None:
+    """Of four stages the last one's layer is twice as wide: 8 MiB and not 4."""
+    needed(installed_torch())
+    script, picture, page = tmp_path / "stages.py", tmp_path / "ranks.svg", tmp_path / "page.html"
+    script.write_text(STAGES)
+    words = ["H100-80GB", "--rank", "3,0-1", "--world-size", "4", "--ranks", str(picture)]
+    words += ["--report", str(page), "--json", "--", sys.executable, str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", "profiler", "on", *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    groups = json.loads(done.stdout)["ranks"]
+    assert [group["ranks"] for group in groups] == [[3], [0, 1]]
+    assert [group["shares"]["parameters"] for group in groups] == [8 * MIB, 4 * MIB]
+    assert "Rank 3 is the fullest" in picture.read_text()
+    assert "<h2>Ranks</h2><figure>" in page.read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,11 +108,18 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
     for path in paths:
-        metadata = {"Date": None} if path.suffix == ".svg" else None
-        write_atomically(path, partial(_draw, figure, path.suffix[1:], metadata))
+        write_atomically(path, partial(_draw, figure, path.suffix))
     plt.close(figure)
     return paths
 
 
-def _draw(figure: Figure, kind: str, metadata: dict[str, None] | None, path: Path) -> None:
-    figure.savefig(path, format=kind, bbox_inches="tight", metadata=metadata)
+def as_image(figure: Figure, suffix: str) -> bytes:
+    """The figure as the bytes of a file, ".png" or ".svg"."""
+    image = BytesIO()
+    _draw(figure, suffix, image)
+    return image.getvalue()
+
+
+def _draw(figure: Figure, suffix: str, to: Path | BytesIO) -> None:
+    metadata = {"Date": None} if suffix == ".svg" else None
+    figure.savefig(to, format=suffix[1:], bbox_inches="tight", metadata=metadata)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
 from profiler import __version__
 from profiler.units import format_bytes
+
+IMAGE_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -52,6 +55,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[
     return (
         f'<div class="wide"><table>{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
     )
+
+
+def image(data: bytes, suffix: str, alt: str) -> str:
+    """A picture, inside the page; `suffix` is that of its file, a key of IMAGE_KINDS."""
+    encoded = base64.b64encode(data).decode()
+    return f'<figure><img alt="{escape(alt)}" src="data:{IMAGE_KINDS[suffix]};base64,{encoded}"></figure>'
 
 
 def shares(sizes: Mapping[str, int], total_bytes: int, most: int, colours: Mapping[str, str]) -> str:

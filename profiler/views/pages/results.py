@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +14,7 @@ from profiler.records.comparison import compare
 from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
-from profiler.views.pages.page import page, table
+from profiler.views.pages.page import IMAGE_KINDS, image, page, table
 from profiler.views.screen import plain
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 _RECORDS, _ABOUT = "records.parquet", "about.json"  # one of them is in each experiment's folder
 _ROWS_SHOWN = 40
 _WORDS_OF_A_RUN = 3  # columns before its numbers
-_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
 def results_page(folder: Path, questions: Mapping[str, str]) -> str:
@@ -52,7 +50,7 @@ def results_page(folder: Path, questions: Mapping[str, str]) -> str:
     for name, path in zip(names, found, strict=True):
         parts.append(f'<h2 id="{escape(name)}">{escape(_words(name))}</h2>')
         parts.append(f'<p class="lead">{escape(questions.get(path.name, ""))}</p>')
-        parts += [_picture(image) for image in _pictures(path)]
+        parts += [_picture(each) for each in _pictures(path)]
         tables = [path / _RECORDS] if (path / _RECORDS).exists() else sorted(path.glob("*.parquet"))
         parts += [_table_or_why(file) for file in tables]
     return page(title, "\n".join(parts))
@@ -65,18 +63,19 @@ def _words(name: str) -> str:
 def _pictures(folder: Path) -> list[Path]:
     """One file a picture: of its formats the smaller one."""
     stems = sorted(
-        {path.with_suffix("") for path in folder.iterdir() if path.suffix in _KINDS and path.is_file()}
+        {path.with_suffix("") for path in folder.iterdir() if path.suffix in IMAGE_KINDS and path.is_file()}
     )
     return [
-        min((p for kind in _KINDS if (p := stem.with_suffix(kind)).exists()), key=lambda p: p.stat().st_size)
+        min(
+            (p for kind in IMAGE_KINDS if (p := stem.with_suffix(kind)).exists()),
+            key=lambda p: p.stat().st_size,
+        )
         for stem in stems
     ]
 
 
 def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    alt = escape(_words(path.stem))
-    return f'<figure><img alt="{alt}" src="data:{_KINDS[path.suffix]};base64,{data}"></figure>'
+    return image(path.read_bytes(), path.suffix, _words(path.stem))
 
 
 def _table_or_why(path: Path) -> str:

@@ -16,7 +16,7 @@ from profiler.trace.run import Refusal, Run
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.views.pages.formula import formula_section
-from profiler.views.pages.page import page, shares, table
+from profiler.views.pages.page import image, page, shares, table
 from profiler.views.pages.timeline import STYLE, timeline_section
 
 _PARTS_SHOWN = 15
@@ -29,8 +29,8 @@ _NOTES = {
 }
 
 
-def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = ()) -> str:
-    """The page of a run; `formula` as in formula_section."""
+def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = (), ranks: bytes = b"") -> str:
+    """The page of a run; `formula` as in formula_section, `ranks` an SVG of the ranks that it is one of."""
     title = f"{run.name} on {run.device}" if run.device.gpu is not None else run.name
     lead, note = _lead(run), " ".join(filter(None, (_NOTES.get(run.device.kind, ""), run.note)))
     peak, entries = run.peak(), run.entries
@@ -42,6 +42,7 @@ def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = ()) -> str:
         where += [peak.allocation.op, *(peak.allocation.where or ())]
     parts = [
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
+        f"<h2>Ranks</h2>{image(ranks, '.svg', 'What each rank needs')}" if ranks else "",
         "<h2>Who owns each byte</h2>",
         timeline_section(run, words, {str(each["phase"]): each["peak_bytes"] for each in formula}),
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
