@@ -17,6 +17,7 @@ reads one, it gets what a healthy run could have given, and the read is written 
 - `answers`   what kernels read back inside, as a number of nonzero elements
 - `kernels`   which kernels are wrapped, and how
 - `hooks`     hooks that run in a backward pass
+- `ending`    the end of the program
 - `journal`   reads of values that were not computed, written by the program's process
 - `reads`     the same, read by whoever ran the program
 
@@ -29,6 +30,7 @@ def install() -> None:
     """Follow values in this process from its first use of the GPU on. Called once torch is imported."""
     import torch
 
+    from .ending import rest_before_the_end
     from .hooks import follow_hooks
 
     def wrap() -> None:
@@ -38,3 +40,4 @@ def install() -> None:
 
     torch.cuda._lazy_call(wrap)
     follow_hooks()
+    rest_before_the_end()
