@@ -39,6 +39,7 @@ TORCH_AT_TOP = (
     "training",
     "recording",
     "formula.facts",
+    "runs.servers",
     "reference.probe_operations",
 )
 TORCH_IS_THERE = "integrations.transformers"  # whoever imports it has imported transformers' Trainer

@@ -34,7 +34,7 @@ _SEGMENTS = {
 _MIXED = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F)
 _STOPPED = "not whole: there was no room to write down what followed; set TMPDIR to a larger disk"
 _AT_THE_END = "after the last phase"
-_FIELDS = [  # struct record of stand_ins/events.c
+_FIELDS = [  # struct record of stand_ins/events/stream.c
     *((name, "<u8") for name in ("address", "size", "requested", "allocated", "reserved")),
     *(("place", "<u4"), ("kind", "u1"), ("device", "u1"), ("stream", "u1"), ("unused", "u1")),
 ]

@@ -1,7 +1,7 @@
 """Any function in a fresh process: what it returns, how far it is, and how it died.
 
-Processes are forked from a server that has the libraries imported already. A process ends with its parent,
-whatever ended that one, and nothing is imported from the current folder.
+Processes are forked from a server that has the libraries imported already (profiler.runs.servers). A process
+ends with its parent, whatever ended that one, and nothing is imported from the current folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from multiprocessing import connection as connections
 from multiprocessing import forkserver, resource_tracker, spawn
 from multiprocessing.connection import Connection
@@ -31,6 +32,17 @@ _also_preloaded: list[str] = []
 _SAFE_PATH = "PYTHONSAFEPATH"
 # Asking CUDA how many devices there are would spoil the server for all that it forks; NVML may be asked.
 _NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a server has done before it forks: `imports` a module, with `variables` in its environment."""
+
+    imports: str
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+ORDINARY = Server("profiler.runs.servers.ordinary")
 
 
 class Died(ProfilerError):
@@ -57,6 +69,7 @@ def in_fresh_process(
     on_phase: Callable[[int], None] | None = None,
     environment: Mapping[str, str] | None = None,
     timeout_seconds: float | None = None,
+    server: Server = ORDINARY,
 ) -> Any:
     """What `function(*arguments)` returns in a process of its own; what that prints goes nowhere.
 
@@ -65,8 +78,9 @@ def in_fresh_process(
         name: of what is done, for messages.
         on_phase: if given, `function` is called with a keyword `on_phase` too: a function whose calls are
             repeated here, with what it was told.
-        environment: variables that the process has beside this one's.
+        environment: variables that the process has beside this one's from its start.
         timeout_seconds: a process that is silent for so long is ended.
+        server: what forks the process, if no `environment` asks for one that does not come from any.
 
     Raises:
         ProfilerError: the function raised it, or the process was silent for too long.
@@ -74,7 +88,7 @@ def in_fresh_process(
     """
     with tempfile.NamedTemporaryFile(prefix="profiler-", suffix=".log") as log:
         arguments = (log.name, function, arguments, on_phase is not None)
-        process, receiver = _started(arguments, dict(environment or {}))
+        process, receiver = _started(arguments, dict(environment or {}), server)
         try:
             kind, content = _listen(receiver, on_phase, timeout_seconds)
         except TimeoutError:
@@ -160,21 +174,21 @@ def _stop_if_closed() -> None:
         raise ProfilerError("stopped")
 
 
-def _started(arguments: tuple[Any, ...], environment: dict[str, str]) -> tuple[Any, Connection]:
+def _started(
+    arguments: tuple[Any, ...], environment: dict[str, str], server: Server
+) -> tuple[Any, Connection]:
     """A process that runs `_serve`, and where it will speak."""
     group: _Group | None = getattr(_thread, "group", None)
     own = {_SAFE_PATH: os.environ.get(_SAFE_PATH)}
+    forked = not environment and "forkserver" in multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
     with _starting, _surroundings({**environment, _SAFE_PATH: "1"}):
-        context = _context(fresh=bool(environment))
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_serve, args=(sender, own, *arguments))
         _stop_if_closed()
-        if context.get_start_method() == "forkserver":
-            forkserver.ensure_running()  # keeps Ctrl-C blocked, for all that it forks
-            # It answers when its imports are over: the wait for that may be interrupted.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         try:
-            process.start()
+            with _served_by(server) if forked else nullcontext():
+                process.start()
         except (EOFError, OSError) as error:  # the server is dead, or there is no memory for one
             raise Died(f"no process can be started ({first_line(error)}){_limited()}") from None
     sender.close()
@@ -196,28 +210,40 @@ def _end(process: Any) -> None:
             group.processes.discard(process)
 
 
-def _context(fresh: bool) -> Any:
-    """Processes that start fast: forked from a server that has the libraries but no CUDA context.
-
-    The server keeps the environment that it started with: `fresh` asks for a process that does not come from
-    it.
-    """
-    if fresh or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["profiler.runs.preloaded", *_also_preloaded])
-    return context
+_servers: dict[Server, forkserver.ForkServer] = {}
 
 
-def _forget_server() -> None:
-    """A process that another library forks is no parent of the server, and starts one of its own."""
-    server: Any = forkserver._forkserver
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-    server.__init__()
+@contextmanager
+def _served_by(server: Server) -> Iterator[None]:
+    """Inside, processes are forked from `server`, which is started if need be; it has no CUDA context."""
+    running = _servers.setdefault(server, forkserver.ForkServer())
+    running.set_forkserver_preload([server.imports, *_also_preloaded])
+    before = {name: os.environ.get(name) for name, _ in server.variables}
+    os.environ.update(server.variables)
+    try:
+        running.ensure_running()  # keeps Ctrl-C blocked, for all that it forks
+    finally:
+        _set_environment(before)
+    # It answers when its imports are over: the wait for that may be interrupted.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    of_all = forkserver.connect_to_new_process
+    forkserver.connect_to_new_process = running.connect_to_new_process
+    try:
+        yield
+    finally:
+        forkserver.connect_to_new_process = of_all
 
 
-os.register_at_fork(after_in_child=_forget_server)
+def _forget_servers() -> None:
+    """A process that another library forks is no parent of the servers, and starts its own."""
+    for server in _servers.values():
+        alive: int | None = server._forkserver_alive_fd  # type: ignore[attr-defined]
+        if alive is not None:
+            os.close(alive)
+    _servers.clear()
+
+
+os.register_at_fork(after_in_child=_forget_servers)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.values.reads import FloatRead, ProgramReads, program_reads
 from profiler.recording.program_run import ProgramProcess, read_program
+from profiler.recording.virtual.event_stream import FOLDER, LIBRARY
 from profiler.views import screen
 
 _WATCHER = Path(__file__).parents[1] / "recording" / "inside"
@@ -74,8 +75,8 @@ def run_program(
         )
         library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))
         variables |= {
-            "PROFILER_EVENTS": str(events),
-            "PROFILER_EVENTS_LIBRARY": library,
+            FOLDER: str(events),
+            LIBRARY: library,
             "PROFILER_EVENTS_STEPS": str(steps),
         }
         sys.stdout.flush()

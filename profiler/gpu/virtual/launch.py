@@ -27,6 +27,40 @@ class Finished:
     journal: Journal
 
 
+def check_no_real_gpu() -> None:
+    """Raise ProfilerError where a real GPU is here: a program never sees both."""
+    if _REAL_DRIVER.exists():
+        raise ProfilerError(
+            "a real GPU is here; run on it, or ask for it to be hidden behind the virtual one"
+        )
+
+
+def preloaded(
+    installation: Installation | None = None, inherited: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The variables, over those that are `inherited`, of a process that has the stand-ins and no GPU yet.
+
+    Raises ProfilerError where there can be no stand-ins.
+    """
+    inherited = os.environ if inherited is None else inherited
+    compiled = stand_ins(installation or find_torch())
+    libraries = [*map(str, compiled), *inherited.get("LD_PRELOAD", "").split(":")]
+    return {
+        "LD_PRELOAD": ":".join(path for path in libraries if path),
+        "TRITON_LIBCUDA_PATH": str(compiled[0].parent),
+    }
+
+
+def card_variables(
+    gpus: VirtualGPUs, folder: Path, installation: Installation | None = None
+) -> dict[str, str]:
+    """The variables that show a process with the stand-ins its GPUs; see `environment`."""
+    installation = installation or find_torch()
+    card = folder / "card.txt"
+    write_card(gpus, card, folder, installation.cudnn, installation.cudnn_version)
+    return {ENVIRONMENT_VARIABLE: str(card)}
+
+
 def environment(
     gpus: VirtualGPUs,
     folder: Path,
@@ -45,19 +79,11 @@ def environment(
     Raises ProfilerError where no virtual GPU can be had, and where a real one is there, unless
     `hide_real_gpu`: a program never sees both.
     """
-    if _REAL_DRIVER.exists() and not hide_real_gpu:
-        raise ProfilerError(
-            "a real GPU is here; run on it, or ask for it to be hidden behind the virtual one"
-        )
+    if not hide_real_gpu:
+        check_no_real_gpu()
     installation = installation or find_torch()
-    compiled = stand_ins(installation)
-    card = folder / "card.txt"
-    write_card(gpus, card, folder, installation.cudnn, installation.cudnn_version)
     variables = dict(os.environ if inherited is None else inherited)
-    preloaded = [*map(str, compiled), *variables.get("LD_PRELOAD", "").split(":")]
-    variables["LD_PRELOAD"] = ":".join(path for path in preloaded if path)
-    variables["TRITON_LIBCUDA_PATH"] = str(compiled[0].parent)
-    variables[ENVIRONMENT_VARIABLE] = str(card)
+    variables |= preloaded(installation, variables) | card_variables(gpus, folder, installation)
     return variables | inside.variables_for(variables, folder, packages)
 
 

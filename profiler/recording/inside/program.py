@@ -1,6 +1,6 @@
 """Inside a program on the virtual GPU: says to the stream of its allocator's events what Python knows.
 
-The events themselves are written by stand_ins/events.c into a folder of the process. Beside them stand here
+The events themselves are written by stand_ins/events/stream.c into a folder of the process. Beside them stand
 
     places.jsonl   [module, line, operation], the nth line for place n
     marks.jsonl    the nth line for mark n, the end of a phase: its words, and what lives at which address
@@ -12,7 +12,6 @@ Nothing is written by a process that uses no GPU.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import json
 import os
 import sys
@@ -20,7 +19,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,11 +27,11 @@ from profiler.recording.auto_phases import auto_phases
 from profiler.recording.inside import communication
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.places import Attribution
+from profiler.recording.virtual.event_stream import LIBRARY, Asked, EventStream
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 
-LIBRARY, STEPS = "PROFILER_EVENTS_LIBRARY", "PROFILER_EVENTS_STEPS"
-_PLACE_OF = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_size_t)
+STEPS = "PROFILER_EVENTS_STEPS"
 _CUDA = torch.device("cuda")
 _WATCHDOG_SECONDS = 0.25
 _LASTING = ("parameters", "optimizer_states")  # labelled once, where they stay
@@ -41,31 +39,25 @@ _LASTING = ("parameters", "optimizer_states")  # labelled once, where they stay
 
 def watch() -> None:
     """Watch this process until it ends."""
-    library = os.environ.get(LIBRARY)
-    if library:
-        _Watch(ctypes.CDLL(library), int(os.environ.get(STEPS) or 0)).begin()
+    if os.environ.get(LIBRARY):
+        _Watch(int(os.environ.get(STEPS) or 0)).begin()
 
 
 class _Watch:
-    def __init__(self, events: Any, steps: int) -> None:
-        self._events = events
-        events.events_written.restype = ctypes.c_uint64
-        events.events_folder.restype = ctypes.c_char_p
-        events.events_mark.argtypes = [ctypes.c_uint64]
+    def __init__(self, steps: int) -> None:
+        self._events = EventStream(self._asked)
         self._steps = steps
         self._open = ExitStack()
-        self._places: dict[tuple[str, str, str], int] = {}
         self._written_places = self._marks = 0
         self._labelled: set[tuple[int, str]] = set()
         self._ended = ""
         self._said_of_process = False
         self._forked = False
-        self._hold = _PLACE_OF(self._place)  # ctypes keeps no reference
 
     def begin(self) -> None:
         self._attribution = self._open.enter_context(Attribution())
         self._open.enter_context(auto_phases(self.phase, self._step_ends))
-        self._events.events_attach(self._hold)
+        self._events.attach()
         os.register_at_fork(after_in_child=self._end_in_child)
         atexit.register(self._end)
         self._install_error_hook()
@@ -75,7 +67,7 @@ class _Watch:
         shown = sys.excepthook
 
         def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-            if self._events.events_written():
+            if self._events.written:
                 self._say_of_process(f"{kind.__name__}: {str(error).partition(chr(10))[0]}")
             shown(kind, error, traceback)
 
@@ -87,24 +79,13 @@ class _Watch:
         self._end()
 
     def _end(self) -> None:
-        self._events.events_detach()
+        self._events.detach()
         self._open.close()
 
-    def _place(self, size_bytes: int) -> int:
-        """The number of the place that allocates now; called before the allocation, without any lock."""
-        try:
-            where = self._attribution.here()
-            node = torch._C._current_autograd_node()
-            op = communication.role() or (node.name() if node is not None else "")
-            place = (where.module, where.line, op)
-            number = self._places.get(place)
-            if number is None:
-                number = self._places[place] = len(self._places) + 1
-            return number
-        except KeyboardInterrupt:
-            return -1
-        except Exception:
-            return 0
+    def _asked(self, operation: str) -> Asked:
+        where = self._attribution.here()
+        node = torch._C._current_autograd_node()
+        return Asked(where, communication.role() or (node.name() if node is not None else operation))
 
     # --- phases -----------------------------------------------------------------------------------------
 
@@ -114,7 +95,7 @@ class _Watch:
         try:
             yield
         finally:
-            if not self._forked and self._events.events_written():
+            if not self._forked and self._events.written:
                 self._mark(phase, state)
 
     def _mark(self, phase: Phase, state: TrainingState) -> None:
@@ -135,10 +116,8 @@ class _Watch:
         self._marks += 1
         line = {"step": phase.step, "phase": phase.name, "micro_batch": phase.micro_batch}
         self._append("marks.jsonl", [{**line, "labels": owned, "modules": modules}])
-        known = list(self._places)
-        self._append("places.jsonl", known[self._written_places :])
-        self._written_places = len(known)
-        self._events.events_mark(self._marks)
+        self._append_places()
+        self._events.mark(self._marks)
         if not self._said_of_process:
             self._say_of_process()
             self._said_of_process = True
@@ -148,17 +127,19 @@ class _Watch:
             # ProcessGroupNCCL lets go of the tensors of an all-reduce when its watchdog looks again, ten
             # times a second: a step on a GPU takes longer than that.
             time.sleep(_WATCHDOG_SECONDS)
-        if self._steps and step >= self._steps and self._events.events_written():
+        if self._steps and step >= self._steps and self._events.written:
             self._say_of_process(f"stopped after {step} steps")
             raise SystemExit(0)
 
     # --- files ------------------------------------------------------------------------------------------
 
-    def _folder(self) -> Path:
-        return Path(os.fsdecode(self._events.events_folder()))
+    def _append_places(self) -> None:
+        known = self._events.places
+        self._append("places.jsonl", [[*where, op] for where, op in known[self._written_places :]])
+        self._written_places = len(known)
 
     def _append(self, name: str, lines: list[Any]) -> None:
-        with (self._folder() / name).open("a") as file:
+        with (self._events.folder / name).open("a") as file:
             file.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
 
     def _say_of_process(self, ended: str = "") -> None:
@@ -169,7 +150,5 @@ class _Watch:
             "rank": os.environ.get("RANK", ""),
             "ended": self._ended,
         }
-        (self._folder() / "process.json").write_text(json.dumps(said))
-        known = list(self._places)
-        self._append("places.jsonl", known[self._written_places :])
-        self._written_places = len(known)
+        (self._events.folder / "process.json").write_text(json.dumps(said))
+        self._append_places()

@@ -35,7 +35,9 @@ def install() -> None:
 
     def wrap() -> None:
         from . import kernels
+        from .process import journal
 
+        journal.open()
         kernels.wrap_all()
 
     torch.cuda._lazy_call(wrap)

@@ -26,11 +26,15 @@ _LIBRARIES = (
 class ReadsJournal:
     """The places of this process at which the host read what was not computed."""
 
-    def __init__(self, folder: str | None):
-        self._folder = folder
+    def __init__(self) -> None:
+        self._folder: str | None = None  # until it is open, nothing is written
         self._counts: dict[tuple[object, ...], int] = {}
         self._lines: dict[tuple[object, ...], dict[str, object]] = {}
-        if folder:
+
+    def open(self) -> None:
+        """Write to the folder that the environment names from now on."""
+        self._folder = os.environ.get(FOLDER)
+        if self._folder:
             self._write({"process": os.getpid()})
             atexit.register(self.close)
             os.register_at_fork(after_in_child=self._start_anew)

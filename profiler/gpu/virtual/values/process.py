@@ -1,9 +1,7 @@
 """What this process knows of device memory, and its journal: one of each."""
 
-import os
-
-from .journal import FOLDER, ReadsJournal
+from .journal import ReadsJournal
 from .known import KnownMemory
 
 known = KnownMemory()
-journal = ReadsJournal(os.environ.get(FOLDER))
+journal = ReadsJournal()

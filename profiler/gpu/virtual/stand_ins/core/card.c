@@ -1,4 +1,5 @@
-/* The card: read once from the file that PROFILER_VIRTUAL_GPU names. */
+/* The card: read from the file that PROFILER_VIRTUAL_GPU names, once, and once more in a forked process, whose
+ * environment may name another. */
 #include "common.h"
 
 #include <pthread.h>
@@ -61,7 +62,15 @@ static void choose_visible(void) {
     }
 }
 
+static void in_child(void) {
+    static const pthread_once_t afresh = PTHREAD_ONCE_INIT;
+    once = afresh;
+}
+
 static void read_card(void) {
+    static bool heeds_forks;
+    if (!heeds_forks) heeds_forks = !pthread_atfork(NULL, NULL, in_child);
+    memset(&the_card, 0, sizeof the_card);
     const char *path = getenv("PROFILER_VIRTUAL_GPU");
     FILE *file = path ? fopen(path, "re") : NULL;
     if (!file) {

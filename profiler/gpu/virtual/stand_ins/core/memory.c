@@ -133,7 +133,7 @@ static int allocate(void **address, struct device *span, size_t bytes, size_t ch
     return SUCCESS;
 }
 
-/* Without the lock: events.c has one of its own. Before memory is given back, so that nobody has it again yet. */
+/* Without the lock: events/stream.c has one of its own. Before memory is given back, so that nobody has it again yet. */
 static void tell(enum memory_change change, const void *address, size_t bytes) {
     if (events_memory) events_memory(change, address, bytes, vgpu_memory_device(address));
 }

@@ -13,6 +13,8 @@
  *
  * The file is mapped, so that what a killed process had written is there. Little-endian records of 48 bytes.
  */
+#include "operation.h"
+
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -74,7 +76,7 @@ typedef struct stream current_stream(int8_t);
 typedef void report_usage(void *, int64_t, size_t, size_t, struct device);
 typedef void report_out_of_memory(int64_t, size_t, size_t, struct device);
 typedef struct data_pointer allocate(void *, size_t);
-typedef int64_t place_of(size_t);
+typedef int64_t place_of(size_t, const char *operation);
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -239,7 +241,7 @@ EXPORT void events_memory(int change, const void *address, size_t bytes, int dev
 
 static struct data_pointer noting_allocate(void *allocator, size_t bytes) {
     place_of *asks = place;
-    int64_t answer = asks && bytes ? asks(bytes) : 0;
+    int64_t answer = asks && bytes ? asks(bytes, operation_now()) : 0;
     if (answer < 0 && interrupt) interrupt(); /* Ctrl-C came while Python said the place */
     asked_bytes = bytes;
     asked_at = answer > 0 ? (uint32_t)answer : 0;
@@ -266,12 +268,16 @@ EXPORT int events_attach(place_of *says) {
         table[2 + ALLOCATE_ENTRY] = (void *)noting_allocate;
         __atomic_store_n((void ***)allocator, table + 2, __ATOMIC_RELEASE);
     }
+    operation_observe();
     place = says;
     return 0;
 }
 
 /* Nothing is asked any more; events go on. */
-EXPORT void events_detach(void) { place = NULL; }
+EXPORT void events_detach(void) {
+    place = NULL;
+    operation_ignore();
+}
 
 /* A point of the stream that the caller names: `number` is its own. */
 EXPORT void events_mark(uint64_t number) {

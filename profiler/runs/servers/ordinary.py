@@ -1,4 +1,4 @@
-"""What the server that processes are forked from imports once: seconds of imports that each would repeat.
+"""A server of processes that run on the CPU, on a GPU that is here, or on a simulated one.
 
 What cannot be imported is left to the process that needs it, which says so in its own words, to its own log:
 the server says nothing.
@@ -19,6 +19,7 @@ _LIBRARIES = (
     "profiler.recording.simulated",
     "profiler.training.models",
     "profiler.training.optimizers",
+    "profiler.training.step",
 )
 
 for _output in (1, 2):

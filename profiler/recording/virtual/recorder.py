@@ -1,0 +1,73 @@
+"""Measuring on the virtual GPU: PyTorch's own CUDA allocator, each block with the place that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+
+import torch
+
+from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.places import Attribution
+from profiler.recording.recorder import PhaseRecorder, Reading
+from profiler.recording.virtual.event_stream import (
+    Asked,
+    Events,
+    EventStream,
+    PhaseEnd,
+    events_of,
+    read_records,
+)
+from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState
+
+
+class VirtualRecorder(PhaseRecorder):
+    """Records a run in a process that has the stand-ins preloaded; see PhaseRecorder."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, on_phase: Callable[[Phase], None] = lambda phase: None) -> None:
+        super().__init__(on_phase)
+        self._stream = EventStream(self._asked)
+        self._ends: list[PhaseEnd] = []
+
+    def _start(self, stack: ExitStack) -> None:
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats()
+        self._attribution = stack.enter_context(Attribution())
+        self._stream.attach()
+        stack.callback(self._stream.detach)
+
+    def _asked(self, operation: str) -> Asked:
+        return Asked(self._attribution.here(), operation)
+
+    def _synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def _read(self, phase: Phase, state: TrainingState) -> Reading:
+        if isinstance(state.model, torch.nn.Module):
+            self._attribution.know(state.model)
+        mark = Mark(phase, labels(state, self.device))
+        self._ends.append(PhaseEnd(mark, parameter_modules(state, self.device)))
+        self._stream.mark(len(self._ends))
+        free_bytes, total_bytes = torch.cuda.mem_get_info()
+        statistics = torch.cuda.memory_stats()
+        torch.cuda.reset_peak_memory_stats()
+        return Reading(mark, total_bytes - free_bytes, statistics)
+
+    @cached_property
+    def _events(self) -> Events:
+        return events_of(read_records(self._stream.folder), self._stream.places, self._ends)
+
+    @property
+    def entries(self) -> Sequence[Allocation | Free | Mark]:
+        """Everything that happened on the device, in order; ask for it after the `with` block."""
+        return self._events.entries
+
+    @property
+    def reserved_bytes(self) -> Sequence[int]:
+        """What the allocator held from the driver after each entry."""
+        return self._events.reserved_bytes
