@@ -62,12 +62,10 @@ def find_gpu(name: str) -> GPU:
     return cards.find_gpu(name)
 
 
-def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -> Run:
-    """Train the workload on a simulated GPU, in this process: the real step, and nothing is computed.
-
-    The simulated GPU is open while it runs: "cuda" means it to whatever else runs in this process, one at a
-    time. It must come before the first `backward()` of the process, whose threads PyTorch starts only once;
-    `fit` simulates in processes of their own and knows no such limit.
+def simulate(
+    workload: Workload, gpu: GPU | str, allocator_settings: str = "", engine: str | None = None
+) -> Run:
+    """Train the workload on a GPU that need not be there, in a process of its own: the real step.
 
     >>> run = simulate(Workload("mlp-tiny", batch=32), "A100-40GB")
     >>> [str(phase.account.phase) for phase in run.phases][:3]
@@ -81,16 +79,22 @@ def simulate(workload: Workload, gpu: GPU | str, allocator_settings: str = "") -
         workload: what to train; its model may be a function of your own, as "train.py:make_model".
         gpu: where, see `find_gpu`; a run that does not fit has its `out_of_memory`.
         allocator_settings: as PYTORCH_ALLOC_CONF has them.
+        engine: what stands for the GPU: "virtual" (the CUDA build of torch, whose kernels do not run) or
+            "simulated"; None: virtual where the machine allows it. The run's `device.kind` says which it was,
+            `rests_on` what was assumed.
 
     Raises:
-        ProfilerError: the model cannot be built or simulated; names the line of your own code. Also where
-            `backward()` has run in this process before, or a simulated GPU is open.
+        ProfilerError: the model cannot be built or run; names the line of your own code. Also where the
+            engine that is asked for cannot be had.
     """
-    from profiler.device import SIMULATED, Device
-    from profiler.runs.execute import run_on
+    from profiler.gpu.allocator.settings import AllocatorSettings
+    from profiler.runs.engine import device_for
+    from profiler.runs.execute import run_in_fresh_process
     from profiler.runs.run_settings import RunSettings
 
-    return run_on(workload, Device(SIMULATED, _gpu(gpu)), RunSettings(allocator_settings=allocator_settings))
+    AllocatorSettings.parse(allocator_settings)  # wrong ones are said before anything runs
+    settings = RunSettings(allocator_settings=allocator_settings)
+    return run_in_fresh_process(workload, device_for(_gpu(gpu), engine), settings)
 
 
 def measure(workload: Workload, device: str = "cuda", allocator_settings: str = "") -> Run:
@@ -204,7 +208,13 @@ def terms(workload: Workload, gpu: GPU | str | None = None) -> list[PhaseTerms]:
     return phase_terms(workload, facts, "cpu" if gpu is None else "cuda")
 
 
-def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", largest: bool = True) -> Fit:
+def fit(
+    workload: Workload,
+    gpu: GPU | str,
+    allocator_settings: str = "",
+    largest: bool = True,
+    engine: str | None = None,
+) -> Fit:
     """Whether the workload fits on the GPU: verdict, headroom, largest batch, and what would help.
 
     >>> answer = fit(Workload("mlp-tiny", batch=32), "T4", largest=False)
@@ -215,15 +225,16 @@ def fit(workload: Workload, gpu: GPU | str, allocator_settings: str = "", larges
         workload: what to train.
         gpu: where, see `find_gpu`.
         allocator_settings: as PYTORCH_ALLOC_CONF has them.
-        largest: whether to search for the largest batch, which takes a few simulations more.
+        largest: whether to search for the largest batch, which takes a few runs more.
+        engine: see `simulate`.
 
-    Raises ProfilerError for a model that cannot be built or simulated.
+    Raises ProfilerError as `simulate` does.
     """
     from profiler.advice import fit as advice
     from profiler.gpu.allocator.settings import AllocatorSettings
 
     AllocatorSettings.parse(allocator_settings)  # wrong ones are said before anything runs
-    question = advice.Question(allocator_settings=allocator_settings, with_largest=largest)
+    question = advice.Question(allocator_settings=allocator_settings, with_largest=largest, engine=engine)
     return advice.fit(workload, _gpu(gpu), question)
 
 

@@ -8,7 +8,7 @@ from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU, find_gpu
 
 CPU, CUDA, SIMULATED, VIRTUAL, UNKNOWN = "cpu", "cuda", "simulated", "virtual", "unknown"
-_NOT_HERE = (SIMULATED, VIRTUAL)
+ENGINES = (VIRTUAL, SIMULATED)  # what stands for a GPU that is not here, the best first
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Device:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a kind that there is not, and for a GPU that is not there and not named."""
-        named = self.gpu is not None or self.kind not in _NOT_HERE
-        if self.kind not in (CPU, CUDA, UNKNOWN, *_NOT_HERE) or not named:
+        named = self.gpu is not None or self.kind not in ENGINES
+        if self.kind not in (CPU, CUDA, UNKNOWN, *ENGINES) or not named:
             raise ValueError(f"no device {self.kind!r} with GPU {self.gpu}")
 
     @property
@@ -39,7 +39,7 @@ class Device:
     @property
     def is_here(self) -> bool:
         """Whether kernels run, so that values are those of the real step and its memory is measured."""
-        return self.kind not in _NOT_HERE
+        return self.kind not in ENGINES
 
     def __str__(self) -> str:
         if self.gpu is None:

@@ -1,4 +1,4 @@
-"""Will it fit? A workload against a GPU: verdict, largest batch, and what would help, all by simulation."""
+"""Will it fit? A workload against a GPU: verdict, largest batch, and what would help; all of it is run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 from profiler.advice.largest_batch import LargestBatch, largest_batch
 from profiler.advice.techniques import Technique, applicable
-from profiler.device import SIMULATED, Device
+from profiler.device import VIRTUAL, Device
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.device_used import in_total, process_terms
+from profiler.runs.engine import device_for
 from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import threads_side_by_side
 from profiler.runs.run_settings import RunSettings
@@ -32,7 +33,7 @@ RunWorkload = Callable[[Workload, int], Run]
 
 @dataclass(frozen=True)
 class TechniqueResult:
-    """One technique's simulation: `run` is None where it could not be simulated, for the `reason`."""
+    """One technique's run; None where it could not be run, for the `reason`."""
 
     technique: Technique
     workload: Workload
@@ -93,7 +94,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Question:
-    """Which parts to answer, how much to set aside, and the allocator's settings as PYTORCH_ALLOC_CONF.
+    """Which parts to answer, how much to set aside, the allocator's settings as PYTORCH_ALLOC_CONF has them,
+    and the engine (profiler.device.ENGINES; None: the best that there can be).
 
     context_bytes: what the allocator never gets; None: the most that processes on the card were seen to take
         (profiler.gpu.device_used.process_terms), so that what fits does so with most drivers and libraries.
@@ -103,6 +105,7 @@ class Question:
     allocator_settings: str = ""
     with_largest: bool = True
     with_techniques: bool = True
+    engine: str | None = None
 
 
 def fit(
@@ -117,13 +120,13 @@ def fit(
         workload: what to train.
         gpu: where.
         question: how much of the answer to give.
-        run: how to simulate a workload under a memory limit; in fresh processes unless given.
+        run: how to run a workload under a memory limit; in fresh processes unless given.
 
     Raises:
-        ProfilerError: the workload cannot be simulated.
+        ProfilerError: the workload cannot be run.
     """
     question = question or Question()
-    run = run or _simulations(gpu, question.allocator_settings)
+    run = run or _runs_on(device_for(gpu, question.engine), question.allocator_settings)
     context_bytes = question.context_bytes
     if context_bytes is None:
         context_bytes = in_total(process_terms(gpu)).high_bytes
@@ -160,13 +163,16 @@ def fit(
     )
 
 
-def _simulations(gpu: GPU, allocator_settings: str) -> RunWorkload:
-    """Simulations in fresh processes, each on a GPU of that kind whose allocator may take so much memory."""
-    settings = RunSettings(allocator_settings=allocator_settings)
+def _runs_on(device: Device, allocator_settings: str) -> RunWorkload:
+    """Runs in fresh processes, each on a GPU of that kind whose allocator may take so much memory."""
+    settings, gpu = RunSettings(allocator_settings=allocator_settings), device.gpu
+    assert gpu is not None
+    # A virtual GPU has its context beside what the allocator may take.
+    beside_bytes = in_total(process_terms(gpu)).typical_bytes if device.kind == VIRTUAL else 0
 
     def run(workload: Workload, memory_bytes: int) -> Run:
-        device = Device(SIMULATED, replace(gpu, memory_bytes=memory_bytes))
-        return run_in_fresh_process(workload, device, settings)
+        limited = replace(gpu, memory_bytes=memory_bytes + beside_bytes)
+        return run_in_fresh_process(workload, replace(device, gpu=limited), settings)
 
     return run
 

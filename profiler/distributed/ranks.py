@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from profiler.recording.inside.communication import ALL_GATHER, BUCKETS, OTHER, REDUCE_SCATTER, UNSHARDED
-from profiler.recording.program_run import ProgramProcess
+from profiler.recording.virtual.program_run import ProgramProcess
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import categories
 from profiler.trace.moments import alive_at

@@ -59,7 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark and read the baseline."""
     config.addinivalue_line(
         "markers",
-        'memory_limit(size, device="A100-40GB"): memory_step may take so much of the device, as in "12 GiB"',
+        'memory_limit(size, device="A100-40GB", engine=None): memory_step may take so much of the device, as '
+        'in "12 GiB"',
     )
     file = config.getoption("--memory-baseline")
     if file is None:
@@ -133,7 +134,7 @@ class _Baseline:
 
 @pytest.fixture
 def memory_step(request: pytest.FixtureRequest) -> Callable[..., Run]:
-    """`memory_step(target, batch, length=0, **workload)`: simulate a training step and hold it to its limit.
+    """`memory_step(target, batch, length=0, **workload)`: run a training step and hold it to its limit.
 
     Args (of the function it gives):
         target: what `profiler fit` takes (a model's name, "file.py:function", a transformers configuration),
@@ -141,18 +142,18 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., Run]:
             beside that function are used, as `profiler fit` does.
         batch, length, **workload: fields of profiler.workload.Workload.
 
-    Returns the simulated run, with every phase's bytes. Fails the test where the limit of its mark, or the
-    baseline's peak, is passed, or where the step cannot be simulated.
+    Returns the run, with every phase's bytes. Fails the test where the limit of its mark, or the
+    baseline's peak, is passed, or where the step cannot be run.
     """
     mark = request.node.get_closest_marker("memory_limit")
-    device, limit_bytes = _limit(mark)
+    device, engine, limit_bytes = _limit(mark)
     baseline = request.config.stash.get(_BASELINE, None)
     calls = 0
 
     def step(target: str | Callable[[], Any], batch: int, length: int = 0, **workload: Any) -> Run:
         nonlocal calls
         calls += 1
-        run = _simulate(_name(target), device, {"batch": batch, "length": length, **workload})
+        run = _run(_name(target), device, engine, {"batch": batch, "length": length, **workload})
         peak = Peak.of(run, device)
         if limit_bytes is not None and run.needed_bytes > limit_bytes:
             over = run.needed_bytes - limit_bytes
@@ -173,14 +174,18 @@ def memory_step(request: pytest.FixtureRequest) -> Callable[..., Run]:
     return step
 
 
-def _limit(mark: pytest.Mark | None) -> tuple[str, int | None]:
-    """The device and the limit that a mark states."""
+def _limit(mark: pytest.Mark | None) -> tuple[str, str | None, int | None]:
+    """The device, the engine and the limit that a mark states."""
     if mark is None:
-        return DEFAULT_GPU, None
-    if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not mark.kwargs.keys() <= {"device"}:
-        raise pytest.UsageError('memory_limit takes a size and a device, as in ("12 GiB", device="T4")')
+        return DEFAULT_GPU, None, None
+    known = mark.kwargs.keys() <= {"device", "engine"}
+    if len(mark.args) != 1 or not isinstance(mark.args[0], str) or not known:
+        raise pytest.UsageError(
+            'memory_limit takes a size, and a device and an engine if need be, as in ("12 GiB", device="T4")'
+        )
     try:
-        return mark.kwargs.get("device", DEFAULT_GPU), parse_bytes(mark.args[0])
+        device, engine = mark.kwargs.get("device", DEFAULT_GPU), mark.kwargs.get("engine")
+        return device, engine, parse_bytes(mark.args[0])
     except ProfilerError as error:
         raise pytest.UsageError(f"memory_limit: {error}") from None
 
@@ -206,14 +211,14 @@ def _since(baseline: _Baseline | None, test: str, peak: Peak) -> str:
     return f"\n{baselines.changes_since(old, peak)}" if old is not None else ""
 
 
-def _simulate(target: str, device: str, fields: dict[str, Any]) -> Run:
-    from profiler.device import SIMULATED, Device
+def _run(target: str, device: str, engine: str | None, fields: dict[str, Any]) -> Run:
     from profiler.gpu.cards import find_gpu
+    from profiler.runs.engine import device_for
     from profiler.runs.execute import run_in_fresh_process
     from profiler.workload import Workload
 
     try:
-        return run_in_fresh_process(Workload(model=target, **fields), Device(SIMULATED, find_gpu(device)))
+        return run_in_fresh_process(Workload(model=target, **fields), device_for(find_gpu(device), engine))
     except ProfilerError as error:
         problem = str(error)
-    pytest.fail(f"cannot be simulated: {problem}", pytrace=False)
+    pytest.fail(f"cannot be run: {problem}", pytrace=False)

@@ -83,7 +83,7 @@ class PhaseRecorder(ABC):
             self.reserved_bytes[:end],
             {at: changes for at, changes in self.segment_changes.items() if at < end},
             refusals=tuple(self.refusals),
-            read_back=tuple(map(str, self.assumed_reads)),
+            rests_on=tuple(map(str, self.assumed_reads)),
         )
 
     def measurements(self) -> list[PhaseMeasurement]:

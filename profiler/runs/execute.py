@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from profiler.device import CUDA, SIMULATED, Device
+from profiler.device import CUDA, SIMULATED, VIRTUAL, Device
 from profiler.errors import first_line
 from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.runs.limits import (
     allocator_environment,
     attention_by,
@@ -21,6 +22,7 @@ from profiler.runs.limits import (
 from profiler.runs.processes import Died, in_fresh_process
 from profiler.runs.provenance import gpu_here, provenance
 from profiler.runs.run_settings import RunSettings
+from profiler.runs.virtual_process import in_virtual_process
 from profiler.trace.phase import Phase, phases
 from profiler.trace.run import OutOfMemory, Run
 from profiler.workload import Workload
@@ -40,7 +42,8 @@ def run_on(
     """Train `workload` on `device` in this process, under a recorder.
 
     `on_phase` is told the index of each phase as it begins. Allocator settings are a simulated device's only:
-    torch reads its own once, before this can say any (see run_in_fresh_process).
+    torch reads its own once, before this can say any. A virtual GPU is in processes of its own only (see
+    run_in_fresh_process for both).
 
     Raises ProfilerError, one line, for a workload that cannot be built or run for another reason than memory.
     """
@@ -53,7 +56,7 @@ def run_on(
     # Where a GPU seems to be there, libraries would look for the GPU's own libraries.
     import_library(workload)
     assumed, parameters = examine(workload)
-    limit_bytes = settings.limit_bytes if device.is_here else None
+    limit_bytes = settings.limit_bytes if device.kind != SIMULATED else None
     if limit_bytes is not None:
         count(workload)  # imports the model's code, which the limit is not about
         start_threads()
@@ -104,15 +107,15 @@ def run_in_fresh_process(
         on_phase(index)
 
     try:
-        run: Run = in_fresh_process(
+        return in_process_on(
+            device,
             run_on,
             workload,
             device,
             settings,
+            settings=settings,
             name=str(workload),
             on_phase=note,
-            environment=allocator_environment(settings.allocator_settings) if device.is_here else None,
-            timeout_seconds=settings.timeout_seconds,
         )
     except Died as error:
         # Under a limit a library may not even look whether it got what it asked for, or end the process.
@@ -123,6 +126,44 @@ def run_in_fresh_process(
             raise
         stopped = OutOfMemory(phases(workload)[phase_index], _how_it_died(error), None)
         return Run(device, str(workload), (), workload=workload, out_of_memory=stopped)
+
+
+def in_process_on(
+    device: Device,
+    function: Callable[..., Run],
+    *arguments: Any,
+    settings: RunSettings,
+    name: str,
+    on_phase: Callable[[int], None] | None = None,
+    heard: Callable[[str], None] | None = None,
+) -> Run:
+    """The run that `function(*arguments)` gives in a process of its own that has the device.
+
+    `heard` is told what it printed. Raises as profiler.runs.processes.in_fresh_process does.
+    """
+    timeout_seconds, allocator_settings = settings.timeout_seconds, settings.allocator_settings
+    if device.kind == VIRTUAL:
+        assert device.gpu is not None
+        answer = in_virtual_process(
+            function,
+            *arguments,
+            gpus=VirtualGPUs(device.gpu),
+            name=name,
+            allocator_settings=allocator_settings,
+            on_phase=on_phase,
+            timeout_seconds=timeout_seconds,
+            heard=heard,
+        )
+        return replace(answer.result, rests_on=answer.rests_on())
+    run: Run = in_fresh_process(
+        function,
+        *arguments,
+        name=name,
+        on_phase=on_phase,
+        environment=allocator_environment(allocator_settings) if device.is_here else None,
+        timeout_seconds=timeout_seconds,
+        heard=heard,
+    )
     return run
 
 
@@ -146,6 +187,10 @@ def make_recorder(
             fraction = min(1.0, settings.limit_bytes / device.gpu.memory_bytes)
             allocator_settings = replace(allocator_settings, memory_fraction=fraction)
         return SimulatedRecorder(device.gpu, allocator_settings, on_phase, float_reads=OWN_STEP_READS)
+    if device.kind == VIRTUAL:
+        from profiler.recording.virtual.recorder import VirtualRecorder
+
+        return VirtualRecorder(on_phase)
     if device.kind == CUDA:
         from profiler.recording.cuda import CudaRecorder
 

@@ -70,8 +70,9 @@ def in_fresh_process(
     environment: Mapping[str, str] | None = None,
     timeout_seconds: float | None = None,
     server: Server = ORDINARY,
+    heard: Callable[[str], None] | None = None,
 ) -> Any:
-    """What `function(*arguments)` returns in a process of its own; what that prints goes nowhere.
+    """What `function(*arguments)` returns in a process of its own, which prints nowhere.
 
     Args:
         function: of a module, with arguments and a result that can be pickled.
@@ -81,6 +82,7 @@ def in_fresh_process(
         environment: variables that the process has beside this one's from its start.
         timeout_seconds: a process that is silent for so long is ended.
         server: what forks the process, if no `environment` asks for one that does not come from any.
+        heard: if given, told at the end what the process printed.
 
     Raises:
         ProfilerError: the function raised it, or the process was silent for too long.
@@ -98,6 +100,8 @@ def in_fresh_process(
         finally:
             _end(process)
             receiver.close()
+            if heard is not None:
+                heard(Path(log.name).read_text(errors="replace"))
         _stop_if_closed()
         if kind == "error":
             raise ProfilerError(content)

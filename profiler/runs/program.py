@@ -20,8 +20,8 @@ from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.compile import EVENTS
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.values.reads import FloatRead, ProgramReads, program_reads
-from profiler.recording.program_run import ProgramProcess, read_program
 from profiler.recording.virtual.event_stream import FOLDER, LIBRARY
+from profiler.recording.virtual.program_run import ProgramProcess, read_program
 from profiler.views import screen
 
 _WATCHER = Path(__file__).parents[1] / "recording" / "inside"

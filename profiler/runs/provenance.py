@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from profiler.device import CPU, CUDA, Device
+from profiler.device import CPU, CUDA, SIMULATED, VIRTUAL, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU
 from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
@@ -46,6 +46,9 @@ def _device_name(device: Device) -> str:
     if device.kind == CUDA:
         name = torch.cuda.get_device_name()
         return f"virtual {name}" if os.environ.get(ENVIRONMENT_VARIABLE) else name
+    if device.kind == VIRTUAL:
+        assert device.gpu is not None
+        return f"virtual {device.gpu.device_name}"
     return device.gpu.name if device.gpu is not None else _processor_name()
 
 
@@ -125,6 +128,7 @@ def _answers(device: Device) -> dict[str, Any]:
         raise ProfilerError(f"the device does not answer: {first_line(error)}") from error
     if device.gpu is not None:  # not here, and says so
         about |= {"gpu": asdict(device.gpu), "free_bytes": device.gpu.memory_bytes}
+    if device.kind == SIMULATED:
         about["device"] = f"{device.kind}-{about['device']}"
         about["device_name"] = f"{device.kind} {about['device_name']}"
     return about

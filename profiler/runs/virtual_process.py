@@ -20,6 +20,7 @@ from profiler.gpu.virtual.values.reads import ProgramReads, program_reads
 from profiler.recording.virtual.event_stream import FOLDER, LIBRARY
 from profiler.runs.limits import allocator_environment
 from profiler.runs.processes import Server, in_fresh_process
+from profiler.trace.run import CHANGES_MEMORY
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,17 @@ class Answer:
     journal: Journal
     reads: ProgramReads
 
+    def rests_on(self) -> tuple[str, ...]:
+        """All of it in words, what can change memory first."""
+        reads = self.reads.reads
+        return (
+            *(f"{read.in_words}, {CHANGES_MEMORY}" for read in self.reads.reads if read.changes_memory),
+            *(f"not modelled: {name}" for name in self.journal.not_modelled),
+            *(f"assumed: {text}" for text in self.journal.assumed),
+            *(read.in_words for read in reads if not read.changes_memory),
+            *(f"not followed: {operation}: {why}" for operation, why in self.reads.not_followed),
+        )
+
 
 def in_virtual_process(
     function: Callable[..., Any],
@@ -41,12 +53,13 @@ def in_virtual_process(
     allocator_settings: str = "",
     on_phase: Callable[[int], None] | None = None,
     timeout_seconds: float | None = None,
+    heard: Callable[[str], None] | None = None,
 ) -> Answer:
     """What `function(*arguments)` returns where "cuda" is the virtual GPU; see in_fresh_process.
 
     Raises ProfilerError as that does, and where no virtual GPU can be had.
     """
-    server = _server()
+    server = virtual_server()
     with tempfile.TemporaryDirectory(prefix="virtual_gpu.") as folder:
         variables = launch.card_variables(gpus, Path(folder), _installation())
         variables |= variables_for(os.environ, Path(folder)) | allocator_environment(allocator_settings)
@@ -60,6 +73,7 @@ def in_virtual_process(
             on_phase=on_phase,
             timeout_seconds=timeout_seconds,
             server=server,
+            heard=heard,
         )
         return Answer(result, read_journal(Path(folder)), program_reads(Path(folder)))
 
@@ -68,7 +82,8 @@ _installation = cache(find_torch)
 
 
 @cache
-def _server() -> Server:
+def virtual_server() -> Server:
+    """What forks processes on the virtual GPU; raises ProfilerError where there can be none."""
     launch.check_no_real_gpu()
     variables = launch.preloaded(_installation())
     library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))

@@ -17,7 +17,7 @@ _VERSION = 1
 _LARGEST = 1 << 60
 # The rest is told by rows, an entry each.
 _OF_A_RUN = (
-    *("device", "name", "workload", "out_of_memory", "refusals", "read_back"),
+    *("device", "name", "workload", "out_of_memory", "refusals", "rests_on"),
     *("parameters", "assumed", "note", "provenance"),
 )
 _OF_A_PHASE = ("seconds", "reading_seconds", "device_used_bytes", "memory_stats")

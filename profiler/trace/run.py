@@ -20,6 +20,8 @@ from profiler.trace.requests import Requests, requests_of
 from profiler.trace.segments import Changes
 from profiler.workload import Workload
 
+CHANGES_MEMORY = "which can change memory"  # how what a run rests on ends, where it does
+
 _ALL = Phase(0, "the recording")  # of a run without phases
 
 
@@ -118,10 +120,11 @@ class Run:
         workload: what ran, None for a program or a loop of the user's own.
         out_of_memory: None for a run that came to its end.
         refusals: requests without room, in order: a program may go on after one.
-        read_back: the lines that read what was not computed, and what they were answered with, in words.
         parameters: the model's number of them; None if not counted.
         assumed: what was guessed about the model, in words, or "".
         note: what is left open, in words, or "".
+        rests_on: where the GPU is not there, what the program read that is not computed, with what it was
+            answered, and what was called and is not modelled or was assumed; in words.
         provenance: which device, driver and versions, as the columns of records have them
             (profiler.records.table); empty where a file does not say.
     """
@@ -135,10 +138,10 @@ class Run:
     workload: Workload | None = None
     out_of_memory: OutOfMemory | None = None
     refusals: tuple[Refusal, ...] = ()
-    read_back: tuple[str, ...] = ()
     parameters: int | None = None
     assumed: str = ""
     note: str = ""
+    rests_on: tuple[str, ...] = ()
     provenance: Mapping[str, str | None] = field(default_factory=dict)
 
     @property

@@ -50,7 +50,7 @@ def add_options(parser: ArgumentParser) -> None:
         help=words.MODEL,
     )
     words.add_loop(against)
-    words.add_simulation_options(parser)
+    words.add_prediction_options(parser)
     words.add_settings(parser)
     words.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print what is found as JSON")
@@ -62,7 +62,7 @@ def run(options: Namespace) -> None:
     Raises ProfilerError for an unreadable snapshot, or what cannot be simulated.
     """
     recorded, note = _requests(options.snapshot, options.device)
-    simulation = words.simulated(options)
+    simulation = words.predicted(options)
     simulated, phases = best_stretch(simulation, recorded)
     found, name = align.explain(recorded, simulated), f"the simulated {simulation.name}, {phases}"
     if options.json:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from profiler.trace.run import Run
 
 SUMMARY = "will it fit on a GPU, with which batch at most, and what would help (needs no GPU)"
-DESCRIPTION = "Simulate a training step of any model on a GPU that need not be there."
+DESCRIPTION = "Run a training step of any model on a GPU that need not be there."
 EXAMPLES = (
     "examples: profiler fit gpt2 --batch 8 --length 1024 --gpu A100-40GB; "
     "profiler fit train.py:make_model --batch 32; "
@@ -34,7 +34,7 @@ _STYLES = {"fits": "bold green", "tight": "bold yellow", "does not fit": "bold r
 def add_options(parser: ArgumentParser) -> None:
     """A model, where to fit it, and how much to answer."""
     parser.add_argument("model", metavar="TARGET", help=words.MODEL)
-    words.add_simulation_options(parser)
+    words.add_prediction_options(parser)
     words.add_settings(parser)
     parser.add_argument(
         "--context",
@@ -61,6 +61,7 @@ def run(options: Namespace) -> int:
         allocator_settings=words.allocator_settings(options),
         with_largest=not options.no_largest,
         with_techniques=not options.no_techniques,
+        engine=options.engine,
     )
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
@@ -76,6 +77,7 @@ def run(options: Namespace) -> int:
         print(json.dumps(as_dict(answer, measured), indent=2))
     else:
         _print(answer, measured)
+        words.say_what_it_rests_on(answer.run, options.engine)
     return words.DOES_NOT_FIT if answer.verdict == DOES_NOT_FIT else 0
 
 
@@ -91,6 +93,8 @@ def as_dict(answer: Fit, measured: Run | None = None) -> dict[str, Any]:
         "workload": answer.workload.to_dict(),
         "parameters": run.parameters,
         "assumed": run.assumed,
+        "engine": run.device.kind,
+        "rests_on": list(run.rests_on),
         "gpu": answer.gpu.name,
         "gpu_memory_bytes": answer.gpu.memory_bytes,
         "context_allowance_bytes": answer.context_bytes,
@@ -156,10 +160,10 @@ def _print(answer: Fit, measured: Run | None) -> None:
         console.print(screen.styled(("\nLargest batch", "bold"), f"  {_largest_in_words(answer)}"))
     if answer.techniques:
         _print_techniques(answer, console)
-    simulations = "1 simulation" if answer.simulations == 1 else f"{answer.simulations} simulations"
+    runs = "1 run" if answer.simulations == 1 else f"{answer.simulations} runs"
     console.print(
         f"\nNot included: {'; '.join(NOT_INCLUDED)}. {format_bytes(answer.context_bytes)} is set aside for "
-        f"the CUDA context and libraries (--context). {simulations}.",
+        f"the CUDA context and libraries (--context). {runs}.",
         style="dim",
     )
 
@@ -167,7 +171,7 @@ def _print(answer: Fit, measured: Run | None) -> None:
 def _print_verdict(answer: Fit, console: Console) -> None:
     verdict, run = answer.verdict, answer.run
     verdict_words = (verdict.upper(), _STYLES[verdict])
-    console.print(screen.styled(verdict_words, f"  {answer.workload} on {answer.gpu.name}"))
+    console.print(screen.styled(verdict_words, f"  {answer.workload} on {answer.run.device}"))
     left = answer.headroom_bytes
     room = f"{format_bytes(left)} left" if left >= 0 else f"{format_bytes(-left)} too much"
     share = 100 * (answer.taken_bytes + answer.context_bytes) / answer.gpu.memory_bytes
@@ -238,7 +242,7 @@ def _largest_in_words(answer: Fit) -> str:
     words = f"{largest.fits:,} ({largest.fits + 1:,} does not fit)"
     if not largest.exact:
         upper = f"; {largest.too_large:,} does not fit" if largest.too_large is not None else ""
-        why = largest.stopped or f"{largest.simulations} simulations were not enough to tell"
+        why = largest.stopped or f"{largest.simulations} runs were not enough to tell"
         words = f"at least {largest.fits:,}{upper}; not known more closely: {why}"
     if largest.run is not None and largest.run.retries:
         words += f"; the allocator then gives cached memory back {largest.run.retries} times, which is slow"
@@ -246,7 +250,7 @@ def _largest_in_words(answer: Fit) -> str:
 
 
 def _print_techniques(answer: Fit, console: Console) -> None:
-    how = "  (each alone; reserved bytes, by simulation)"
+    how = "  (each alone; reserved bytes)"
     console.print(screen.styled(("\nWhat would help", "bold"), how))
     numbers = (screen.number("  saves reserved"), screen.number("needs then"))
     table = screen.table(*numbers, "fits", "technique and its cost", "peak then in", lines=False)
@@ -263,4 +267,4 @@ def _print_techniques(answer: Fit, console: Console) -> None:
     console.print(table)
     for result in answer.techniques:
         if result.run is None:
-            console.print(f"  {result.technique.name}: not simulated. {result.reason}", style="dim")
+            console.print(f"  {result.technique.name}: not run. {result.reason}", style="dim")

@@ -28,7 +28,7 @@ from profiler.views import screen
 if TYPE_CHECKING:
     from profiler.distributed.lone_rank import LoneRank
     from profiler.gpu.virtual.card_file import VirtualGPUs
-    from profiler.recording.program_run import ProgramProcess
+    from profiler.recording.virtual.program_run import ProgramProcess
     from profiler.runs.program import Watched
     from profiler.trace.run import PhaseMeasurement, Refusal, Run
 

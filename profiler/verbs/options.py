@@ -1,4 +1,4 @@
-"""Options that verbs share: a workload, the GPU it is simulated on, and that GPU's allocator."""
+"""Options that verbs share: a workload, the GPU that is not there, the engine that stands for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from profiler.device import SIMULATED, Device
+from profiler.device import ENGINES, SIMULATED, VIRTUAL, Device
 from profiler.errors import ProfilerError
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import PhaseTerms
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
+from profiler.trace.run import CHANGES_MEMORY, Run
+from profiler.views import screen
 from profiler.workload import (
     ATTENTION,
     CHECKPOINTING,
@@ -23,9 +25,6 @@ from profiler.workload import (
     PRECISIONS,
     Workload,
 )
-
-if TYPE_CHECKING:
-    from profiler.trace.run import Run
 
 DOES_NOT_FIT = 3  # exit code of a run that the GPU has no room for
 
@@ -44,7 +43,7 @@ _WORDS = {
     "memory_format": f"of images and convolutions: one of {', '.join(MEMORY_FORMATS)}",
 }
 
-SIMULATION_OPTIONS = (*_WORDS, "gpu", "allocator_settings", "set")
+PREDICTION_OPTIONS = (*_WORDS, "gpu", "engine", "allocator_settings", "set")
 
 
 def add_virtual(parser: argparse.ArgumentParser) -> None:
@@ -70,13 +69,26 @@ def again_virtually(options: argparse.Namespace) -> int:
     return again_on_virtual_gpu([*words, "--device", "cuda"], find_gpu(options.virtual))
 
 
-def add_simulation_options(parser: argparse.ArgumentParser) -> None:
-    """The GPU, its allocator, and every field of a workload but its model; none has a value unless given."""
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """What stands for a GPU that is not there."""
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="what stands for the GPU: the CUDA build of torch on a virtual one, or a simulated one;"
+        " default: virtual where the machine allows it",
+    )
+
+
+def add_prediction_options(parser: argparse.ArgumentParser) -> None:
+    """The GPU and what stands for it, its allocator, and every field of a workload but its model; none has a
+    value unless given.
+    """
     parser.add_argument(
         "--gpu",
         help=f"a GPU's name, a size such as 24GiB, or a file that describes one (card.toml);"
         f" default: {DEFAULT_GPU}",
     )
+    add_engine(parser)
     parser.add_argument(
         "--allocator-settings", metavar="SETTINGS", help="as PYTORCH_ALLOC_CONF has them; default: none"
     )
@@ -137,21 +149,40 @@ def settings_from(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def simulated(options: argparse.Namespace) -> Run:
-    """The workload, or the user's loop, that the options name, simulated on their GPU in this process.
+def predicted(options: argparse.Namespace) -> Run:
+    """The workload, or the user's loop, that the options name, on their GPU and engine.
 
-    Raises ProfilerError for what does not exist or cannot be simulated, and for an option of a workload
+    Raises ProfilerError for what does not exist or cannot be run there, and for an option of a workload
     beside a loop, which decides all of that itself.
     """
-    from profiler.runs.execute import run_on
+    from profiler.runs.execute import run_in_fresh_process, run_on
     from profiler.runs.run_settings import RunSettings
-    from profiler.runs.user_loop import run_loop_on
+    from profiler.runs.user_loop import run_loop
 
-    device, settings = Device(SIMULATED, find_gpu(gpu_name(options))), allocator_settings(options)
+    settings = allocator_settings(options)
     if options.loop:
         refuse(options, (*_WORDS, "set"), f"is for a model; {options.loop} decides that itself")
-        return run_loop_on(options.loop, device, settings)
-    return run_on(workload_from(options), device, RunSettings(allocator_settings=settings))
+        return run_loop(options.loop, device_from(options), settings)
+    workload, device = workload_from(options), device_from(options)
+    run = run_in_fresh_process if device.kind == VIRTUAL else run_on
+    return run(workload, device, RunSettings(allocator_settings=settings))
+
+
+def device_from(options: argparse.Namespace) -> Device:
+    """What stands for the GPU that the options say."""
+    from profiler.runs.engine import device_for
+
+    return device_for(find_gpu(gpu_name(options)), options.engine)
+
+
+def say_what_it_rests_on(run: Run, asked: str | None) -> None:
+    """What a run's figures rest on; and why it is a simulation, where none was asked for."""
+    from profiler.runs.engine import why_not_virtual
+
+    instead = (why_not_virtual(),) if run.device.kind == SIMULATED and asked is None else ()
+    for line in (*run.rests_on, *instead):
+        style = "yellow" if line.endswith(CHANGES_MEMORY) else "dim"
+        screen.console().print(line, style=style, soft_wrap=True)
 
 
 def formula(workload: Workload, gpu: GPU) -> list[PhaseTerms]:

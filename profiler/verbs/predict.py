@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from profiler.trace.run import OutOfMemory, PhaseMeasurement, Run
 
 SUMMARY = "what a training step takes of a GPU, without the GPU"
-DESCRIPTION = "Simulate a training step, allocation by allocation. Exit code 3: it does not fit."
+DESCRIPTION = "Run a training step on a GPU that need not be there. Exit code 3: it does not fit."
 EXAMPLES = (
     "examples: profiler predict gpt2 --batch 8 --length 512 --gpu A100-40GB; "
     "profiler predict train.py:make_model --batch 32; profiler predict --loop train.py:main"
@@ -40,11 +40,11 @@ _NAME_LENGTH = 200  # of a file, below the 255 that systems allow
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """A model or a loop, where to simulate it, and what to keep."""
+    """A model or a loop, the GPU for it, and what to keep."""
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("model", nargs="?", metavar="TARGET", help=words.MODEL)
     words.add_loop(either)
-    words.add_simulation_options(parser)
+    words.add_prediction_options(parser)
     words.add_settings(parser)
     parser.add_argument(
         "--terms",
@@ -58,25 +58,26 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Simulate, print what was found, keep it under `output`; returns the exit code, DOES_NOT_FIT or 0.
+    """Predict, print what was found, keep it under `output`; returns the exit code, DOES_NOT_FIT or 0.
 
-    Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be simulated.
+    Raises ProfilerError for an unknown GPU, allocator setting or model, and for what cannot be run.
     """
     if options.loop:
         words.refuse(options, ("terms",), f"is for a model; there is no formula of {options.loop}")
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what a user's program prints
-        simulation = words.simulated(options)
-    formula, terms = _formula(simulation) if simulation.workload is not None else ([], [])
-    report = _report(simulation, formula)
+        prediction = words.predicted(options)
+    formula, terms = _formula(prediction) if prediction.workload is not None else ([], [])
+    report = _report(prediction, formula)
     report["formula"] = [phase.to_dict() for phase in terms]
-    written = _write(simulation, options.output, formula) if options.output else []
+    written = _write(prediction, options.output, formula) if options.output else []
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _show(report, written)
+        words.say_what_it_rests_on(prediction, options.engine)
         if options.terms:
             _show_terms(report["formula"])
-    return words.DOES_NOT_FIT if simulation.out_of_memory else 0
+    return words.DOES_NOT_FIT if prediction.out_of_memory else 0
 
 
 def _formula(run: Run) -> tuple[list[Row], list[PhaseTerms]]:
@@ -103,12 +104,13 @@ def _report(run: Run, formula: list[Row]) -> dict[str, Any]:
     return {
         "target": run.workload.to_dict() if run.workload is not None else run.name,
         "target_in_words": run.name,
+        "engine": run.device.kind,
+        "rests_on": list(run.rests_on),
         "gpu": gpu.name,
         "gpu_bytes": gpu.memory_bytes,
         "allocator_settings": run.allocator_settings,
         "outcome": "ok" if run.fits else "out_of_memory",
         "out_of_memory": _stopped(run.out_of_memory) if run.out_of_memory else None,
-        "read_back": list(run.read_back),
         "phases": [_phase(*phase, said.get(index, {})) for index, phase in enumerate(phases)],
         "device_used": _device_used_report(gpu, run.needed_bytes),
         "peak_reserved_bytes": run.needed_bytes,
@@ -170,7 +172,7 @@ def _phase(phase: PhaseMeasurement, peak: Moment, formula: Row) -> dict[str, Any
 def _show(report: dict[str, Any], written: list[Path]) -> None:
     console = screen.console()
     capacity = format_bytes(report["gpu_bytes"])
-    where = f" on a simulated {report['gpu']} ({capacity})"
+    where = f" on a {report['engine']} {report['gpu']} ({capacity})"
     console.print(screen.styled((report["target_in_words"], "bold"), where))
     console.print(_phase_table(report))
     peak = report["peak"]
@@ -204,8 +206,6 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
     if rest:
         shown.append((f"{len(rest)} more", sum(size_bytes for _, size_bytes in rest)))
     console.print(_share_table("module", shown, peak["allocated_bytes"]))
-    for words_of_read in report["read_back"]:
-        console.print(words_of_read, style="dim", soft_wrap=True)
     for path in written:
         console.print(f"  {path}", soft_wrap=True)
     failed = report["out_of_memory"]
@@ -302,7 +302,7 @@ def _file_name(text: str) -> str:
 
 
 def _rows(run: Run, workload: Workload, formula: list[Row]) -> list[Row]:
-    """The records of the simulation and of the formulas, as a run on that GPU would have them."""
+    """The records of the prediction and of the formulas, as a run on that GPU would have them."""
     from profiler.runs.provenance import device_class
     from profiler.runs.rows import completed, run_key, run_rows
 

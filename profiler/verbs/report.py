@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "a run, a snapshot or a folder of results as one HTML page; files for memory_viz and Perfetto"
 DESCRIPTION = (
-    "Write one HTML file that needs no network: of a training step that is simulated now, of a CUDA memory "
+    "Write one HTML file that needs no network: of a training step that is predicted now, of a CUDA memory "
     "snapshot or a saved run, or of a folder of results."
 )
 EXAMPLES = (
@@ -39,7 +39,7 @@ def add_options(parser: ArgumentParser) -> None:
         "model", nargs="?", metavar="TARGET", help=f"{words.MODEL}; a snapshot, a saved run, a results folder"
     )
     words.add_loop(either)
-    words.add_simulation_options(parser)
+    words.add_prediction_options(parser)
     words.add_settings(parser)
     words.add_device(parser)
     parser.add_argument(
@@ -66,14 +66,14 @@ def run(options: Namespace) -> None:
         _from_file(path, options)
     else:
         words.refuse(options, ("device",), "is of a snapshot")
-        _from_simulation(options)
+        _from_prediction(options)
 
 
 def _from_file(path: Path, options: Namespace) -> None:
     from profiler.trace.load import load
     from profiler.views.pages.results import results_page
 
-    words.refuse(options, words.SIMULATION_OPTIONS, f"is for a run that is simulated now, not for {path}")
+    words.refuse(options, words.PREDICTION_OPTIONS, f"is for a run that is predicted now, not for {path}")
     if path.is_dir():
         words.refuse(options, _OF_A_RUN, "is of a run, not of a folder")
         _write(options.output, results_page(path, _questions()))
@@ -91,8 +91,8 @@ def _questions() -> dict[str, str]:
         return {}
 
 
-def _from_simulation(options: Namespace) -> None:
-    run = words.simulated(options)
+def _from_prediction(options: Namespace) -> None:
+    run = words.predicted(options)
     _write_run(run, options, _formula(run))
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from rich.progress import Progress
 from rich.table import Table
 
-from profiler.device import SIMULATED, Device
+from profiler.device import Device
 from profiler.errors import ProfilerError
 from profiler.formula.terms import PhaseTerms
-from profiler.gpu.cards import GPU, find_gpu
 from profiler.runs.processes import threads_side_by_side
 from profiler.trace.ledger import CATEGORIES
 from profiler.units import format_bytes
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
 
 
 SUMMARY = "what each memory technique would save, predicted and ranked"
-DESCRIPTION = "Rank the techniques and their pairs by formula, then simulate the best (needs no GPU)."
+DESCRIPTION = "Rank the techniques and their pairs by formula, then run the best (needs no GPU)."
 EXAMPLES = "example: profiler techniques gpt2 --batch 8 --length 512 --gpu A100-40GB"
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """A model, where to simulate it, and how many pairs to show."""
+    """A model, the GPU for it, and how many pairs to show."""
     parser.add_argument("model", metavar="TARGET", help=words.MODEL)
-    words.add_simulation_options(parser)
+    words.add_prediction_options(parser)
     words.add_settings(parser)
     parser.add_argument(
         "--pairs",
@@ -47,14 +46,16 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> None:
     """Print the predicted peak, and tables of what techniques and pairs of them save of allocated bytes.
 
-    The formula ranks all of them; the simulation then gives exact peaks.
+    The formula ranks all of them; the best are run, which gives exact peaks.
 
     Raises ProfilerError for a model that there is not, a length that it needs, or an unknown GPU.
     """
     from profiler.advice.savings import savings
     from profiler.training.models import examine
 
-    workload, gpu = words.workload_from(options), find_gpu(words.gpu_name(options))
+    workload, device = words.workload_from(options), words.device_from(options)
+    gpu = device.gpu
+    assert gpu is not None
     settings = words.allocator_settings(options)
     examine(workload)  # a sequence too long is said here
     console = screen.console()
@@ -68,20 +69,20 @@ def run(options: Namespace) -> None:
         singles = [saving for saving in found if len(saving.techniques) == 1]
         pairs = [saving for saving in found if len(saving.techniques) == 2][: options.pairs]
         workloads = [workload, *(saving.workload for saving in singles + pairs)]
-        simulating = progress.add_task("simulating", total=len(workloads))
+        running = progress.add_task("running", total=len(workloads))
 
-        def simulated(changed: Workload) -> Run | str:
-            run = _simulated(changed, gpu, settings)
-            progress.advance(simulating)
+        def tried(changed: Workload) -> Run | str:
+            run = _tried(changed, device, settings)
+            progress.advance(running)
             return run
 
         with threads_side_by_side() as threads:
-            first, *runs = threads.map(simulated, workloads)
-    console.print(screen.styled((str(workload), "bold"), f" on {gpu.name}"))
+            first, *runs = threads.map(tried, workloads)
+    console.print(screen.styled((str(workload), "bold"), f" on {device}"))
     console.print(f"  by formula {format_bytes(before.peak_bytes)} allocated at the peak, in {before.phase}")
     if not isinstance(first, str):
         console.print(
-            f"  simulated {format_bytes(first.peak_allocated_bytes)} allocated at the peak, in "
+            f"  run {format_bytes(first.peak_allocated_bytes)} allocated at the peak, in "
             f"{first.peak().phase}; {format_bytes(first.needed_bytes)} reserved"
         )
     console.print()
@@ -100,17 +101,19 @@ def run(options: Namespace) -> None:
         console.print(_table(title, False, before, first, zip(pairs, runs[len(singles) :], strict=True)))
     for changed, run in zip(workloads, [first, *runs], strict=True):
         if isinstance(run, str):
-            console.print(f"not simulated: {changed}: {run}", style="dim", soft_wrap=True)
+            console.print(f"not run: {changed}: {run}", style="dim", soft_wrap=True)
+    if not isinstance(first, str):
+        words.say_what_it_rests_on(first, options.engine)
 
 
-def _simulated(workload: Workload, gpu: GPU, allocator_settings: str) -> Run | str:
-    """The run, or the reason why it cannot be simulated."""
+def _tried(workload: Workload, device: Device, allocator_settings: str) -> Run | str:
+    """The run, or the reason why there is none."""
     from profiler.runs.execute import run_in_fresh_process
     from profiler.runs.run_settings import RunSettings
 
     settings = RunSettings(allocator_settings=allocator_settings)
     try:
-        return run_in_fresh_process(workload, Device(SIMULATED, gpu), settings)
+        return run_in_fresh_process(workload, device, settings)
     except ProfilerError as error:
         return str(error)
 
@@ -122,7 +125,7 @@ def _table(
     first: Run | str,
     rows: Iterable[tuple[Saving, Run | str]],
 ) -> Table:
-    numbers = (screen.number(column) for column in ("by formula", "simulated", "peak then"))
+    numbers = (screen.number(column) for column in ("by formula", "run", "peak then"))
     words_of = ("in", "mostly", "technique", *(["cost"] if with_cost else []))
     table = screen.table(*numbers, *words_of, title=title, lines=False)
     for saving, run in rows:

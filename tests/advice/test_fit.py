@@ -12,8 +12,10 @@ import pytest
 import profiler
 from profiler.advice.fit import DOES_NOT_FIT, FITS, TIGHT, Question, fit
 from profiler.advice.techniques import TECHNIQUES, applicable
+from profiler.device import ENGINES, SIMULATED, VIRTUAL
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPUS, MIB, UNLIMITED_BYTES
+from profiler.runs.engine import why_not_virtual
 from profiler.trace import ledger
 from profiler.trace.events import Allocation, Mark
 from profiler.trace.phase import BACKWARD, FORWARD, Phase
@@ -85,7 +87,9 @@ def command(*words: str, cwd=None) -> subprocess.CompletedProcess[str]:
 
 def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
     said = command(
-        "mlp-tiny", "--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques"
+        "mlp-tiny",
+        *("--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--json", "--no-techniques"),
+        *("--engine", "simulated"),
     )
     assert said.returncode == 0, said.stderr
     answer = json.loads(said.stdout)
@@ -101,11 +105,24 @@ def test_the_verb_answers_in_json_and_its_largest_batch_is_the_largest():
         assert run.fits == fits
 
 
+def test_both_engines_give_one_answer():
+    """Of a model whose kernels take nothing beside their results but the workspaces that both know."""
+    answers = {}
+    for engine in ENGINES:
+        words = ("--batch", "64", "--gpu", "64MiB", "--context", "20MiB", "--no-techniques", "--json")
+        said = command("mlp-tiny", *words, "--engine", engine)
+        if engine == VIRTUAL and why_not_virtual():
+            assert why_not_virtual() in said.stderr
+            return
+        answers[engine] = {**json.loads(said.stdout), "engine": "", "rests_on": []}
+    assert answers[VIRTUAL] == answers[SIMULATED]
+
+
 def test_a_model_that_does_not_fit_is_exit_code_3_and_says_where_it_stops():
     said = command("mlp", "--batch", "64", "--gpu", "400MiB", "--context", "0MiB", "--no-techniques")
     assert said.returncode == 3
     # 144.2 MiB of parameters: gradients make 288, Adam's states 577.
-    assert said.stdout.startswith("DOES NOT FIT  mlp, batch 64, adam on 400MiB")
+    assert said.stdout.startswith("DOES NOT FIT  mlp, batch 64, adam on a ")
     assert "runs out of memory in step 1 optimizer_step" in said.stdout
     assert "not even batch 1 fits" in said.stdout
 

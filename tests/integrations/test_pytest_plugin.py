@@ -125,7 +125,7 @@ def test_what_cannot_be_simulated_fails_with_the_users_line(pytester):
     )
     result = run(pytester)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["cannot be simulated: *summ*test_user.py:13*"])
+    result.stdout.fnmatch_lines(["cannot be run: *summ*test_user.py:13*"])
 
 
 def test_a_wrong_mark_or_baseline_is_a_usage_error(pytester):

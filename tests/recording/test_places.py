@@ -250,7 +250,9 @@ def compute_loss(model, batch):
 
 def test_a_models_parts_have_their_paths_in_it_where_the_loss_calls_them_one_by_one(tmp_path):
     (tmp_path / "parts.py").write_text(PARTS)
-    simulation = simulate(Workload(f"{tmp_path / 'parts.py'}:Net", 4, optimizer="sgd"), A100)
+    simulation = simulate(
+        Workload(f"{tmp_path / 'parts.py'}:Net", 4, optimizer="sgd"), A100, engine="simulated"
+    )
     places = {entry.where for entry in simulation.entries if isinstance(entry, Allocation) and entry.where}
     assert {"encoder.0", "encoder.1", "head"} <= {place.module for place in places}
     assert "0" not in {place.module for place in places}

@@ -1,12 +1,16 @@
 """Recording on the virtual GPU, held against the allocator's own statistics and history, and arithmetic."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from profiler.recording.virtual.recorder import VirtualRecorder
 from profiler.runs.virtual_process import in_virtual_process
 from profiler.trace.events import Allocation, Mark
-from profiler.training.step import train
+from profiler.trace.phase import Phase
+from profiler.training.step import TrainingState, train
+from profiler.units import MIB
 from profiler.workload import Workload
 from tests.support.virtual_gpu import installed_torch, needed, one
 
@@ -80,3 +84,27 @@ def test_every_block_is_seen_that_the_allocator_s_own_history_has():
     theirs = [e["addr"] for e in trace if e["action"] == "alloc"]
     assert [e.address for e in entries if isinstance(e, Allocation)] == theirs
     assert len(ours) > 100
+
+
+def _two_requests():
+    recorder = VirtualRecorder()
+    state = TrainingState()
+    with recorder:
+        with recorder.phase(Phase(0, "model_loaded"), state):
+            kept = torch.empty(10 * MIB, dtype=torch.uint8, device="cuda")
+        try:
+            with recorder.phase(Phase(1, "forward"), state):
+                torch.empty(1 << 50, dtype=torch.uint8, device="cuda")
+        except torch.OutOfMemoryError:
+            pass
+    return recorder.refusals, kept.numel()
+
+
+def test_a_request_without_room_is_kept_with_what_there_was():
+    refusals, kept = in_virtual_process(
+        _two_requests, gpus=replace(A100, context_bytes=0), name="the test"
+    ).result
+    (refusal,) = refusals
+    assert (refusal.requested_bytes, refusal.allocated_bytes) == (1 << 50, kept)
+    assert refusal.reserved_bytes == 10 * MIB  # a request of at least 10 MiB has a segment of its own size
+    assert refusal.where.line.endswith("_two_requests")

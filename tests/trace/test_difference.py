@@ -103,7 +103,7 @@ def files(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("diff")
     for name, batch in (("a", 64), ("b", 96)):
-        simulation = simulate(Workload("mlp-tiny", batch), GPUS["A100-40GB"])
+        simulation = simulate(Workload("mlp-tiny", batch), GPUS["A100-40GB"], engine="simulated")
         simulation.save(folder / f"{name}.parquet")
         (folder / f"{name}.pickle").write_bytes(pickle.dumps(memory_viz(simulation), protocol=4))
     return folder

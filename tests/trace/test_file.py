@@ -49,7 +49,9 @@ def test_entries_come_back_as_they_were(tmp_path_factory, entries):
 
 def test_a_run_comes_back_whole(tmp_path):
     """A simulated step that runs out of memory: all that its page, its difference and its snapshot need."""
-    run = simulate(Workload("mlp-tiny", 32, optimizer="sgd"), find_gpu("16 MiB"), "max_split_size_mb:40")
+    run = simulate(
+        Workload("mlp-tiny", 32, optimizer="sgd"), find_gpu("16 MiB"), "max_split_size_mb:40", "simulated"
+    )
     assert run.out_of_memory is not None
     assert run.out_of_memory.request == run.refusals[-1]
     path = tmp_path / "run.parquet"

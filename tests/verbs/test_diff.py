@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
         ("large", 4096, "A100-40GB"),
         ("other", 4096, "H100-80GB"),
     ):
-        run = simulate(Workload("mlp-tiny", batch), GPUS[gpu])
+        run = simulate(Workload("mlp-tiny", batch), GPUS[gpu], engine="simulated")
         path = folder / f"{name}.parquet"
         run.save(path)
         runs[name] = (path, run)

@@ -16,7 +16,7 @@ from tests.support.groundtruth import needs_snapshots, snapshot_path
 
 def test_explain_names_what_the_simulation_lacks(capsys, tmp_path):
     """A simulation's own snapshot, with one allocation of 7000 bytes put in."""
-    recorded = memory_viz(simulate(Workload("mlp-tiny", 4), GPUS["A100-40GB"]))
+    recorded = memory_viz(simulate(Workload("mlp-tiny", 4), GPUS["A100-40GB"], engine="simulated"))
     (trace,) = recorded["device_traces"]
     asked = sum(event["action"] == "alloc" for event in trace)
     frames = [{"filename": "/u/model.py", "line": 11, "name": "forward"}]

@@ -11,16 +11,19 @@ import torch
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.places import Attribution
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.recording.virtual.event_stream import (
-    Asked,
+from profiler.recording.virtual.event_stream import Asked, EventStream
+from profiler.recording.virtual.reading import (
     Events,
-    EventStream,
     PhaseEnd,
     events_of,
+    of_one_device,
     read_records,
+    segment_changes,
 )
 from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import Phase
+from profiler.trace.run import Refusal
+from profiler.trace.segments import Changes
 from profiler.training.step import TrainingState
 
 
@@ -48,8 +51,8 @@ class VirtualRecorder(PhaseRecorder):
         torch.cuda.synchronize()
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
-        if isinstance(state.model, torch.nn.Module):
-            self._attribution.know(state.model)
+        for module in state.modules:
+            self._attribution.know(module)
         mark = Mark(phase, labels(state, self.device))
         self._ends.append(PhaseEnd(mark, parameter_modules(state, self.device)))
         self._stream.mark(len(self._ends))
@@ -60,7 +63,9 @@ class VirtualRecorder(PhaseRecorder):
 
     @cached_property
     def _events(self) -> Events:
-        return events_of(read_records(self._stream.folder), self._stream.places, self._ends)
+        records = of_one_device(read_records(self._stream.folder), device=0)
+        changes, _ = segment_changes(records)
+        return events_of(records, self._stream.places, self._ends, changes)
 
     @property
     def entries(self) -> Sequence[Allocation | Free | Mark]:
@@ -71,3 +76,13 @@ class VirtualRecorder(PhaseRecorder):
     def reserved_bytes(self) -> Sequence[int]:
         """What the allocator held from the driver after each entry."""
         return self._events.reserved_bytes
+
+    @property
+    def segment_changes(self) -> Changes:
+        """What the allocator took from the driver and gave back."""
+        return self._events.segment_changes
+
+    @property
+    def refusals(self) -> Sequence[Refusal]:
+        """The requests that the GPU had no room for, in order."""
+        return self._events.refusals

@@ -55,6 +55,8 @@ def views(records: pd.DataFrame) -> list[View]:
 
 
 def _words(source: str, row: pd.Series) -> str:
+    if str(row["device_name"]).startswith("virtual "):
+        return str(row["device_name"])
     if source == "simulation":
         return f"simulated {row['device_name']}"
     return "measured on the CPU" if row["device"] == "cpu" else f"measured on {row['device_name']}"

@@ -47,6 +47,7 @@ def run_page(run: Run, formula: Sequence[Mapping[str, Any]] = (), ranks: bytes =
         timeline_section(run, words, {str(each["phase"]): each["peak_bytes"] for each in formula}),
         '<p class="note">One step to the right is one allocation or free, not a time. Of each stretch '
         f"of them the moment with the most allocated is drawn. {escape(note)}</p>",
+        *(f'<p class="note">{escape(line)}</p>' for line in run.rests_on),
     ]
     parts += [_refused(run, each) for each in run.refusals[-_FAILURES_SHOWN:]]
     if phased:

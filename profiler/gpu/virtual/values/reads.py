@@ -25,6 +25,11 @@ class FloatRead:
     changes_memory: bool  # whether what was read can be the size of a tensor
     assumption: str  # what the read was answered with
 
+    @property
+    def in_words(self) -> str:
+        """With how often, and what it was answered with."""
+        return f"{self} ({self.count}; {self.assumption})"
+
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.file else "during backward"
         return f"read back, not computed: {where} {self.text}".rstrip()
