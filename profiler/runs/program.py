@@ -18,6 +18,7 @@ from profiler.errors import ProfilerError
 from profiler.gpu.virtual import inside, launch
 from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.compile import EVENTS
+from profiler.gpu.virtual.installation import torch_of
 from profiler.gpu.virtual.journal import Journal, read_journal
 from profiler.gpu.virtual.values.reads import FloatRead, ProgramReads, program_reads
 from profiler.recording.virtual.event_stream import FOLDER, LIBRARY
@@ -71,7 +72,12 @@ def run_program(
         events.mkdir()
         packages = (inside.VALUES, _WATCHER)
         variables = launch.environment(
-            gpus, folder, hide_real_gpu=hide_real_gpu, inherited=inherited, packages=packages
+            gpus,
+            folder,
+            torch_of(command),
+            hide_real_gpu=hide_real_gpu,
+            inherited=inherited,
+            packages=packages,
         )
         library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))
         variables |= {

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import platform
 import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +66,24 @@ def find_torch(folders: tuple[Path, ...] = ()) -> Installation:
             raise ProfilerError("torch is not installed; the virtual GPU runs the installed torch")
         folder = Path(found.submodule_search_locations[0])
     return read_installation(folder)
+
+
+def torch_of(command: Sequence[str]) -> Installation:
+    """The torch that a command finds: that of the Python it names, or of this Python's path.
+
+    Raises ProfilerError as `find_torch` does, and where that Python has no torch.
+    """
+    found = shutil.which(command[0]) if re.fullmatch(r"python[\d.]*", Path(command[0]).name) else None
+    if found is None or Path(found).absolute() == Path(sys.executable).absolute():
+        return find_torch()
+    code = (
+        "import importlib.util as u; s = u.find_spec('torch'); "
+        "print(*(s.submodule_search_locations if s else []))"
+    )
+    said = subprocess.run([found, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+    if not said:
+        raise ProfilerError(f"{found} has no torch; the virtual GPU runs the torch of the program's Python")
+    return find_torch((Path(said).parent,))
 
 
 def read_installation(folder: Path) -> Installation:
