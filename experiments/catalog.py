@@ -1,10 +1,10 @@
 """The experiments there are, by name, and what each of them has.
 
-One that runs workloads, which are then measured, simulated and predicted (WORKLOADS):
+One that runs workloads, which are then measured and predicted (WORKLOADS):
 
 - `QUESTION`, one line;
 - `workloads(size, device)`: what to run in a size ("small" or "full") on a device ("cpu", "cuda", or
-  "simulated": the GPU that is simulated beside a CPU);
+  "absent": the GPU that is not there, beside a CPU);
 - `figures(records)`: pictures by name of the resulting rows (profiler.records.table).
 
 One that makes tables of its own (TABLES):

@@ -32,7 +32,7 @@ def workloads(size: str, device: str) -> list[Workload]:
     if size == "full":
         return stack(_BERT) + (stack(_LLAMA) if device != "cpu" else [])
     tiny = stack(Workload("bert-tiny", _TOTAL_BATCH, 128))
-    return tiny + (stack(_BERT) + stack(_LLAMA) if device == "simulated" else [])
+    return tiny + (stack(_BERT) + stack(_LLAMA) if device == "absent" else [])
 
 
 def stack(baseline: Workload) -> list[Workload]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from profiler.device import CPU, CUDA, SIMULATED, Device
-from profiler.errors import first_line
+from profiler.errors import ProfilerError, first_line
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, Term
 from profiler.formula.textbook import textbook_terms
@@ -35,9 +35,10 @@ def experiment_rows(
     on_phase: Callable[[int], None] = lambda index: None,
     measure: bool = True,
 ) -> list[Row]:
-    """Predict one workload and, on a device that is not simulated, measure it.
+    """Predict one workload and, on a device that is here, measure it.
 
-    On the CPU the formulas predict, on a GPU also a simulation of that GPU.
+    On the CPU the formulas predict, on a GPU also a run on that GPU as if it were not there: of `device`, or
+    simulated where `device` is here.
 
     Args:
         experiment: the name that the rows bear.
@@ -53,31 +54,42 @@ def experiment_rows(
     Raises:
         ProfilerError: the workload failed for another reason than memory.
     """
-    rows = predicted_rows(workload, gpu_here() if device.kind == CUDA else device.gpu)
-    if measure and device.kind != SIMULATED:
+    rows = predicted_rows(workload, Device(SIMULATED, gpu_here()) if device.kind == CUDA else device)
+    if measure and device.is_here:
         rows += run_rows(run_in_fresh_process(workload, device, settings, on_phase), "measured")
     about = provenance(device)
     return completed(rows, experiment, workload, device_class(device), about)
 
 
-def predicted_rows(workload: Workload, gpu: GPU | None) -> list[Row]:
-    """What the formulas say, and for a GPU its simulation.
+def predicted_rows(workload: Workload, device: Device) -> list[Row]:
+    """What the formulas say, and for a GPU that is not there a run on it.
 
-    Raises ProfilerError if the process that simulates dies.
+    Raises ProfilerError if the process of the formulas dies.
     """
     from profiler.formula.facts import count
 
-    if gpu is None:
+    if device.kind == CPU:
         return list(formula_rows(workload, count(workload), CPU))
-    rows: list[Row] = in_fresh_process(_rows_on_gpu, workload, gpu, name=f"simulating {workload}")
-    return rows
+    assert device.gpu is not None
+    if device.kind == SIMULATED:
+        both: list[Row] = in_fresh_process(_rows_simulated, workload, device, name=f"simulating {workload}")
+        return both
+    rows: list[Row] = in_fresh_process(_formulas_on, workload, device.gpu, name=f"counting {workload}")
+    try:
+        return rows + run_rows(run_in_fresh_process(workload, device), "simulation")
+    except ProfilerError as error:
+        return [*rows, skipped_row(0, phases(workload)[0], "simulation", str(error))]
 
 
-def _rows_on_gpu(workload: Workload, gpu: GPU) -> list[Row]:
+def _formulas_on(workload: Workload, gpu: GPU) -> list[Row]:
     from profiler.formula.facts import facts_on
 
-    formulas = list(formula_rows(workload, facts_on(gpu, workload), CUDA))
-    return formulas + simulation_rows(workload, Device(SIMULATED, gpu), RunSettings())
+    return list(formula_rows(workload, facts_on(gpu, workload), CUDA))
+
+
+def _rows_simulated(workload: Workload, device: Device) -> list[Row]:
+    assert device.gpu is not None
+    return _formulas_on(workload, device.gpu) + simulation_rows(workload, device, RunSettings())
 
 
 def simulation_rows(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler.device import CPU, SIMULATED, Device
+from profiler.device import CPU, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import (
     alone_with,
@@ -23,7 +23,7 @@ from profiler.files import (
     write_csv,
     write_table,
 )
-from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
+from profiler.gpu.cards import DEFAULT_GPU
 from profiler.records import table as records
 from profiler.records.comparison import side_by_side
 from profiler.records.select import last_of_each_run, recorded_twice, without_end
@@ -31,7 +31,7 @@ from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import parse_bytes
 from profiler.verbs.list import make_importable
-from profiler.verbs.options import add_virtual, again_virtually, gpu_name, refuse
+from profiler.verbs.options import add_engine, add_virtual, again_virtually, device_from, refuse
 from profiler.views import screen
 from profiler.views.figures import style
 from profiler.workload import Workload
@@ -57,7 +57,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
     )
-    parser.add_argument("--gpu", help=f"simulated beside the CPU; default: {DEFAULT_GPU}")
+    parser.add_argument("--gpu", help=f"a GPU that is not there, beside the CPU; default: {DEFAULT_GPU}")
+    add_engine(parser)
     parser.add_argument("--limit", metavar="SIZE", help="memory that a run may take, as in 2GiB")
     parser.add_argument("--fresh", action="store_true", help="run again what has been recorded")
     parser.add_argument(
@@ -71,14 +72,14 @@ def add_options(parser: ArgumentParser) -> None:
 class _Experiment:
     """One experiment about to run: where its results go, and how to run it.
 
-    `gpu` is simulated beside what is measured on the CPU; a GPU that is here is simulated by itself.
+    `absent` is the GPU beside what is measured on the CPU; a GPU that is here is simulated by itself.
     """
 
     name: str
     folder: Path
     device: Device
     settings: RunSettings
-    gpu: GPU | None
+    absent: Device | None
     size: str
     fresh: bool
     repredict: bool
@@ -105,8 +106,8 @@ def run(options: Namespace) -> int | None:
     device = Device(options.device) if options.device else default_device()
     check_device(device)
     if device.kind != CPU:
-        refuse(options, ["gpu"], "is simulated beside the CPU; on cuda it is the GPU that is here")
-    gpu = find_gpu(gpu_name(options)) if device.kind == CPU else None
+        refuse(options, ["gpu", "engine"], "is of a GPU beside the CPU; on cuda it is the GPU that is here")
+    absent = device_from(options) if device.kind == CPU else None
     settings = RunSettings(parse_bytes(options.limit) if options.limit else None)
     small = "-small" if options.size == "small" else ""
     results = options.results / f"{device_class(device)}{small}"
@@ -117,7 +118,7 @@ def run(options: Namespace) -> int | None:
     for name in dict.fromkeys(options.experiments or asked):
         console.print(screen.styled((name, "bold"), f"  {asked[name]}"))
         how = (options.size, options.fresh, options.repredict)
-        experiment = _Experiment(name, results / name, device, settings, gpu, *how)
+        experiment = _Experiment(name, results / name, device, settings, absent, *how)
         with alone_with(experiment.folder / "run", partial(_say_waiting, console)):
             if name in catalog.WORKLOADS:
                 asks = catalog.WORKLOADS[name]
@@ -172,7 +173,7 @@ def _done(recorded: pd.DataFrame) -> set[str]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One workload on a device, measured (unless it was) and predicted, or simulated only."""
+    """One workload on a device: predicted and, if it is here, measured (unless it was)."""
 
     experiment: _Experiment
     workload: Workload
@@ -181,8 +182,7 @@ class _Run:
 
     @property
     def name(self) -> str:
-        simulated = self.device.kind == SIMULATED
-        return f"{self.workload} on {self.device}" if simulated else str(self.workload)
+        return str(self.workload) if self.device.is_here else f"{self.workload} on {self.device}"
 
     def rows(self, on_doing: Callable[[str], None]) -> list[records.Row]:
         """Run it; calls `on_doing` with what is being done."""
@@ -199,17 +199,17 @@ class _Run:
 
 
 def _runs(experiment: _Experiment, asks: RunsWorkloads) -> dict[str, _Run]:
-    """By run key: on a GPU each workload; on the CPU each, and each simulated on a GPU."""
+    """By run key: on a GPU each workload; on the CPU each, and each on a GPU that is not there."""
     from profiler.runs.provenance import device_class, provenance
     from profiler.runs.rows import run_key
 
     devices = [experiment.device]
-    if experiment.gpu is not None:
-        devices.append(Device(SIMULATED, experiment.gpu))
+    if experiment.absent is not None:
+        devices.append(experiment.absent)
     runs = {}
     for device in devices:
         about = provenance(device)
-        for workload in asks.workloads(experiment.size, device.kind):
+        for workload in asks.workloads(experiment.size, device.kind if device.is_here else "absent"):
             # Where nothing is computed all seeds are alike.
             run = _Run(experiment, workload if device.is_here else replace(workload, seed=0), device)
             runs[run_key(run.workload, device_class(device), about)] = run

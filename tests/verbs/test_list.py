@@ -29,7 +29,7 @@ def test_every_experiment_asks_for_workloads_in_both_sizes_on_every_device():
         small, full = (experiment.workloads(size, "cpu") for size in ("small", "full"))
         assert small, name
         assert len(full) >= len(small), name
-        assert set(small) <= set(experiment.workloads("small", "simulated")), name
+        assert set(small) <= set(experiment.workloads("small", "absent")), name
     on_a_gpu = catalog.WORKLOADS["combined"].workloads("full", "cuda")
     assert {workload.model for workload in on_a_gpu} == {"bert-large", "llama-1b"}
     assert all(isinstance(workload, Workload) for workload in on_a_gpu)
