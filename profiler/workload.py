@@ -21,6 +21,10 @@ CHECKPOINTING = ("none", "every_layer", "sqrt", "selective")
 ATTENTION = ("sdpa", "eager")
 MEMORY_FORMATS = ("contiguous_format", "channels_last")  # names in torch
 
+# How many GPUs share a training step: by torch's own means, or by formula only (DeepSpeed's stages).
+DDP, ZERO1, FSDP2, ZERO2, ZERO3 = "ddp", "zero1", "fsdp2", "zero2", "zero3"
+SHARDINGS = (DDP, ZERO1, FSDP2, ZERO2, ZERO3)
+
 _CHOICES = {
     "optimizer": OPTIMIZERS,
     "optimizer_implementation": IMPLEMENTATIONS,
@@ -159,3 +163,23 @@ class Workload:
         if self.memory_format != "contiguous_format":
             words.append(self.memory_format)
         return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a training step is shared: by one of SHARDINGS, among so many ranks of one GPU each. The batch is a
+    rank's own.
+    """
+
+    kind: str
+    ranks: int
+
+    def __post_init__(self) -> None:
+        """Raise ProfilerError for a way that there is not."""
+        if self.kind not in SHARDINGS:
+            raise ProfilerError(f"unknown --shard {self.kind!r}; known: {', '.join(SHARDINGS)}")
+        if self.ranks < 1:
+            raise ProfilerError(f"there is at least 1 rank, not {self.ranks}")
+
+    def __str__(self) -> str:
+        return f"{self.kind} on {self.ranks} GPUs"

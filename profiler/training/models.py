@@ -96,6 +96,11 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
 
 
+def layers_of(workload: Workload) -> str:
+    """Where the module's equal layers are, as a path of attributes; "" where that is not known."""
+    return find_model(workload).family.layers
+
+
 def _lay_out(module: torch.nn.Module, layout: torch.memory_format) -> None:
     """What `module.to(memory_format=layout)` does, which fake tensors refuse."""
     for parameter in module.parameters():

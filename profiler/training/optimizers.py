@@ -12,12 +12,26 @@ from typing import Any
 import torch
 
 from profiler.training import precision
-from profiler.workload import EIGHT_BIT_OPTIMIZERS, PLAIN_OPTIMIZERS, TRANSFORMERS_OPTIMIZERS, Workload
+from profiler.training.sharding import sharded_optimizer
+from profiler.workload import (
+    EIGHT_BIT_OPTIMIZERS,
+    PLAIN_OPTIMIZERS,
+    TRANSFORMERS_OPTIMIZERS,
+    Sharding,
+    Workload,
+)
 
 
-def make_optimizer(workload: Workload, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The workload's optimizer over the model's trainable parameters."""
+def make_optimizer(
+    workload: Workload, model: torch.nn.Module, sharding: Sharding | None = None
+) -> torch.optim.Optimizer:
+    """The workload's optimizer over the model's trainable parameters.
+
+    Raises ProfilerError for one that ranks cannot share.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if sharding is not None:
+        return sharded_optimizer(workload, parameters, lambda own: _plain(workload, own), sharding)
     if workload.precision == "fp16_master":
         return precision.MasterWeights(parameters, lambda masters: _plain(workload, masters))
     if workload.optimizer in PLAIN_OPTIMIZERS:

@@ -12,10 +12,11 @@ import torch
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
 from profiler.training.built_in import Batch
-from profiler.training.models import build_model, code_in_use, find_model, make_batch
+from profiler.training.models import build_model, code_in_use, find_model, layers_of, make_batch
 from profiler.training.optimizers import make_optimizer
 from profiler.training.own_models import call_with
-from profiler.workload import Workload
+from profiler.training.sharding import holder_of_states, placed
+from profiler.workload import Sharding, Workload
 
 
 @dataclass
@@ -54,10 +55,17 @@ class Recorder(Protocol):
         """Entered before the phase's first allocation, left after its last."""
 
 
-def train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool = True) -> None:
+def train(
+    workload: Workload,
+    device: torch.device,
+    recorder: Recorder,
+    initialize: bool = True,
+    sharding: Sharding | None = None,
+) -> None:
     """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
 
-    With `initialize=False` the weights keep arbitrary values, for a device that computes nothing.
+    With `initialize=False` the weights keep arbitrary values, for a device that computes nothing. With a
+    `sharding` it is the step of one rank, in a process that has joined the others.
 
     The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
     accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
@@ -65,17 +73,24 @@ def train(workload: Workload, device: torch.device, recorder: Recorder, initiali
     Raises whatever the device raises, out of memory included.
     """
     with code_in_use(workload):
-        _train(workload, device, recorder, initialize)
+        _train(workload, device, recorder, initialize, sharding)
 
 
-def _train(workload: Workload, device: torch.device, recorder: Recorder, initialize: bool) -> None:
+def _train(
+    workload: Workload,
+    device: torch.device,
+    recorder: Recorder,
+    initialize: bool,
+    sharding: Sharding | None,
+) -> None:
     torch.manual_seed(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
-        model = build_model(workload, initialize).to(device)
-        state.modules = (model,)
-    optimizer = make_optimizer(workload, model)
-    state.optimizers = (optimizer,)
+        module = build_model(workload, initialize)
+        model = placed(module, layers_of(workload), device, sharding)
+        state.modules = (module,)
+    optimizer = make_optimizer(workload, module, sharding)
+    state.optimizers = (holder_of_states(optimizer),)
     state.scaler = precision.make_scaler(workload, device.type)
     for step in range(1, workload.steps + 1):
         for micro_batch in range(1, workload.micro_batches + 1):
