@@ -50,6 +50,7 @@ def run_on(
     from profiler.formula.facts import count
     from profiler.training.models import code_in_use, examine
     from profiler.training.optimizers import import_library
+    from profiler.training.sharding import process_group
     from profiler.training.step import train
     from profiler.training.user_code import errors_in_one_line
 
@@ -63,10 +64,17 @@ def run_on(
     order = phases(workload)
     recorder = make_recorder(device, settings, lambda phase: on_phase(order.index(phase)))
     error = None
-    with code_in_use(workload), errors_in_one_line(str(workload)), recorder:
+    joined = process_group(settings.sharding)
+    with code_in_use(workload), errors_in_one_line(str(workload)), recorder, joined:
         try:
             with attention_by(settings.attention_kernel), limited(device.type, limit_bytes):
-                train(workload, recorder.device, recorder, initialize=device.is_here)
+                train(
+                    workload,
+                    recorder.device,
+                    recorder,
+                    initialize=device.is_here,
+                    sharding=settings.sharding,
+                )
         except (MemoryError, RuntimeError) as raised:
             if not is_out_of_memory(raised, under_limit=limit_bytes is not None):
                 raise
@@ -147,7 +155,7 @@ def in_process_on(
         answer = in_virtual_process(
             function,
             *arguments,
-            gpus=VirtualGPUs(device.gpu),
+            gpus=VirtualGPUs(device.gpu, lone_rank=settings.sharding is not None),
             name=name,
             allocator_settings=allocator_settings,
             on_phase=on_phase,

@@ -18,15 +18,15 @@ class RunSettings:
         limit_bytes: memory that the run may take beyond what the libraries use; None for all there is.
         allocator_settings: as PYTORCH_ALLOC_CONF has them in the process that runs; "" to leave it alone.
         attention_kernel: the only kernel that scaled dot product attention may use; "" for torch's choice.
-        sharding: run as one rank of many, in a process whose environment says which; None: one GPU alone.
         timeout_seconds: a run that is silent for so long, which is longer than a phase takes, is ended.
+        sharding: run as one rank of many, in a process whose environment says which; None: one GPU alone.
     """
 
     limit_bytes: int | None = None
     allocator_settings: str = ""
     attention_kernel: str = ""
-    sharding: Sharding | None = None
     timeout_seconds: float | None = None
+    sharding: Sharding | None = None
 
     def __post_init__(self) -> None:
         """Raise ProfilerError for an attention kernel that torch does not have."""

@@ -10,8 +10,8 @@ import torch
 from profiler.errors import ProfilerError
 from profiler.training import checkpointing, precision
 from profiler.training.built_in import MODELS, Batch, Model
+from profiler.training.guessed_inputs import longest_sequence
 from profiler.training.own_models import code_of, own_model
-from profiler.training.sequence_limit import longest_sequence
 from profiler.training.unwritten_weights import weights_left_unwritten
 from profiler.training.user_code import errors_in_one_line
 from profiler.workload import Workload
@@ -94,11 +94,6 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
         if workload.memory_format != "contiguous_format":
             _lay_out(module, getattr(torch, workload.memory_format))
     return checkpointing.cut(module, model.family.layers, workload.checkpointing)
-
-
-def layers_of(workload: Workload) -> str:
-    """Where the module's equal layers are, as a path of attributes; "" where that is not known."""
-    return find_model(workload).family.layers
 
 
 def _lay_out(module: torch.nn.Module, layout: torch.memory_format) -> None:

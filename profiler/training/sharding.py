@@ -33,19 +33,17 @@ def process_group(sharding: Sharding | None) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def placed(
-    model: torch.nn.Module, layers: str, device: torch.device, sharding: Sharding | None
-) -> torch.nn.Module:
+def placed(model: torch.nn.Module, device: torch.device, sharding: Sharding | None) -> torch.nn.Module:
     """What the training step calls: the model on its device, sharded, or wrapped in what averages gradients.
 
-    Its parameters are afterwards this rank's. `layers` is the path of its equal layers, "" if not known.
+    Its parameters are afterwards this rank's.
     """
     if sharding is None:
         return model.to(device)
     if sharding.kind == FSDP2:
         from torch.distributed.fsdp import fully_shard
 
-        for unit in units(model, layers):
+        for unit in units(model):
             fully_shard(unit)
         fully_shard(model)  # what is on the CPU still goes to the device unit by unit
         return model
@@ -54,14 +52,10 @@ def placed(
     return DistributedDataParallel(model.to(device), device_ids=[torch.cuda.current_device()])
 
 
-def units(model: torch.nn.Module, layers: str) -> list[torch.nn.Module]:
-    """The modules that FSDP2 shards each by itself: the model's equal layers, or the members of the outermost
-    lists of modules that it has.
-    """
-    if layers:
-        return list(model.get_submodule(layers).children())
+def units(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The modules that FSDP2 shards each by itself: the members of the outermost lists, as layers are."""
     found: list[torch.nn.Module] = []
-    pending = list(model.children())
+    pending = [model]
     while pending:
         module = pending.pop(0)
         if isinstance(module, torch.nn.ModuleList | torch.nn.Sequential) and len(module) > 1:
@@ -90,8 +84,8 @@ def sharded_optimizer(
     def of_this_rank(its_own: Any, **options: Any) -> torch.optim.Optimizer:
         return make(its_own)
 
-    redundant: Any = ZeroRedundancyOptimizer(parameters, of_this_rank)
-    return redundant
+    one: Any = of_this_rank  # anything that can be called with parameters
+    return ZeroRedundancyOptimizer(parameters, one)
 
 
 def holder_of_states(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ import torch
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
 from profiler.training.built_in import Batch
-from profiler.training.models import build_model, code_in_use, find_model, layers_of, make_batch
+from profiler.training.models import build_model, code_in_use, find_model, make_batch
 from profiler.training.optimizers import make_optimizer
 from profiler.training.own_models import call_with
 from profiler.training.sharding import holder_of_states, placed
@@ -87,7 +87,7 @@ def _train(
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
         module = build_model(workload, initialize)
-        model = placed(module, layers_of(workload), device, sharding)
+        model = placed(module, device, sharding)
         state.modules = (module,)
     optimizer = make_optimizer(workload, module, sharding)
     state.optimizers = (holder_of_states(optimizer),)

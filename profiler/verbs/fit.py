@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from profiler.device import CUDA, Device
+from profiler.errors import ProfilerError
 from profiler.gpu.cards import find_gpu
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs import options as words
 from profiler.views import screen
+from profiler.workload import SHARDINGS, Sharding
 
 if TYPE_CHECKING:
-    from profiler.advice.fit import Fit
+    from profiler.advice.fit import Fit, Question
+    from profiler.advice.shared_fit import SharedFit
+    from profiler.gpu.cards import GPU
     from profiler.trace.run import Run
+    from profiler.workload import Workload
 
 SUMMARY = "will it fit on a GPU, with which batch at most, and what would help (needs no GPU)"
 DESCRIPTION = "Run a training step of any model on a GPU that need not be there."
 EXAMPLES = (
     "examples: profiler fit gpt2 --batch 8 --length 1024 --gpu A100-40GB; "
     "profiler fit train.py:make_model --batch 32; "
-    "profiler fit LlamaConfig --batch 1 --length 2048 --gpu H100. "
+    "profiler fit LlamaConfig --batch 1 --length 2048 --gpu 8xH100-80GB --shard fsdp2. "
     "Exit codes: 0 fits, 3 does not fit, 1 error."
 )
 _MODULES_SHOWN = 5
@@ -41,6 +46,12 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="SIZE",
         help="memory to set aside for the CUDA context and libraries; default: the most seen on that card",
     )
+    parser.add_argument(
+        "--shard",
+        metavar="HOW",
+        help=f"the step is shared by the GPUs, as in --gpu 8xA100-80GB; the batch is a GPU's: "
+        f"{', '.join(SHARDINGS)}",
+    )
     parser.add_argument("--no-largest", action="store_true", help="do not search for the largest batch")
     parser.add_argument("--no-techniques", action="store_true", help="do not try what would help")
     parser.add_argument(
@@ -56,7 +67,10 @@ def run(options: Namespace) -> int:
     from profiler.runs.provenance import check_device
     from profiler.runs.run_settings import RunSettings
 
-    gpu = find_gpu(words.gpu_name(options))
+    count, name = words.count_and_name(words.gpu_name(options))
+    gpu = find_gpu(name)
+    if count > 1 and not options.shard:
+        raise ProfilerError(f"{count} GPUs: say how they share the step, as in --shard fsdp2")
     question = Question(
         allocator_settings=words.allocator_settings(options),
         with_largest=not options.no_largest,
@@ -66,6 +80,9 @@ def run(options: Namespace) -> int:
     if options.context:
         question = replace(question, context_bytes=parse_bytes(options.context))
     workload = words.workload_from(options)
+    if options.shard:
+        words.refuse(options, ["verify"], "runs on the one GPU that is here; not with --shard")
+        return _run_shared(workload, gpu, Sharding(options.shard, count), question, options)
     if options.verify:
         check_device(Device(CUDA))
     answer = fit(workload, gpu, question)
@@ -79,6 +96,78 @@ def run(options: Namespace) -> int:
         _print(answer, measured)
         words.say_what_it_rests_on(answer.run, options.engine)
     return words.DOES_NOT_FIT if answer.verdict == DOES_NOT_FIT else 0
+
+
+def _run_shared(
+    workload: Workload, gpu: GPU, sharding: Sharding, question: Question, options: Namespace
+) -> int:
+    from profiler.advice.shared_fit import shared_fit
+
+    answer = shared_fit(workload, gpu, sharding, question)
+    if options.json:
+        print(json.dumps(shared_as_dict(answer), indent=2))
+    else:
+        _print_shared(answer)
+        words.say_what_it_rests_on(answer.run, options.engine)
+    return 0 if answer.fits else words.DOES_NOT_FIT
+
+
+def shared_as_dict(answer: SharedFit) -> dict[str, Any]:
+    """The answer for GPUs that share a step, as plain values; see `as_dict`."""
+    workload, gpu = answer.run.workload, answer.run.device.gpu
+    assert workload is not None
+    assert gpu is not None
+    return {
+        "fits": answer.fits,
+        "shard": answer.sharding.kind,
+        "gpus": answer.sharding.ranks,
+        "how": answer.how,
+        "workload": workload.to_dict(),
+        "gpu": gpu.name,
+        "engine": answer.run.device.kind,
+        "rests_on": list(answer.run.rests_on),
+        "needed_bytes": answer.needed_bytes,
+        "usable_bytes": answer.usable_bytes,
+        "largest_batch": answer.largest,
+        "fewest_gpus": answer.fewest,
+    }
+
+
+def _print_shared(answer: SharedFit) -> None:
+    from profiler.advice.shared_fit import RUN, why_formula
+
+    console, run, ranks = screen.console(), answer.run, answer.sharding.ranks
+    verdict = "fits" if answer.fits else "does not fit"
+    left = answer.usable_bytes - answer.needed_bytes
+    name = run.device.gpu.name if run.device.gpu else ""
+    console.print(
+        screen.styled((verdict.upper(), _STYLES[verdict]), f"  {run.workload} with {answer.sharding}, {name}")
+    )
+    room = f"{format_bytes(left)} left" if left >= 0 else f"{format_bytes(-left)} too much"
+    console.print(
+        f"  a rank needs {format_bytes(answer.needed_bytes)} of {format_bytes(answer.usable_bytes)} usable: "
+        f"{room}; the CUDA context and what NCCL takes are set aside"
+    )
+    if answer.how == RUN:
+        sizes = sorted(run.by_category().items(), key=lambda item: -item[1])
+        parts = (f"{category.replace('_', ' ')} {format_bytes(size)}" for category, size in sizes)
+        console.print(
+            f"  run by torch as rank 0 of {ranks}; its peak: {', '.join(parts)}",
+            soft_wrap=True,
+        )
+    else:
+        console.print(
+            f"  by formula, as {why_formula(answer.sharding)}: one GPU's run less what ZeRO's paper divides; "
+            "what is gathered at a time and DeepSpeed's buckets are not in it",
+            soft_wrap=True,
+        )
+    if answer.fewest is None:
+        console.print(f"  with this batch not on {ranks} GPUs either")
+    else:
+        console.print(screen.styled(("\nFewest GPUs", "bold"), f"  {answer.fewest}, with this batch of each"))
+    if answer.largest is not None:
+        words_ = f"{answer.largest:,} a GPU, {answer.largest * ranks:,} in all" if answer.largest else "none"
+        console.print(screen.styled(("\nLargest batch", "bold"), f"  {words_}"))
 
 
 def as_dict(answer: Fit, measured: Run | None = None) -> dict[str, Any]:

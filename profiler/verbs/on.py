@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from profiler.gpu.device_used import DeviceTerm, device_used_terms, in_total
 from profiler.trace.events import Mark
 from profiler.trace.segments import holes, segments_at
 from profiler.units import format_bytes
-from profiler.verbs.options import whole_number
+from profiler.verbs.options import count_and_name, whole_number
 from profiler.views import screen
 
 if TYPE_CHECKING:
@@ -98,8 +97,7 @@ def run(options: Namespace) -> int:
     command = getattr(options, "command", [])
     if not command:
         raise ProfilerError("no command: profiler on GPU -- COMMAND, as in `-- python train.py`")
-    several = re.fullmatch(r"(\d+)x(.+)", options.gpu)
-    count, name = (int(several[1]), several[2]) if several else (1, options.gpu)
+    count, name = count_and_name(options.gpu)
     gpu = find_gpu(name)
     gpus = VirtualGPUs(gpu, count, events_wait=options.late_events)
     alone = _lone_ranks(options, count)

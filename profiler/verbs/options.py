@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any
@@ -190,6 +191,12 @@ def formula(workload: Workload, gpu: GPU) -> list[PhaseTerms]:
     from profiler.formula.facts import count_on_gpu
 
     return phase_terms(workload, count_on_gpu(workload, gpu), "cuda")
+
+
+def count_and_name(text: str) -> tuple[int, str]:
+    """How many GPUs of which name: "8xA100-80GB" is (8, "A100-80GB")."""
+    several = re.fullmatch(r"(\d{1,6})x(.+)", text)
+    return (int(several[1]), several[2]) if several else (1, text)
 
 
 def gpu_name(options: argparse.Namespace) -> str:

@@ -6,8 +6,8 @@ import transformers
 from torch import nn
 
 from profiler.errors import ProfilerError
+from profiler.training.guessed_inputs import longest_sequence
 from profiler.training.models import examine
-from profiler.training.sequence_limit import longest_sequence
 from profiler.workload import Workload
 
 pytestmark = pytest.mark.quick
