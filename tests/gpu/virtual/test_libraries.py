@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 import profiler.gpu.virtual
 from profiler.gpu.virtual.compile import compiler, defaults
@@ -126,8 +127,33 @@ before = torch.cuda.memory_allocated()
 torch.cuda.reset_peak_memory_stats()
 y = run(x)
 print(json.dumps(torch.cuda.max_memory_allocated() - before))
+
+# What Triton asks of each kernel that it has compiled.
+import ctypes, os, pathlib, sys
+driver, registers = ctypes.CDLL("libcuda.so.1"), {}
+for path in pathlib.Path(os.environ["TRITON_CACHE_DIR"]).rglob("*.cubin"):
+    module, function, count = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
+    assert not driver.cuModuleLoadData(ctypes.byref(module), path.read_bytes())
+    assert not driver.cuModuleGetFunction(ctypes.byref(function), module, path.stem.encode())
+    assert not driver.cuFuncGetAttribute(ctypes.byref(count), 4, function)
+    registers[str(path)] = count.value
+print(json.dumps(registers), flush=True)
+os._exit(0)
 """
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "i"), "TRITON_CACHE_DIR": str(tmp_path / "t")}
-    done, _ = run_python(["-c", code], H100, needed(installed_torch()), **caches)
+    done, journal = run_python(["-c", code], H100, needed(installed_torch()), **caches)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout) == 4 * MIB  # one kernel: eagerly there are two temporaries more
+    growth, registers = map(json.loads, done.stdout.splitlines())
+    assert growth == 4 * MIB  # one kernel: eagerly there are two temporaries more
+    assert registers
+    for path, count in registers.items():
+        assert count == registers_in(Path(path)) != 32
+    assert not [text for text in journal.assumed if "metadata cannot be read" in text]
+
+
+def registers_in(cubin: Path) -> int:
+    """EIATTR_REGCOUNT of the one kernel: format 4, attribute 0x2f, 8 bytes: the symbol and its registers."""
+    with cubin.open("rb") as file:
+        info = ELFFile(file).get_section_by_name(".nv.info").data()
+    at = info.index(b"\x04\x2f\x08\x00")
+    return int.from_bytes(info[at + 8 : at + 12], "little")

@@ -139,6 +139,9 @@ struct kernel_attributes {
     int binary_version;
 };
 void vgpu_kernel_register(const void *host_function, const char *name, const void *fat_binary);
+/* A module loaded by the program, and a kernel of it; whether there is room. */
+bool vgpu_module_load(void **module, const void *image);
+bool vgpu_module_kernel(void **kernel, void *module, const char *name);
 const char *vgpu_kernel_name(const void *host_function);
 void vgpu_kernel_attributes(const void *host_function, struct kernel_attributes *attributes);
 int vgpu_kernel_blocks_per_multiprocessor(const void *host_function, int threads, size_t dynamic_shared_bytes);

@@ -253,6 +253,58 @@ static struct kernel_table *table_of(const void *wrapper) {
     return table;
 }
 
+/* How long an ELF file in memory is, by its tables; 0: none. */
+static size_t elf_bytes(const char *elf) {
+    const Elf64_Ehdr *header = (const void *)elf;
+    uint64_t end = header->e_shoff + (uint64_t)header->e_shnum * header->e_shentsize;
+    if (header->e_shentsize != sizeof(Elf64_Shdr) || end > MOST_BYTES || header->e_shoff % _Alignof(Elf64_Shdr)) return 0;
+    const Elf64_Shdr *sections = (const void *)(elf + header->e_shoff);
+    for (int i = 0; i < header->e_shnum; i++) {
+        uint64_t last = sections[i].sh_type == SHT_NOBITS ? 0 : sections[i].sh_offset + sections[i].sh_size;
+        if (last > end && last <= MOST_BYTES) end = last;
+    }
+    return end;
+}
+
+/* Where the compiler writes the architecture, 80 for 8.0: moved with the version of its ELF format. */
+static int elf_architecture(const char *elf) {
+    const Elf64_Ehdr *header = (const void *)elf;
+    return (int)(header->e_ident[EI_ABIVERSION] >= 8 ? header->e_flags >> 8 : header->e_flags) & 0xff;
+}
+
+const void *fat_binary_of_image(const void *image) {
+    struct wrapper wrapper = {WRAPPER_MAGIC, 1, image};
+    const struct entry *entry = NULL;
+    uint32_t magic;
+    size_t bytes = 0;
+    memcpy(&magic, image, sizeof magic);
+    bool elf = !memcmp(image, ELFMAG, SELFMAG);
+    if (!elf && (magic == WRAPPER_MAGIC || magic == FAT_MAGIC)) {
+        entry = best_entry(magic == FAT_MAGIC ? &wrapper : image);
+    }
+    struct kernel_table *table = elf || entry ? calloc(1, sizeof *table) : NULL;
+    if (!table) return NULL;
+    char *plain = entry ? plain_elf(entry, &bytes) : NULL;
+    const char *of = elf ? image : plain;
+    if (elf) bytes = elf_bytes(of);
+    if (of && bytes) {
+        table->architecture = elf_architecture(of);
+        read_elf(table, of, bytes);
+    }
+    free(plain);
+    table->wrapper = table;
+    table->next = tables;
+    tables = table;
+    return table;
+}
+
+const void *fat_binary_if_one(const void *module) {
+    for (struct kernel_table *table = tables; table; table = table->next) {
+        if (table == module) return module;
+    }
+    return NULL;
+}
+
 bool fat_binary_attributes(const void *wrapper, const char *name, struct kernel_attributes *attributes) {
     struct kernel_table *table = table_of(wrapper);
     if (!table) return false;

@@ -9,4 +9,10 @@
  * for the card. With the lock held. */
 bool fat_binary_attributes(const void *wrapper, const char *name, struct kernel_attributes *attributes);
 
+/* A module that the program loads itself: a kernel's ELF file, as Triton's, or a fat binary. What it says of its
+ * kernels is read at once; the result stands for it as for a wrapper above. NULL: of another kind (PTX). */
+const void *fat_binary_of_image(const void *image);
+/* The same, where it is one. */
+const void *fat_binary_if_one(const void *module);
+
 #endif

@@ -2,6 +2,7 @@
 #include "fatbin.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct kernel {
     const void *host_function;
@@ -24,6 +25,25 @@ API void vgpu_kernel_register(const void *host_function, const char *name, const
     }
     kernels[count++] = (struct kernel){host_function, name, fat_binary};
     vgpu_unlock();
+}
+
+API bool vgpu_module_load(void **module, const void *image) {
+    vgpu_lock();
+    const void *read = image ? fat_binary_of_image(image) : NULL;
+    vgpu_unlock();
+    *module = read ? (void *)(uintptr_t)read : vgpu_new_handle();
+    return *module;
+}
+
+API bool vgpu_module_kernel(void **kernel, void *module, const char *name) {
+    char *copy = name ? strdup(name) : NULL; /* kept as the kernel is */
+    *kernel = vgpu_new_handle();
+    if (!*kernel || !copy) return *kernel;
+    vgpu_lock();
+    const void *read = fat_binary_if_one(module);
+    vgpu_unlock();
+    vgpu_kernel_register(*kernel, copy, read);
+    return true;
 }
 
 static size_t slot_of(const void *host_function) {

@@ -139,9 +139,8 @@ API int cudaGetFuncBySymbol(void **function, const void *symbol) { return __cuda
 
 API int cudaGetKernel(void **kernel, const void *function) { return __cudaGetKernel(kernel, function); }
 
-API int cudaLibraryLoadData(void **library) {
-    *library = vgpu_new_handle();
-    return SUCCESS;
+API int cudaLibraryLoadData(void **library, const void *image) {
+    return vgpu_failed(vgpu_module_load(library, image) ? SUCCESS : OUT_OF_MEMORY);
 }
 
 API int cudaLibraryUnload(void *library) {
@@ -150,9 +149,7 @@ API int cudaLibraryUnload(void *library) {
 }
 
 API int cudaLibraryGetKernel(void **kernel, void *library, const char *name) {
-    (void)library, (void)name;
-    *kernel = vgpu_new_handle();
-    return SUCCESS;
+    return vgpu_failed(vgpu_module_kernel(kernel, library, name) ? SUCCESS : OUT_OF_MEMORY);
 }
 
 API int cudaFuncSetAttribute(const void *function, int attribute, int value) {
