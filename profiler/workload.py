@@ -36,7 +36,8 @@ _CHOICES = {
 
 
 # More than anybody trains with at once: a count beyond is a slip, and would run for days.
-_LARGEST = {"batch": 10_000_000, "length": 10_000_000, "layers": 10_000}
+LARGEST_BATCH = 10_000_000
+_LARGEST = {"batch": LARGEST_BATCH, "length": 10_000_000, "layers": 10_000}
 _MOST_PASSES = 1000
 
 

@@ -17,8 +17,8 @@ from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.trace.requests import Requests, at_batch, fit_in, same_order
 from profiler.trace.run import Run
+from profiler.workload import LARGEST_BATCH
 
-LARGEST_BATCH = 1 << 30
 MOST_SIMULATIONS = 12
 
 _NEAR = 0.5  # of a batch: near enough to what was simulated for a prediction to be put to the proof

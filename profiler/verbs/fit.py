@@ -15,7 +15,7 @@ from profiler.gpu.cards import find_gpu
 from profiler.units import format_bytes, parse_bytes
 from profiler.verbs import options as words
 from profiler.views import screen
-from profiler.workload import SHARDINGS, Sharding
+from profiler.workload import LARGEST_BATCH, SHARDINGS, Sharding
 
 if TYPE_CHECKING:
     from profiler.advice.fit import Fit, Question
@@ -320,8 +320,6 @@ def _print_measured(answer: Fit, measured: Run, console: Console) -> None:
 
 
 def _largest_in_words(answer: Fit) -> str:
-    from profiler.advice.largest_batch import LARGEST_BATCH
-
     largest = answer.largest
     assert largest is not None
     if largest.fits == 0 and largest.exact:

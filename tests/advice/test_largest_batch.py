@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from profiler.advice.largest_batch import LARGEST_BATCH, MOST_SIMULATIONS, largest_batch
+from profiler.advice.largest_batch import MOST_SIMULATIONS, largest_batch
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
 from profiler.gpu.cards import UNLIMITED_BYTES
@@ -13,7 +13,7 @@ from profiler.trace.events import Allocation, Free, Mark
 from profiler.trace.phase import FORWARD, Phase
 from profiler.trace.requests import at_batch, fit_in, requests_of, same_order
 from profiler.trace.run import OutOfMemory, PhaseMeasurement, Run
-from profiler.workload import Workload
+from profiler.workload import LARGEST_BATCH, Workload
 from tests.support.runs import run_of
 
 MIB = 2**20
