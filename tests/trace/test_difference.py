@@ -7,6 +7,7 @@ import pytest
 
 from profiler import simulate
 from profiler.cli import main
+from profiler.device import Device
 from profiler.gpu.cards import GPUS
 from profiler.gpu.snapshot import load_snapshot
 from profiler.records import table as records
@@ -317,6 +318,9 @@ def test_a_recording_can_be_saved_and_compared(tmp_path):
             model(torch.randn(batch, 64)).sum().backward()
             model.zero_grad()
         recording.save(tmp_path / name)
-    found = difference(load(tmp_path / "a"), load(tmp_path / "b"))
+    saved = load(tmp_path / "b")
+    assert (saved.device, saved.name, saved.entries) == (Device("cpu"), "Linear", recording.run.entries)
+    assert saved.peaks() == recording.run.peaks()
+    found = difference(load(tmp_path / "a"), saved)
     assert found.difference_bytes > 0
     assert sum(part.difference_bytes for part in found.lines) == found.difference_bytes
