@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def depth_sweep(records: pd.DataFrame) -> Figure:
     row = shown[0].truth.iloc[0]
     style.headline(
         figure,
-        _finding(shown[0]),
+        _finding(shown),
         f"{row['model']}, batch {row['batch']} × {row['length']} tokens, {row['attention']} attention",
     )
     style.shared_legend(figure, grid.flat)
@@ -80,7 +81,7 @@ def _row(panels: np.ndarray, view: View) -> None:
             line = seconds.loc[name].sort_index()
             time.plot(line.index.astype(float), line, color=colour, marker=marker, markersize=7, linewidth=2)
         time.set_ylabel("seconds a step")
-        time.set_title("time", fontsize=13)
+        time.set_title(f"one timing each: √L {_more_time(seconds):+.0f} % at the deepest", fontsize=13)
     else:
         time.set_axis_off()  # a simulation computes nothing
     kept.set_ylabel(f"{view.words}\n{kept.get_ylabel()}")
@@ -119,9 +120,31 @@ def _lines(axes: Axes, view: View, rows: pd.DataFrame, values: pd.Series) -> Non
     axes.set_ylabel(f"activations ({unit})")
 
 
-def _finding(view: View) -> str:
-    """The exponent with which kept activations grow between the two deepest models, and the saving there."""
-    forward, seconds = view.truth.query("phase == 'forward'"), _seconds(view)
+def _more_time(seconds: pd.Series) -> float:
+    """Percent that √L segments take more than none, in the deepest model."""
+    deepest = max(layers for _, layers in seconds.index)
+    return float(100 * (seconds["sqrt", deepest] / seconds["none", deepest] - 1))
+
+
+def _finding(shown: Sequence[View]) -> str:
+    """With which exponents kept activations grow, and the saving in the deepest model, on every device."""
+    found = [_growth(view) for view in shown]
+    none, root = (_range([growth[place] for growth in found], ".2f") for place in (0, 1))
+    less, deepest = _range([growth[2] for growth in found], ".0f"), max(shown[0].records["layers"])
+    return (
+        f"Kept activations grow as L^{none} without checkpoints, as L^{root} with √L segments:\n"
+        f"{less}× less at {deepest} layers"
+    )
+
+
+def _range(values: Sequence[float], form: str) -> str:
+    low, high = format(min(values), form), format(max(values), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def _growth(view: View) -> tuple[float, float, float]:
+    """The exponents of all layers' activations without and with √L segments, and how many times less."""
+    forward = view.truth.query("phase == 'forward'")
     table = forward.groupby(["checkpointing", "layers"])["activations_bytes"].max().astype(float)
     depths = sorted(set(forward["layers"]))
     before, deepest = depths[-2], depths[-1]
@@ -136,10 +159,4 @@ def _finding(view: View) -> str:
         ratio = (table[name, deepest] - constant) / (table[name, depths[0]] - constant)
         return log(ratio) / log(float(deepest) / float(depths[0]))
 
-    extra = 100 * (seconds["sqrt", deepest] / seconds["none", deepest] - 1)
-    less = table["none", deepest] / table["sqrt", deepest]
-    return (
-        f"Kept activations grow as L^{growth('none'):.2f} without checkpoints, "
-        f"as L^{growth('sqrt'):.2f} with √L segments:\n{less:.0f}× less at {deepest} layers, "
-        f"for {extra:+.0f} % time"
-    )
+    return growth("none"), growth("sqrt"), table["none", deepest] / table["sqrt", deepest]
