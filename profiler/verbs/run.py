@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +27,11 @@ from profiler.files import (
 )
 from profiler.gpu.cards import DEFAULT_GPU
 from profiler.records import table as records
-from profiler.records.comparison import side_by_side
+from profiler.records.comparison import compare, side_by_side
 from profiler.records.select import last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
-from profiler.units import parse_bytes
+from profiler.units import format_bytes, parse_bytes
 from profiler.verbs.list import make_importable
 from profiler.verbs.options import add_engine, add_virtual, again_virtually, device_from, refuse
 from profiler.views import screen
@@ -114,29 +116,74 @@ def run(options: Namespace) -> int | None:
     check_writable(results)
     style.use_style()
     console = screen.console()
-    undrawn = []
-    for name in dict.fromkeys(options.experiments or asked):
-        console.print(screen.styled((name, "bold"), f"  {asked[name]}"))
+    undrawn, finished = [], []
+    names = list(dict.fromkeys(options.experiments or asked))
+    for number, name in enumerate(names, 1):
+        began = time.monotonic()
+        console.print(screen.styled(f"{number}/{len(names)} ", (name, "bold"), f"  {asked[name]}"))
         how = (options.size, options.fresh, options.repredict)
         experiment = _Experiment(name, results / name, device, settings, absent, *how)
         with alone_with(experiment.folder / "run", partial(_say_waiting, console)):
             if name in catalog.WORKLOADS:
                 asks = catalog.WORKLOADS[name]
                 recorded = _measure(experiment, asks, console)
+                levels = _levels(recorded)
                 try:
-                    _draw(experiment, asks.figures(recorded), console)
+                    found = _draw(experiment, asks.figures(recorded), console)
                 except (LookupError, ValueError):
                     if (recorded["outcome"] == "ok").all():
                         raise
                     undrawn.append(name)  # a figure lacks a run without an end; the other experiments do not
+                    found = "not all figures drawn: runs have no end"
             else:
-                makes = catalog.TABLES[name]
-                _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
+                makes, levels = catalog.TABLES[name], ""
+                found = _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
+        finished.append(_Finished(name, found, levels, time.monotonic() - began))
+    _sum_up(finished, results, console)
     if undrawn:
         raise ProfilerError(
             f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
         )
     return None
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What an experiment found, in a line; how many levels the formula has; how long it took here."""
+
+    name: str
+    found: str
+    levels: str
+    seconds: float
+
+
+def _levels(recorded: pd.DataFrame) -> str:
+    """How many levels at the end of a phase the formula has to the byte, by what it is held against."""
+    words = []
+    for truth, said in (("measured", "measured"), ("simulation", "simulated")):
+        compared = compare(recorded, truth=truth)
+        if not compared.empty:
+            exact = int((compared["difference_bytes"] == 0).sum())
+            words.append(f"{exact} of {len(compared)} {said}")
+    return ", ".join(words)
+
+
+def _sum_up(finished: Sequence[_Finished], results: Path, console: Console) -> None:
+    """What each experiment found, and where the rest is."""
+    table = screen.table(
+        "experiment", "found", "levels that the formula has to the byte", screen.number("time")
+    )
+    for one in finished:
+        table.add_row(one.name, one.found, one.levels, _duration(one.seconds))
+    console.print()
+    console.print(table)
+    took = _duration(sum(one.seconds for one in finished))
+    console.print(f"{took} in all. Tables and pictures: {results}; tables on screen: profiler show {results}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> pd.DataFrame:
@@ -151,11 +198,13 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
         todo += [replace(run, measure=False) for key, run in runs.items() if key in done]
     with _progress(console) as progress:
         task = progress.add_task("", total=len(todo))
-        for run in todo:
-            records.append(path, run.rows(lambda doing: progress.update(task, description=doing)))
+        for number, run in enumerate(todo, 1):
+            rows = run.rows(lambda doing: progress.update(task, description=doing))
+            records.append(path, rows)
             progress.advance(task)
             if not console.is_terminal:
-                console.print(f"  {run.name}")
+                console.print(f"  {number}/{len(todo)}  {run.name}: {_peaks(rows)}", soft_wrap=True)
+                sys.stdout.flush()  # of a log that somebody follows
     recorded = records.read(path)
     recorded = recorded[recorded["run_key"].isin(runs)]
     twice = recorded_twice(recorded)
@@ -164,6 +213,17 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
         console.print(f"  {words}", style="yellow", soft_wrap=True)
     write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
+
+
+def _peaks(rows: Sequence[records.Row]) -> str:
+    """The peak that each source says, in a line."""
+    words = []
+    for source, said in (("measured", "measured"), ("simulation", "simulated"), ("formula", "by formula")):
+        of_source = (row["peak_allocated_bytes"] for row in rows if row["source"] == source)
+        sizes = [int(size) for size in of_source if size is not None]
+        if sizes:
+            words.append(f"{format_bytes(max(sizes))} {said}")
+    return "peak " + ", ".join(words) if words else str(rows[0]["outcome"]).replace("_", " ")
 
 
 def _done(recorded: pd.DataFrame) -> set[str]:
@@ -182,7 +242,8 @@ class _Run:
 
     @property
     def name(self) -> str:
-        return str(self.workload) if self.device.is_here else f"{self.workload} on {self.device}"
+        seed = f", seed {self.workload.seed}" if self.workload.seed else ""
+        return f"{self.workload}{seed}" + ("" if self.device.is_here else f" on {self.device}")
 
     def rows(self, on_doing: Callable[[str], None]) -> list[records.Row]:
         """Run it; calls `on_doing` with what is being done."""
@@ -261,7 +322,11 @@ def _say_waiting(console: Console) -> None:
     console.print("  another process is at this experiment in this folder; waiting for it")
 
 
-def _draw(experiment: _Experiment, figures: dict[str, Figure], console: Console) -> None:
+def _draw(experiment: _Experiment, figures: dict[str, Figure], console: Console) -> str:
+    """Write the figures; returns what the first of them shows, which is its headline."""
+    found = ""
     for name, figure in figures.items():
+        found = found or style.finding(figure)
         path, _ = style.save(figure, experiment.folder, name)
         console.print(f"  {path}")
+    return found

@@ -27,6 +27,7 @@ DESCRIPTION = (
 )
 EXAMPLES = "example: profiler show results/cpu/naive_step"
 _SAID = {"measured": "measured", "simulation": "simulated"}
+_TABLES_SHOWN = 4  # without being asked for
 _PARTS_NAMED = 2  # of a peak, in a table; comparison.csv has all
 
 
@@ -41,11 +42,12 @@ def add_options(parser: ArgumentParser) -> None:
         default="formula",
         help="what predicted; default: formula",
     )
+    parser.add_argument("--all", action="store_true", help="print the table of every run, not the sums alone")
     parser.add_argument("--workload", metavar="TEXT", help="only workloads whose words contain this")
 
 
 def run(options: Namespace) -> None:
-    """Print a table a workload and device, and a line that sums each kind of comparison up.
+    """Print a line that sums each kind of comparison up, and then a table a workload and device.
 
     A formula is held against what was measured, and against the simulation. The simulation is held against
     what was measured, on the same GPU or, for runs measured on a CPU only, across both devices.
@@ -67,13 +69,17 @@ def run(options: Namespace) -> None:
         raise ProfilerError(f"no phase in {results}{words} is both measured and predicted by {source!r}")
     console = screen.console()
     for truth, compared in comparisons:
-        for keys, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
-            one = phases[phases["seed"] == phases["seed"].min()]
-            console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
-    for truth, compared in comparisons:
         _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
     for words in (*without_end(chosen), *problems):
         console.print(words, style="yellow", soft_wrap=True)
+    tables = sum(compared.groupby(["workload", "device"]).ngroups for _, compared in comparisons)
+    if not options.all and not workload and tables > _TABLES_SHOWN:
+        console.print(f"{tables} tables, phase by phase: --all, or --workload TEXT for some", style="dim")
+        return
+    for truth, compared in comparisons:
+        for keys, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
+            one = phases[phases["seed"] == phases["seed"].min()]
+            console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
 
 
 def _title(truth: str, source: str, workload: str, device: str, predicted_device: str) -> str:

@@ -88,6 +88,11 @@ def headline(figure: Figure, finding: str, conditions: str = "") -> None:
         small_print.set_in_layout(False)  # the title has made room for it
 
 
+def finding(figure: Figure) -> str:
+    """What `headline` says, in a line; "" without one."""
+    return " ".join(figure.get_suptitle().split())
+
+
 def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
     """One legend below all panels, each label once."""
     entries: dict[str, Artist] = {}
