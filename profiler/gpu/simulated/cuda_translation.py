@@ -68,9 +68,13 @@ def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
     if tensor.device.type == data.device.type:
         tensor.data = data
     else:
-        is_parameter = isinstance(tensor, torch.nn.Parameter)
-        moved = torch.nn.Parameter(data, tensor.requires_grad) if is_parameter else data
-        torch.utils.swap_tensors(tensor, moved)
+        torch.utils.swap_tensors(tensor, _as_kind_of(tensor, data))
+
+
+def _as_kind_of(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    if torch.nn.parameter.is_lazy(tensor):  # of a lazy module, without a shape yet
+        return type(tensor)(tensor.requires_grad, data.device, data.dtype)  # type: ignore[call-arg,arg-type]
+    return torch.nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data
 
 
 _compatible = torch._has_compatible_shallow_copy_type

@@ -61,8 +61,8 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
     `copy_kernel_cuda`).
     """
     with torch._C.DisableTorchFunction():
-        if src.shape != self.shape:
-            src = src.expand(self.shape)
+        if src.size() != self.size():  # a lazy module's parameter has no shape
+            src = src.expand(self.size())
         if src.device.type == "meta":
             raise UnsupportedOperation("aten::copy_", "cannot copy out of a meta tensor: it has no data")
         device = machine("aten::copy_")
