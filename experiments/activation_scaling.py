@@ -25,8 +25,11 @@ _LENGTHS = (64, 128, 256, 512, 1024)
 def workloads(size: str, device: str) -> list[Workload]:
     """Sweeps of the batch (BERT, ResNet) and of the sequence (Llama, eager and fused attention)."""
     batches = [
-        Workload(model, batch, length, optimizer="sgd", attention="eager", steps=1)
-        for model, length in (("bert-tiny", 64), ("resnet-tiny", 64))
+        Workload(model, batch, 64, optimizer="sgd", attention=attention, steps=1)
+        for model, attention in (
+            ("bert-tiny", "eager"),
+            ("resnet-tiny", "sdpa"),
+        )  # a ResNet has none to choose
         for batch in (_BATCHES if size == "full" else _BATCHES[:3])
     ]
     lengths = [
