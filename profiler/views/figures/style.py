@@ -89,8 +89,9 @@ def headline(figure: Figure, finding: str, conditions: str = "") -> None:
 
 
 def finding(figure: Figure) -> str:
-    """What `headline` says, in a line; "" without one."""
-    return " ".join(figure.get_suptitle().split())
+    """What `headline` says, in a line, or the title of the first panel; "" without one."""
+    said = figure.get_suptitle() or next((axes.get_title(loc="left") for axes in figure.axes), "")
+    return " ".join(said.split())
 
 
 def shared_legend(figure: Figure, panels: Iterable[Axes], columns: int = 5) -> None:
