@@ -33,7 +33,9 @@ Entry = Allocation | Free | Mark
 class CudaRecorder(PhaseRecorder):
     """Records a run on the current CUDA device; see PhaseRecorder.
 
-    With `from_snapshot`, what is alive at the beginning counts too.
+    With `from_snapshot`, what is alive at the beginning counts too, and the allocator's peak counters stay
+    the program's own: reserved peaks are then told by events; allocated peaks by the counter where it rose
+    in the phase, by events elsewhere.
     """
 
     device = torch.device("cuda")
@@ -44,10 +46,14 @@ class CudaRecorder(PhaseRecorder):
         super().__init__(on_phase)
         self._from_snapshot = from_snapshot
         self._entries: list[Entry] = []
+        self._highest_bytes = 0  # that the program's own counter has said
 
     def _start(self, stack: ExitStack) -> None:
         torch.cuda.init()
-        torch.cuda.reset_peak_memory_stats()
+        if self._from_snapshot:
+            self._highest_bytes = torch.cuda.max_memory_allocated()
+        else:
+            torch.cuda.reset_peak_memory_stats()
         if self._from_snapshot:
             self._entries += _handed_out(_snapshot())
         # Names of C++ functions from the loaded libraries: `addr2line`, once the default, takes minutes.
@@ -63,10 +69,24 @@ class CudaRecorder(PhaseRecorder):
         statistics = torch.cuda.memory_stats()
         snapshot = _snapshot()
         _record_history()
-        torch.cuda.reset_peak_memory_stats()
+        if self._from_snapshot:
+            statistics = self._of_phase(statistics, snapshot)
+        else:
+            torch.cuda.reset_peak_memory_stats()
         mark = Mark(phase, labels(state, self.device))
         self._entries += [*_ledger_entries(snapshot), mark]
         return Reading(mark, total_bytes - free_bytes, statistics)
+
+    def _of_phase(self, statistics: dict[str, int], snapshot: DeviceSnapshot) -> dict[str, int]:
+        """The allocator's statistics with the peaks of this phase, as far as they are known."""
+        found = {name: size for name, size in statistics.items() if not name.endswith(".peak")}
+        highest_bytes = statistics.get("allocated_bytes.all.peak", 0)
+        if highest_bytes > self._highest_bytes:
+            found["allocated_bytes.all.peak"] = highest_bytes
+        self._highest_bytes = max(self._highest_bytes, highest_bytes)
+        at_the_end_bytes = sum(segment.total_size_bytes for segment in snapshot.segments)
+        found["reserved_bytes.all.peak"] = _peak_reserved(snapshot, at_the_end_bytes)
+        return found
 
     @cached_property
     def entries(self) -> Sequence[Entry]:
@@ -93,6 +113,18 @@ def _snapshot() -> DeviceSnapshot:
     # Without the allocator's settings, which any version words as it likes.
     said = {name: raw[name] for name in ("segments", "device_traces")}
     return parse_snapshot(said).devices[torch.cuda.current_device()]
+
+
+def _peak_reserved(snapshot: DeviceSnapshot, at_the_end_bytes: int) -> int:
+    """The most reserved since the history was started, from the level at its end backwards."""
+    level = peak = at_the_end_bytes
+    for event in reversed(snapshot.events):
+        if event.action in ("segment_alloc", "segment_map"):
+            level -= event.size_bytes
+        elif event.action in ("segment_free", "segment_unmap"):
+            level += event.size_bytes
+        peak = max(peak, level)
+    return peak
 
 
 def _ledger_entries(snapshot: DeviceSnapshot) -> list[Entry]:

@@ -40,6 +40,7 @@ class _Listener:
         self.segment_changes: defaultdict[int, list[SegmentChange]] = defaultdict(list)
         self.refusals: list[Refusal] = []
         self.allocated_bytes = 0
+        self.peak_allocated_bytes = 0  # since the end of the last phase
         self._alive: dict[int, int] = {}  # address -> position of its allocation
         self._here: Callable[[], Place | None] = lambda: None
         self._free_and_total: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -55,6 +56,7 @@ class _Listener:
         category = "workspaces" if op.endswith("workspace") else ""
         self._alive[address] = len(self.entries)
         self.allocated_bytes += size_bytes
+        self.peak_allocated_bytes = max(self.peak_allocated_bytes, self.allocated_bytes)
         self._note(Allocation(address, size_bytes, requested_bytes, op, category, self._here()))
 
     def freed(self, address: int) -> None:
@@ -107,6 +109,7 @@ class SimulatedRecorder(PhaseRecorder):
         self._settings = settings
         self._reads = AssumedReads(float_reads) if float_reads is not None else None
         self._listener = _Listener()
+        self._phase_began = 0  # position among what the listener has noted
 
     def _start(self, stack: ExitStack) -> None:
         from profiler.gpu.simulated import simulated_gpu
@@ -125,9 +128,20 @@ class SimulatedRecorder(PhaseRecorder):
             self._attribution.know(module)
         mark = Mark(phase, labels(state, self.device))
         self._listener.mark(mark, parameter_modules(state, self.device))
-        statistics = torch.cuda.memory_stats()
-        torch.cuda.reset_peak_memory_stats()
-        return Reading(mark, memory_stats=statistics)
+        return Reading(mark, memory_stats=self._statistics())
+
+    def _statistics(self) -> dict[str, int]:
+        """The allocator's, with the peaks of this phase; its own peaks are the program's to reset."""
+        stats = torch.cuda.memory_stats()
+        listener, current = self._listener, stats["reserved_bytes.all.current"]
+        reserved = max(listener.reserved_bytes[self._phase_began :], default=current)
+        of_phase = {
+            "allocated_bytes.all.peak": listener.peak_allocated_bytes,
+            "reserved_bytes.all.peak": max(reserved, current),
+        }
+        listener.peak_allocated_bytes = listener.allocated_bytes
+        self._phase_began = max(len(listener.reserved_bytes) - 1, 0)
+        return {name: size for name, size in stats.items() if not name.endswith(".peak")} | of_phase
 
     @property
     def entries(self) -> Sequence[Allocation | Free | Mark]:

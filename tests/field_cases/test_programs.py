@@ -12,7 +12,7 @@ from tests.support.virtual_gpu import installed_torch, needed
 
 PROGRAMS = Path(__file__).parent / "programs"
 PLAIN_STEP = 18_355_712  # of cuda_calls.plain: what its calls beside the step must not change
-# By program: the peak of each function, or of all of them. By hand where it is small; see docs/field_cases.md.
+# The peak of each function of a program. By hand where it is small; see docs/field_cases.md.
 PEAKS = {
     "nan_checks": 18_363_904,
     "to_host": 17_068_032,

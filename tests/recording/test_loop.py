@@ -157,3 +157,27 @@ def test_a_simulated_gpu_that_is_opened_too_late_says_so():
 def test_importing_profiler_does_not_import_torch():
     code = "import sys, profiler; profiler.record; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+COUNTERS = """
+import torch, profiler
+with profiler.simulated_gpu("A100-40GB"):
+    model = torch.nn.Sequential(*[torch.nn.Linear(1024, 1024) for _ in range(4)]).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(65536, 1024, device="cuda")
+    with profiler.record(model, optimizer) as recording:
+        for _ in range(2):
+            optimizer.zero_grad(set_to_none=True)
+            model(x).sum().backward()
+            optimizer.step()
+            print(torch.cuda.max_memory_allocated())
+    print(recording.table()["peak_allocated_bytes"].max(), recording.table()["peak_reserved_bytes"].max())
+    print(torch.cuda.max_memory_reserved())
+"""
+
+
+def test_the_programs_own_counters_stay_its_own():
+    done = subprocess.run([sys.executable, "-c", COUNTERS], capture_output=True, text=True, check=True)
+    first, second, of_phases, reserved = done.stdout.splitlines()
+    assert first == second == "1648641024"
+    assert of_phases == f"1648641024 {reserved}"
