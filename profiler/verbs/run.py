@@ -223,7 +223,8 @@ def _peaks(rows: Sequence[records.Row]) -> str:
         sizes = [int(size) for size in of_source if size is not None]
         if sizes:
             words.append(f"{format_bytes(max(sizes))} {said}")
-    return "peak " + ", ".join(words) if words else str(rows[0]["outcome"]).replace("_", " ")
+    ends = {str(row["outcome"]).replace("_", " ") for row in rows} - {"ok"}
+    return ", ".join((["peak " + ", ".join(words)] if words else []) + sorted(ends)) or "no rows"
 
 
 def _done(recorded: pd.DataFrame) -> set[str]:
