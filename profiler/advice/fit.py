@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from profiler.advice.largest_batch import LargestBatch, largest_batch
-from profiler.advice.techniques import Technique, applicable
+from profiler.advice.techniques import Technique, applicable, pairs
 from profiler.device import VIRTUAL, Device
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
@@ -29,17 +30,32 @@ NOT_INCLUDED = (
 )
 
 RunWorkload = Callable[[Workload, int], Run]
+Choice = tuple[tuple[Technique, ...], Workload]
 
 
 @dataclass(frozen=True)
 class TechniqueResult:
-    """One technique's run; None where it could not be run, for the `reason`."""
+    """What one technique, or two together, come to; `run` is None where they could not, for the `reason`."""
 
-    technique: Technique
+    techniques: tuple[Technique, ...]
     workload: Workload
     run: Run | None
     saved_reserved_bytes: int
     reason: str
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return " + ".join(technique.name for technique in self.techniques)
+
+    @property
+    def cost(self) -> str:
+        """Of all of them."""
+        return "; ".join(technique.cost for technique in self.techniques)
+
+    def fits_in(self, usable_bytes: int) -> bool:
+        """Whether that much is enough."""
+        return self.run is not None and self.run.needed_bytes <= usable_bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,7 @@ class Fit:
         limited: the workload with the memory there is, where it takes more than that; it may still fit when
             the allocator returns cached memory.
         largest: the largest batch, None if not asked for.
-        techniques: by what they save, the most first.
+        techniques: by what they save, the most first; pairs too where nothing makes it fit alone.
         simulations: how many the answer took.
     """
 
@@ -139,9 +155,14 @@ def fit(
     limited = None
     if first.needed_bytes > usable_bytes:
         limited = run(workload, usable_bytes)
-    each = run if question.with_techniques else None
-    with threads_side_by_side(1) as background:
-        techniques = background.submit(_techniques, workload, first, each)
+    does_not_fit = limited is not None and not limited.fits
+    with threads_side_by_side() as background:
+
+        def tried(choices: Iterable[Choice]) -> list[Future[TechniqueResult]]:
+            return [background.submit(_tried, *choice, first, run) for choice in choices]
+
+        alone = applicable(workload) if question.with_techniques else []
+        singles = tried(((technique,), changed) for technique, changed in alone)
         largest = None
         if question.with_largest:
             largest = largest_batch(
@@ -150,7 +171,9 @@ def fit(
                 first,
                 AllocatorSettings.parse(question.allocator_settings),
             )
-        results = techniques.result()
+        results = [single.result() for single in singles]
+        if does_not_fit and results and not any(result.fits_in(usable_bytes) for result in results):
+            results += [pair.result() for pair in tried(pairs(workload))]
     return Fit(
         workload=workload,
         gpu=gpu,
@@ -158,7 +181,7 @@ def fit(
         run=first,
         limited=limited,
         largest=largest,
-        techniques=results,
+        techniques=tuple(sorted(results, key=lambda result: -result.saved_reserved_bytes)),
         simulations=1 + (limited is not None) + (largest.simulations if largest else 0) + len(results),
     )
 
@@ -183,16 +206,11 @@ def _at_batch(workload: Workload, usable_bytes: int, run: RunWorkload) -> Callab
     )
 
 
-def _techniques(workload: Workload, first: Run, run: RunWorkload | None) -> tuple[TechniqueResult, ...]:
-    if run is None:
-        return ()
-    results = []
-    for technique, changed in applicable(workload):
-        try:
-            then = run(changed, UNLIMITED_BYTES)
-        except ProfilerError as error:
-            results.append(TechniqueResult(technique, changed, None, 0, str(error)))
-            continue
-        saved_reserved_bytes = first.needed_bytes - then.needed_bytes
-        results.append(TechniqueResult(technique, changed, then, saved_reserved_bytes, ""))
-    return tuple(sorted(results, key=lambda result: -result.saved_reserved_bytes))
+def _tried(
+    techniques: tuple[Technique, ...], changed: Workload, first: Run, run: RunWorkload
+) -> TechniqueResult:
+    try:
+        then = run(changed, UNLIMITED_BYTES)
+    except ProfilerError as error:
+        return TechniqueResult(techniques, changed, None, 0, str(error))
+    return TechniqueResult(techniques, changed, then, first.needed_bytes - then.needed_bytes, "")

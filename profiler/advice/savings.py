@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import combinations
 
-from profiler.advice.techniques import Technique, applicable
+from profiler.advice.techniques import Technique, applicable, pairs
 from profiler.errors import ProfilerError
 from profiler.formula.per_phase import phase_terms
 from profiler.formula.terms import ModelFacts, PhaseTerms, highest_phase
@@ -34,7 +33,10 @@ def savings(
     Forward passes are counted in other processes, see profiler.formula.facts; `on_count` is told how
     many of how many are. Raises ProfilerError for a model that there is not, or a length that it needs.
     """
-    choices = list(_choices(workload))
+    choices: list[tuple[tuple[Technique, ...], Workload]] = [
+        *(((technique,), changed) for technique, changed in applicable(workload)),
+        *pairs(workload),
+    ]
     facts = _facts([workload, *(changed for _, changed in choices)], gpu, on_count)
 
     def predicted_peak(workload: Workload) -> PhaseTerms:
@@ -50,17 +52,6 @@ def savings(
             after = predicted_peak(changed)
             found.append(Saving(chosen, changed, before.peak_bytes - after.peak_bytes, after))
     return before, sorted(found, key=lambda saving: (-saving.saved_allocated_bytes, len(saving.techniques)))
-
-
-def _choices(workload: Workload) -> Iterator[tuple[tuple[Technique, ...], Workload]]:
-    """Each technique, and each pair that gives the same workload in either order."""
-    singles = applicable(workload)
-    for technique, changed in singles:
-        yield (technique,), changed
-    for (first, with_first), (second, with_second) in combinations(singles, 2):
-        both = second.apply(with_first)
-        if both is not None and both == first.apply(with_second):
-            yield (first, second), both
 
 
 def _counted(workload: Workload) -> Workload:

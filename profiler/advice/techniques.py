@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from profiler.errors import ProfilerError
@@ -115,6 +116,16 @@ TECHNIQUES = (
         "none; the score matrix is never stored",
     ),
 )
+
+
+def pairs(workload: Workload) -> list[tuple[tuple[Technique, Technique], Workload]]:
+    """Each two that `workload` can still take on and that give the same workload in either order, with it."""
+    found = []
+    for (first, with_first), (second, with_second) in combinations(applicable(workload), 2):
+        both = second.apply(with_first)
+        if both is not None and both == first.apply(with_second):
+            found.append(((first, second), both))
+    return found
 
 
 def applicable(workload: Workload) -> list[tuple[Technique, Workload]]:

@@ -212,12 +212,12 @@ def as_dict(answer: Fit, measured: Run | None = None) -> dict[str, Any]:
         },
         "techniques": [
             {
-                "name": result.technique.name,
+                "name": result.name,
                 "saved_reserved_bytes": result.saved_reserved_bytes if result.run else None,
                 "peak_reserved_bytes": result.run.needed_bytes if result.run else None,
                 "peak_phase": str(result.run.peak().phase) if result.run else None,
                 "fits": result.run.needed_bytes <= answer.usable_bytes if result.run else None,
-                "cost": result.technique.cost,
+                "cost": result.cost,
                 "not_simulated": result.reason,
             }
             for result in answer.techniques
@@ -337,7 +337,8 @@ def _largest_in_words(answer: Fit) -> str:
 
 
 def _print_techniques(answer: Fit, console: Console) -> None:
-    how = "  (each alone; reserved bytes)"
+    together = any(len(result.techniques) > 1 for result in answer.techniques)
+    how = f"  ({'alone, and two together' if together else 'each alone'}; reserved bytes)"
     console.print(screen.styled(("\nWhat would help", "bold"), how))
     numbers = (screen.number("  saves reserved"), screen.number("needs then"))
     table = screen.table(*numbers, "fits", "technique and its cost", "peak then in", lines=False)
@@ -348,10 +349,10 @@ def _print_techniques(answer: Fit, console: Console) -> None:
             format_bytes(result.saved_reserved_bytes) if result.saved_reserved_bytes > 0 else "nothing",
             format_bytes(result.run.needed_bytes),
             "yes" if result.run.needed_bytes <= answer.usable_bytes else "no",
-            screen.styled(result.technique.name, (f" ({result.technique.cost})", "dim")),
+            screen.styled(result.name, (f" ({result.cost})", "dim")),
             str(result.run.peak().phase),
         )
     console.print(table)
     for result in answer.techniques:
         if result.run is None:
-            console.print(f"  {result.technique.name}: not run. {result.reason}", style="dim")
+            console.print(f"  {result.name}: not run. {result.reason}", style="dim")

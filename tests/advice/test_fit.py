@@ -63,6 +63,24 @@ def test_the_verdict_counts_the_context(reserved, least, verdict, headroom):
     assert answer.headroom_bytes == headroom * MIB
 
 
+def test_two_together_are_tried_where_none_fits_alone():
+    needs = {"precision": ("fp32", 600), "optimizer": ("adam", 700), "checkpointing": ("none", 10)}
+
+    def run(workload: Workload, memory_bytes: int) -> Run:
+        saved = sum(size for name, (plain, size) in needs.items() if getattr(workload, name) != plain)
+        return takes((2000 - saved) * MIB)(workload, memory_bytes)
+
+    question = replace(ONLY, with_techniques=True)
+    answer = fit(Workload("gpt2", 8, 512), GPU_1000, question, run)  # 900 MiB are usable
+    assert answer.verdict == DOES_NOT_FIT
+    fitting = {result.name for result in answer.techniques if result.fits_in(answer.usable_bytes)}
+    assert "everything in bfloat16 + SGD with momentum" in fitting
+    assert all(" + " in name for name in fitting)
+    assert answer.techniques[0].saved_reserved_bytes == 1300 * MIB
+    enough = fit(Workload("gpt2", 8, 512), replace(GPU_1000, memory_bytes=1600 * MIB), question, run)
+    assert all(len(result.techniques) == 1 for result in enough.techniques)
+
+
 def test_each_technique_changes_a_plain_workload_and_is_not_offered_twice():
     plain = Workload("gpt2", 8, 512)
     offered = applicable(plain)
