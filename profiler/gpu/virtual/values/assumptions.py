@@ -2,8 +2,10 @@
 read.
 
 Floats stand as 1: finite, positive, safe to divide by. What is compared with them follows: `isnan` is false,
-`isfinite` true. Choices among numbers that are not computed (topk, argmax, sort) are spread evenly, which is
-what a router of experts is trained for; PROFILER_VIRTUAL_ROUTING says otherwise.
+`isfinite` true. What asks whether any or all elements of such a comparison are so hears that nothing is
+wrong, so that a program that draws numbers again until all lie within bounds comes to an end. Choices among
+numbers that are not computed (topk, argmax, sort) are spread evenly, which is what a router of experts is
+trained for; PROFILER_VIRTUAL_ROUTING says otherwise.
 """
 
 import os
@@ -62,9 +64,12 @@ def words(dtype: torch.dtype, elements: int) -> str:
     return "a number that falls from 2 towards 1 from read to read" if elements == 1 else "1 for each element"
 
 
+NOTHING_WRONG = ("all", "any")
+
+
 def whole(operation: str, out: torch.Tensor) -> str:
     """Write what a result that depends on all elements is taken for; the words for it."""
-    if operation in ("all", "any"):
+    if operation in NOTHING_WRONG:
         out.fill_(operation == "all")
         return "as where nothing is wrong: all true, any false"
     out.zero_()

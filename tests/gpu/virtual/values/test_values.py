@@ -281,3 +281,19 @@ with torch.device("cuda"):
     print(json.dumps([(2 ** x).tolist(), (2.0 ** x.float()).tolist(), torch.pow(1, x).tolist()]))
 """
     assert answer(code, A100, needed(installed_torch())) == [[1, 2, 4, 8], [1, 2, 4, 8], [1, 1, 1, 1]]
+
+
+def test_drawing_until_all_lie_within_bounds_ends():
+    """torch 2.14's trunc_normal_ does; bounds below what stands for a number that is not computed."""
+    code = """
+import json, torch
+large, small = torch.empty(512, 512, device="cuda"), torch.empty(50, device="cuda")
+for weight in (large, small):
+    for bounds in ((-0.2, 0.2), (0.05, 0.06)):
+        torch.nn.init.trunc_normal_(weight, 0.0, 0.1, *bounds)
+drawn = torch.empty(512, 512, device="cuda").normal_()
+while (drawn.abs() > 0.5).any():
+    drawn = torch.where(drawn.abs() > 0.5, torch.empty_like(drawn).normal_(), drawn)
+print(json.dumps([bool((small <= 0.0601).all()), bool((small > 0.04).all())]))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [True, True]
