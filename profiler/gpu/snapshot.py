@@ -93,7 +93,7 @@ def load_snapshot(
     Raises SnapshotError, with the path and one line of reason, for anything else.
     """
     try:
-        with _collecting_no_garbage():
+        with collecting_no_garbage():
             content = pickle_in(Path(path).read_bytes())
             return parse_snapshot(_unpickle(content, on_progress), most_items=len(content))
     except (SnapshotError, WrongFile) as error:
@@ -105,7 +105,7 @@ def load_snapshot(
 
 
 @contextmanager
-def _collecting_no_garbage() -> Iterator[None]:
+def collecting_no_garbage() -> Iterator[None]:
     """Millions of new objects, none of them garbage: looking for some would take half of the time."""
     was_enabled = gc.isenabled()
     gc.disable()

@@ -14,7 +14,7 @@ from profiler.gpu.allocator import AllocatorSettings, SegmentInfo
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import replay_device
 from profiler.gpu.replay.acts import ALLOC, FREES, Acts
-from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, load_snapshot
+from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, collecting_no_garbage, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.gpu.trace_events import Frame
 from profiler.trace.events import Allocation, Free, Mark, Place
@@ -56,9 +56,11 @@ def load(
         end = until_last_phase(run.entries)  # older files go on
         name = run.name or path.name
         return replace(run, name=name, entries=run.entries[:end], reserved_bytes=run.reserved_bytes[:end])
-    snapshot = load_snapshot(path, on_progress)
-    chosen = busiest(snapshot) if device is None else snapshot.device(device)
-    if chosen is None or not (run := _from_snapshot(chosen, snapshot.settings)).allocations:
+    with collecting_no_garbage():
+        snapshot = load_snapshot(path, on_progress)
+        chosen = busiest(snapshot) if device is None else snapshot.device(device)
+        run = _from_snapshot(chosen, snapshot.settings) if chosen is not None else None
+    if chosen is None or run is None or not run.allocations:
         raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
     notes = filter(None, (which_device(snapshot, chosen), run.note))
     return replace(run, name=path.name, note="; ".join(notes))
@@ -94,6 +96,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
     ]
     told = array("q", [-1]) * len(entries)  # the event that each entry is
     alive, origins = set(before), _Origins()
+    frees: dict[int, Free] = {}  # of the few addresses that are handed out again and again
     at_start_bytes = sum(sizes[address] for address in before)
     for index, kind, address, requested_bytes, _ in acts:
         if kind == ALLOC:
@@ -105,7 +108,10 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
             entries.append(Allocation(address, size_bytes, requested_bytes, op, category, where))
             alive.add(address)
         elif kind in FREES and address in alive:
-            entries.append(Free(address))
+            free = frees.get(address)
+            if free is None:
+                free = frees[address] = Free(address)
+            entries.append(free)
             alive.remove(address)
         else:
             continue
