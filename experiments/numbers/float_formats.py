@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from profiler.views.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, RED, SKY, use_style
+from profiler.views.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, RED, SKY, raised, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -264,13 +264,13 @@ def _draw_range(limits: pd.DataFrame) -> Figure:
         largest = f"{entry['largest']:.0f}" if entry["largest"] < 1e6 else f"{entry['largest']:.1e}"
         axes.barh(row, high - normal, left=normal, color=BLUE, height=0.5)
         axes.barh(row, normal - low, left=low, color=SKY, height=0.5)
-        axes.text(low - 2, row, f"$2^{{{low:.0f}}}$", ha="right", va="center", fontsize=13)
+        axes.text(low - 2, row, raised(2, round(low)), ha="right", va="center", fontsize=13)
         axes.text(high + 2, row, largest, ha="left", va="center", fontsize=13)
     axes.axvline(0, color=INK, lw=1, ls=":")
     axes.set_yticks(range(len(limits)), limits["format"])
     axes.invert_yaxis()
     axes.set_xlim(-172, 172)
-    axes.set_xticks(range(-150, 151, 50), [f"$2^{{{k}}}$" if k else "1" for k in range(-150, 151, 50)])
+    axes.set_xticks(range(-150, 151, 50), [raised(2, k) if k else "1" for k in range(-150, 151, 50)])
     axes.set_title("fp16 spans 40 powers of two, fp32 and bf16 over 260")
     axes.set_xlabel("size of a number; light: subnormal, with fewer and fewer digits; below it: zero")
     axes.tick_params(axis="y", length=0, labelsize=13)
@@ -294,7 +294,7 @@ def _draw_swamping(swamping: pd.DataFrame) -> Figure:
     axes.set(xlim=(-0.6, LARGEST_K + 0.6), ylim=(len(names) - 0.5, -0.6))
     axes.set_yticks(range(len(names)), names)
     ticks = list(range(0, LARGEST_K + 1, 4))
-    axes.set_xticks(ticks, [f"$2^{{-{k}}}$" if k else "1" for k in ticks])
+    axes.set_xticks(ticks, [raised(2, -k) if k else "1" for k in ticks])
     axes.set_title("fp16 swallows what is 2048 times smaller, bf16 already at 256")
     axes.set_xlabel("x, the number added to 1;   green: 1 + x differs from 1,   grey: the sum is still 1")
     axes.tick_params(length=0, labelsize=13)

@@ -24,7 +24,18 @@ from experiments.numbers.byte_language_model import (
     pretrained,
     source_code,
 )
-from profiler.views.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, RED, YELLOW, subtitle, use_style
+from profiler.views.figures.style import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    RED,
+    YELLOW,
+    raised,
+    subtitle,
+    use_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -276,7 +287,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def _power_ticks(axes: Axes, powers: range) -> None:
-    axes.set_xticks(powers, [f"$2^{{{power}}}$" if power else "1" for power in powers])
+    axes.set_xticks(powers, [raised(2, power) if power else "1" for power in powers])
 
 
 def _draw_gradients(histogram: pd.DataFrame, scales: pd.DataFrame) -> Figure:
@@ -315,7 +326,7 @@ def _draw_gradients(histogram: pd.DataFrame, scales: pd.DataFrame) -> Figure:
     rows[0].set_title("Scaling the loss lifts gradients out of fp16's zero")
     subtitle(
         rows[0],
-        "one step of a trained byte model; dotted: the limits of fp16, $2^{-25}$, $2^{-14}$ and 65504",
+        "one step of a trained byte model; dotted: the limits of fp16, 2⁻²⁵, 2⁻¹⁴ and 65504",
     )
     return figure
 

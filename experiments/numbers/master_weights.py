@@ -35,6 +35,7 @@ from profiler.views.figures.style import (
     RED,
     SKY,
     YELLOW,
+    raised,
     subtitle,
     use_style,
 )
@@ -211,7 +212,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
 
 def _power_of_ten(value: float) -> str:
     digits, exponent = f"{value:.0e}".split("e")
-    power = f"10$^{{{int(exponent)}}}$"
+    power = raised(10, int(exponent))
     return power if digits == "1" else f"{digits}·{power}"
 
 
@@ -300,7 +301,7 @@ def _draw_ratios(ratios: pd.DataFrame) -> Figure:
         )
     axes.text(-23.5, 1.05 * top, "learning rate", color=INK, fontsize=12, va="center")
     axes.set(xlim=(-24, 4), ylim=(0, 1.3 * top), ylabel="% of updates")
-    axes.set_xticks(range(-24, 5, 4), [f"$2^{{{k}}}$" if k else "1" for k in range(-24, 5, 4)])
+    axes.set_xticks(range(-24, 5, 4), [raised(2, k) if k else "1" for k in range(-24, 5, 4)])
     axes.set_xlabel("size of the update, relative to its weight")
     axes.set_title("An update left of its format's band rounds away")
     subtitle(

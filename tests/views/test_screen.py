@@ -2,12 +2,23 @@
 
 import io
 import os
+import pickle
+import random
 import subprocess
 import sys
 
 import pytest
 
+from profiler.device import CPU, Device
+from profiler.trace.difference import difference
+from profiler.trace.events import Allocation, Mark, Place
+from profiler.trace.phase import Phase
+from profiler.trace.run import Run
 from profiler.views import screen
+from profiler.views.figures import style
+from profiler.views.figures.difference import draw
+from profiler.views.figures.timeline import timeline
+from tests.support.mutations import snapshot
 
 HOSTILE = (
     *("[red]layer", "[/head]", "[bold]x[/bold]", "a[1]", ":smile:"),
@@ -80,3 +91,45 @@ def test_nobody_reading_is_no_traceback():
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_dollar_signs_in_names_are_drawn_as_they_are(tmp_path):
+    """In matplotlib what stands between two of them is a formula, and most are none."""
+    places = ["$h$.mlp", "cost $\\frac{1}{2", "a$b$c_{d$", "_^$$"]
+    entries = [
+        Allocation(512 * (i + 1), 512, 500, f"op {place}", "", Place(place, f"{place}.py:1 f"))
+        for i, place in enumerate(places)
+    ]
+    before = Run(Device(CPU), "$x$ of $y", [*entries[:2], Mark(Phase(1, "forward"), {})])
+    after = Run(Device(CPU), "$x$ of $y", [*entries, Mark(Phase(1, "$forward"), {})])
+    style.use_style()
+    draw(difference(before, after), "$before$ → $after", tmp_path / "a.svg")
+    (_, drawn) = style.save(timeline(after), tmp_path, "timeline")
+    text = (tmp_path / "a.svg").read_text() + drawn.read_text()
+    for name in ("$before$ → $after", "a$b$c_{d$", "_^$$", "$x$ of $y on the CPU"):
+        assert f"<!-- {name}" in text
+
+
+@pytest.mark.parametrize("verb", ["replay", "report", "diff", "show"])
+def test_every_verb_speaks_ascii_and_to_a_closed_pipe(tmp_path, verb):
+    path = tmp_path / "größe [red].pickle"
+    data = snapshot(random.Random(0))
+    data["device_traces"][0][0]["frames"] = [{"filename": "größe.py", "line": 1, "name": "日本\x1b[2J"}]
+    path.write_bytes(pickle.dumps(data))
+    words = {
+        "report": ["report", str(path), "-o", str(tmp_path / "ö.html")],
+        "diff": ["diff", str(path), str(path)],
+        "show": ["show", str(tmp_path)],
+    }.get(verb, [verb, str(path)])
+    for environment in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}):
+        done = run(*words, PYTHONUTF8="0", **environment)
+        assert done.returncode in (0, 1), done.stderr
+        assert b"Traceback" not in done.stderr
+        assert max(done.stdout + done.stderr) < 128
+        assert b"\x1b[2J" not in done.stdout
+    closed = subprocess.Popen(
+        [sys.executable, "-u", "-m", "profiler", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    closed.stdout.close()
+    assert b"Traceback" not in closed.stderr.read()
+    assert closed.wait() in (1, 141)

@@ -21,6 +21,7 @@ from profiler.gpu.snapshot import DeviceSnapshot, Snapshot
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1
+_BEYOND = 1 << 80  # all addresses that a recording can have: there lie segments that it lacks
 
 
 def replay(snapshot: Snapshot) -> tuple[ReplayResult, ...]:
@@ -75,11 +76,12 @@ class _Run:
         self.device, self.acts, self.start = device, acts, start
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
+        self.held = {segment.address for segment in start}  # segments of the model
         self.fallback = LinuxAddresses()
         self.model = CachingAllocator(
             settings=settings,
             addresses=ChosenAddresses(self._segment_address),
-            on_segment_event=self.modelled.append,
+            on_segment_event=self._note,
             counts=False,
         )
         self.model.restore(start, reservation_starts(device, settings, start))
@@ -100,8 +102,15 @@ class _Run:
         """Stand in for the driver: where the recording put a new segment of this size."""
         for action, address, recorded_bytes in self.recorded:
             if action == "segment_map" or (action == "segment_alloc" and recorded_bytes == size_bytes):
+                if address in self.held:  # the model has not returned what the recording did
+                    break
                 return address
-        return self.fallback.take(size_bytes)
+        return _BEYOND + self.fallback.take(size_bytes)
+
+    def _note(self, event: SegmentEvent) -> None:
+        self.modelled.append(event)
+        action, address, _ = event
+        (self.held.add if action == "segment_alloc" else self.held.discard)(address)
 
     def forward(self) -> None:
         recorded, modelled = self.recorded, self.modelled

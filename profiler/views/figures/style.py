@@ -32,6 +32,9 @@ BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK = (
 )
 
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def use_style() -> None:
     """Apply the shared look to matplotlib; draws to files only (Agg), so no screen is needed."""
     import matplotlib as mpl
@@ -56,6 +59,7 @@ def use_style() -> None:
             "axes.grid": True,
             "grid.color": "#e4e4e4",
             "axes.axisbelow": True,
+            "text.parse_math": False,  # names from outside may have any number of dollar signs
             "legend.frameon": False,
             "svg.hashsalt": "profiler",  # the same figure gives the same file
             "figure.constrained_layout.use": True,
@@ -69,6 +73,11 @@ def byte_unit(largest_bytes: float) -> tuple[float, str]:
         if largest_bytes >= factor:
             return float(factor), name
     return 1.0, "bytes"
+
+
+def raised(base: int, exponent: int) -> str:
+    """As in "2⁻²⁵"."""
+    return f"{base}{str(exponent).translate(_RAISED)}"
 
 
 def subtitle(axes: Axes, text: str) -> None:

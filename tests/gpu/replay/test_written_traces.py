@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from profiler.gpu.allocator import AllocatorSettings, BlockInfo
+from profiler.gpu.allocator.addresses import LinuxAddresses
 from profiler.gpu.replay import initial_segments, replay_device, summary
 from profiler.gpu.snapshot import DeviceSnapshot
 from profiler.gpu.trace_events import TraceEvent, TraceEvents
@@ -219,3 +220,20 @@ def test_memory_mapped_below_the_first_range_tells_where_the_reservation_begins(
 def test_the_replay_needs_no_torch() -> None:
     code = "import sys, profiler.gpu.replay; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_segment_that_only_the_model_takes_lies_where_no_recorded_one_can() -> None:
+    """A stream was recorded wrongly: the model takes a segment that the recording lacks, then one it has."""
+    first = LinuxAddresses().take(20 * MIB)
+    result = run(
+        [large(BASE, (20 * MIB, 0, "inactive")), large(first, (20 * MIB, 0, "inactive"))],
+        event("segment_alloc", BASE, 20 * MIB),
+        event("alloc", BASE, 20 * MIB),
+        *freed(BASE, 20 * MIB),
+        event("alloc", BASE, 20 * MIB, stream=7),
+        event("segment_alloc", first, 20 * MIB),
+        event("alloc", first, 20 * MIB, stream=8),
+        *freed(first, 20 * MIB),
+        *freed(BASE, 20 * MIB),
+    )
+    assert (result.verdict, result.addresses_mismatched) == ("differs", 1)
