@@ -24,18 +24,8 @@ from experiments.numbers.byte_language_model import (
     pretrained,
     source_code,
 )
-from profiler.views.figures.style import (
-    BLUE,
-    GREEN,
-    INK,
-    MUTED,
-    ORANGE,
-    RED,
-    YELLOW,
-    raised,
-    subtitle,
-    use_style,
-)
+from profiler.views.figures import style as look
+from profiler.views.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, RED, YELLOW, subtitle, use_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -287,7 +277,7 @@ def figures(tables: dict[str, pd.DataFrame]) -> dict[str, Figure]:
 
 
 def _power_ticks(axes: Axes, powers: range) -> None:
-    axes.set_xticks(powers, [raised(2, power) if power else "1" for power in powers])
+    axes.set_xticks(powers, [look.raised(2, power) if power else "1" for power in powers])
 
 
 def _draw_gradients(histogram: pd.DataFrame, scales: pd.DataFrame) -> Figure:
