@@ -15,6 +15,7 @@ from typing import Protocol
 from profiler import __version__
 from profiler.errors import ProfilerError, first_line
 from profiler.verbs import (
+    compare_engines,
     compare_reference,
     diff,
     explain,
@@ -60,7 +61,7 @@ _GROUPS: dict[str, tuple[Verb, ...]] = {
     "your model": (on, predict, fit, sweep, techniques, report),
     "files": (diff, explain, replay),
     "experiments": (run, list, show),
-    "reference": (record_reference, compare_reference),
+    "reference": (record_reference, compare_reference, compare_engines),
 }
 
 

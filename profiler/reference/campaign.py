@@ -45,7 +45,7 @@ class Campaign:
     Attributes:
         device: where.
         results: folder of results; the recording goes to its <device class>/reference.
-        size: "small" (tiny models) or "full".
+        size: "quick" (one of each kind), "small" (tiny models) or "full".
         minutes: no run starts later than this.
     """
 

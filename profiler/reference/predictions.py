@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,12 +50,36 @@ def predict(
     for key, case, counted in zip(keys, chosen, facts, strict=True):
         rows += _completed(recording, key, formula_rows(case.workload, counted, device_type))
     if recording.gpu is not None:
-        jobs = [(recording.cases[key], recording.gpu, traces / f"{key}.parquet") for key in keys]
-        simulations = each_in_fresh_process(_simulate, jobs, "simulating", processes)
-        for key, simulated in zip(keys, simulations, strict=True):
-            rows += _completed(recording, key, simulated)
-            on_run(key)
+        rows += _simulated(recording, recording.gpu, keys, traces, on_run, processes)
     return records.frame(rows)
+
+
+def simulate(
+    recording: Archive, traces: Path, on_run: Callable[[str], None] = lambda run_key: None
+) -> pd.DataFrame:
+    """The rows of `predict` that are simulated, for all runs of a recording on a GPU.
+
+    Raises ValueError for a recording on a CPU.
+    """
+    if recording.gpu is None:
+        raise ValueError("the recording names no GPU to simulate")
+    keys = list(recording.cases)
+    return records.frame(list(_simulated(recording, recording.gpu, keys, traces, on_run, None)))
+
+
+def _simulated(
+    recording: Archive,
+    gpu: GPU,
+    keys: Sequence[str],
+    traces: Path,
+    on_run: Callable[[str], None],
+    processes: int | None,
+) -> Iterator[records.Row]:
+    jobs = [(recording.cases[key], gpu, traces / f"{key}.parquet") for key in keys]
+    simulations = each_in_fresh_process(_simulate, jobs, "simulating", processes)
+    for key, simulated in zip(keys, simulations, strict=True):
+        yield from _completed(recording, key, simulated)
+        on_run(key)
 
 
 def predict_probes(recording: Archive) -> pd.DataFrame:

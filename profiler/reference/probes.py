@@ -161,8 +161,8 @@ _ATTENTION_KERNELS = ("math", "efficient", "flash", "cudnn")
 
 
 def probes(size: str) -> list[Probe]:
-    """All probes ("full") or one an operation ("small"); none sees what an earlier one keeps for ever."""
-    if size == "small":
+    """All probes ("full") or one an operation (other sizes); none sees what an earlier one keeps for ever."""
+    if size != "full":
         smallest = {operation: min(shapes, key=prod) for operation, shapes in _SHAPES.items()}
         attention_shape = min(_ATTENTION, key=prod)
         return [

@@ -77,7 +77,18 @@ class Case:
 
 
 def cases(size: str) -> list[Case]:
-    """All runs in their order: "small" has tiny models only, "full" those and the real ones."""
+    """All runs in order: "quick" has one of each kind, "small" the tiny models, "full" the real ones too."""
+    if size == "quick":
+        llama = Workload("llama-tiny", 2, 64, precision="bf16")
+        kernels = [Case(llama, attention_kernel=kernel) for kernel in ("", "efficient", "math")]
+        base = [Case(Workload(*shape)) for shape in TINY]
+        longer = Workload("gpt2-tiny", 16, 256)
+        return [
+            *base,
+            *kernels,
+            Case(replace(longer, precision="amp_bf16")),
+            Case(longer, EXPANDABLE_SEGMENTS),
+        ]
     tiny = [
         *(Case(Workload(*shape)) for shape in TINY),
         *_techniques(Workload("gpt2-tiny", 2, 64), 48 * MIB),

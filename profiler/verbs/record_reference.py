@@ -31,7 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--device", default="cuda", metavar="DEVICE", help="cuda (default), cpu, or a GPU's name to rehearse"
     )
     add_virtual(parser)
-    parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
+    parser.add_argument("--size", choices=["quick", "small", "full"], default="full", help="default: full")
     parser.add_argument("--minutes", type=float, default=9.0, help="start no run after this; default: 9")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"

@@ -124,13 +124,12 @@ def convolution(
             return planar.squeeze(2)
         layout = _convolution_format(input, weight)
         dense_input = input.contiguous(memory_format=layout)
-        dense_weight = weight.contiguous(memory_format=layout)
         output = new_tensor(
-            _convolved(
-                dense_input, dense_weight, stride, padding, dilation, transposed, output_padding, groups
-            ),
+            _convolved(dense_input, weight, stride, padding, dilation, transposed, output_padding, groups),
             "aten::cudnn_convolution",
         )
+        weight.contiguous(memory_format=layout)  # a copy for the kernel, where the layout is another
+        del dense_input
         if bias is not None:
             output.add_(bias.reshape([1, -1, *[1] * (input.dim() - 2)]))
         return output
@@ -185,11 +184,13 @@ def convolution_backward(
             return (*(g.squeeze(2) if g is not None else None for g in grads[:2]), grads[2])
         layout = _convolution_format(input, weight)
         dense_input = input.contiguous(memory_format=layout) if output_mask[1] else input
-        dense_weight = weight.contiguous(memory_format=layout)
-        grad_output = grad_output.contiguous(memory_format=layout)
         op = "aten::cudnn_convolution_backward"
+        dense_grad = grad_output.contiguous(memory_format=layout)
         grad_input = _like(dense_input, layout, op) if output_mask[0] else None
-        grad_weight = _like(dense_weight, layout, op) if output_mask[1] else None
+        if output_mask[0]:
+            weight.contiguous(memory_format=layout)  # a copy for the kernel, where the layout is another
+        grad_weight = _like(weight, layout, op) if output_mask[1] else None
+        del dense_input, dense_grad  # the bias sums the gradient as it came
         axes = [0, *range(2, grad_output.dim())]
         grad_bias = grad_output.sum(axes) if output_mask[2] else None
         return grad_input, grad_weight, grad_bias

@@ -71,11 +71,18 @@ def copy_(self: torch.Tensor, src: torch.Tensor, non_blocking: bool = False) -> 
             values = None  # a parameter: data, not control
         if self.device.type != DEVICE_TYPE:
             return self.copy_(_read(src) if values is None else _noted(src, values))
-        if src.device.type != DEVICE_TYPE and not self.is_contiguous() and self.numel():
+        if src.device.type != DEVICE_TYPE and self.numel() and _is_staged(self, src):
             memory = device.memory
             memory.free(memory.malloc(self.numel() * self.element_size(), "aten::copy_"))
         device.values.write(self, values)
         return self
+
+
+def _is_staged(destination: torch.Tensor, source: torch.Tensor) -> bool:
+    """cuda/Copy.cu, `copy_requires_temporaries`: not where one copy of memory does, as of channels last."""
+    alike = destination.dtype == source.dtype and destination.stride() == source.stride()
+    dense = torch._prims_common.is_non_overlapping_and_dense_or_false(destination)
+    return not destination.is_contiguous() and not (alike and dense)
 
 
 def _noted(src: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
