@@ -14,7 +14,7 @@ from profiler.views import screen
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from profiler.reference.engines import Agreement
+    from profiler.reference.engines import Agreement, Disagreement
 
 SUMMARY = "which operation the installed torch runs otherwise than the rules say"
 DESCRIPTION = (
@@ -59,19 +59,22 @@ def run(options: Namespace) -> int:
 
 
 def _print(found: Agreement, console: Console) -> None:
-    numbers = ("each", "times", "runs or probes")
-    table = screen.table("operation", "only on the", *(screen.number(name) for name in numbers), "where")
+    numbers = (screen.number(name) for name in ("times", "runs or probes"))
+    table = screen.table("operation", "only on the", "each", *numbers, "where")
+    grouped: dict[tuple[str, str], list[Disagreement]] = {}
     for change in found.changes:
-        where = ", ".join(change.where[:_RUNS_SHOWN])
-        more = f" and {len(change.where) - _RUNS_SHOWN} more" if len(change.where) > _RUNS_SHOWN else ""
-        words = change.operation if change.is_modelled else f"{change.operation} (not modelled)"
+        grouped.setdefault((change.operation, change.engine), []).append(change)
+    for (operation, engine), changes in grouped.items():
+        where = list(dict.fromkeys(name for change in changes for name in change.where))
+        sizes = sorted({change.size_bytes for change in changes})
+        more = f" and {len(where) - _RUNS_SHOWN} more" if len(where) > _RUNS_SHOWN else ""
         table.add_row(
-            words,
-            change.engine,
-            format_bytes(change.size_bytes),
-            str(change.times),
-            str(len(change.where)),
-            screen.styled(where + more),
+            operation if changes[0].is_modelled else f"{operation} (not modelled)",
+            engine,
+            " to ".join(format_bytes(size) for size in dict.fromkeys((sizes[0], sizes[-1]))),
+            str(sum(change.times for change in changes)),
+            str(len(where)),
+            screen.styled(", ".join(where[:_RUNS_SHOWN]) + more),
         )
     if found.changes:
         console.print(table)

@@ -20,9 +20,10 @@ ALLOCATED, AWAITING_FREE, FREE, UNMAPPED = range(4)
 class ExpandableSegment:
     """A reservation of address space; physical memory is mapped into it in chunks."""
 
-    __slots__ = ("address", "chunk_bytes", "size_bytes")
+    __slots__ = ("address", "chunk_bytes", "rank", "size_bytes")
 
-    def __init__(self, address: int, size_bytes: int, chunk_bytes: int) -> None:
+    def __init__(self, address: int, size_bytes: int, chunk_bytes: int, rank: int) -> None:
+        self.rank = rank
         self.address = address
         self.size_bytes = size_bytes
         self.chunk_bytes = chunk_bytes
@@ -38,6 +39,7 @@ class Block:
         "pending_streams",
         "pool",
         "prev",
+        "rank",
         "requested_bytes",
         "searches_before",
         "size_bytes",
@@ -52,8 +54,10 @@ class Block:
         stream: int,
         pool: BlockPool,
         expandable: ExpandableSegment | None,
+        rank: int = 0,
     ) -> None:
         self.address = address
+        self.rank = rank  # of its segment: of free blocks of one size the least rank and address is taken
         self.size_bytes = size_bytes
         self.requested_bytes = 0
         self.stream = stream
@@ -71,9 +75,8 @@ class Block:
 
     def split(self, size_bytes: int) -> Block:
         """Cut the block to this size; what is behind becomes the new block that is returned."""
-        rest = Block(
-            self.address + size_bytes, self.size_bytes - size_bytes, self.stream, self.pool, self.expandable
-        )
+        address, rest_bytes = self.address + size_bytes, self.size_bytes - size_bytes
+        rest = Block(address, rest_bytes, self.stream, self.pool, self.expandable, self.rank)
         self.size_bytes = size_bytes
         self.link(rest)
         return rest
@@ -105,7 +108,9 @@ class BlockPool:
 
     def __init__(self, is_small: bool, total: Statistics) -> None:
         self.is_small = is_small
-        self.free: dict[int, list[tuple[int, int, Block]]] = {}  # stream -> sorted (size, address, block)
+        self.free: dict[
+            int, list[tuple[int, int, Block]]
+        ] = {}  # stream -> sorted (size, rank and address, block)
         self.unmapped: dict[int, list[tuple[int, Block]]] = {}  # stream -> sorted (address, block)
         self.statistics = Statistics()
         self.counted_in = (self.statistics, total)
@@ -134,11 +139,11 @@ class BlockPool:
         free = self.free.get(block.stream)
         if free is None:
             free = self.free[block.stream] = []
-        insort(free, (block.size_bytes, block.address, block))
+        insort(free, (block.size_bytes, block.rank + block.address, block))
 
     def remove(self, block: Block) -> None:
         free = self.free[block.stream]
-        del free[bisect_left(free, (block.size_bytes, block.address))]
+        del free[bisect_left(free, (block.size_bytes, block.rank + block.address))]
 
     def insert_unmapped(self, block: Block) -> None:
         block.state = UNMAPPED

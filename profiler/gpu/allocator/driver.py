@@ -57,7 +57,9 @@ class Driver:
         total: Statistics,
         addresses: Addresses | None,
         on_segment_event: Callable[[SegmentEvent], None] | None,
+        oldest_first: bool,
     ) -> None:
+        self._segments, self._oldest_first = 0, oldest_first
         self.addresses = addresses or LinuxAddresses()
         self.capacity_bytes = sys.maxsize if capacity_bytes is None else capacity_bytes
         self.allowed_bytes = sys.maxsize
@@ -68,6 +70,11 @@ class Driver:
         self.allocations = self.frees = 0
         self._reserved_bytes = total.reserved_bytes
         self._on_segment_event = on_segment_event or (lambda event: None)
+
+    def next_rank(self) -> int:
+        """Of a new segment, above all addresses: its number; 0 where segments are not told apart."""
+        self._segments += 1
+        return self._segments << 64 if self._oldest_first else 0
 
     def allow(self, memory_fraction: float) -> None:
         """torch.cuda.set_per_process_memory_fraction. Raises ValueError outside of [0, 1]."""

@@ -43,7 +43,7 @@ class ExpandableSegments:
         size_bytes = round_up(total_bytes + total_bytes // 8, chunk_bytes)
         if address is None:
             address = self._driver.addresses.take(size_bytes)
-        return ExpandableSegment(address, size_bytes, chunk_bytes)
+        return ExpandableSegment(address, size_bytes, chunk_bytes, self._driver.next_rank())
 
     def try_allocate_block(self, pool: BlockPool, size_bytes: int, stream: int) -> Block | None:
         """Map memory at the lowest address where free and unmapped space together hold the request."""
@@ -76,7 +76,7 @@ class ExpandableSegments:
             if available_bytes >= size_bytes:
                 return first
         expandable = self.reserve(pool)
-        new = Block(expandable.address, expandable.size_bytes, stream, pool, expandable)
+        new = Block(expandable.address, expandable.size_bytes, stream, pool, expandable, expandable.rank)
         self._state.heads[new.address] = new
         pool.insert_unmapped(new)
         return new
@@ -140,7 +140,7 @@ class ExpandableSegments:
             begin = start if last is None else last.address + last.size_bytes
             if begin >= until:
                 return
-            gap = Block(begin, until - begin, stream, pool, expandable)
+            gap = Block(begin, until - begin, stream, pool, expandable, expandable.rank)
             if last is None:
                 self._state.heads[begin] = gap
             else:

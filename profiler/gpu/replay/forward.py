@@ -41,9 +41,14 @@ def replay_device(device: DeviceSnapshot, settings: AllocatorSettings) -> Replay
         start, ambiguous_blocks = segments_before(device, settings, acts)
     except TraceContradiction as error:
         return _unfit(device, "unsupported", str(error))
-    run = _Run(device, settings, start, acts)
-    run.forward()
-    return run.result(ambiguous_blocks)
+    results = []
+    for oldest_first in (False, True):  # before torch 2.12 and since: a snapshot does not tell its version
+        run = _Run(device, settings, start, acts, oldest_first)
+        run.forward()
+        results.append(run.result(ambiguous_blocks))
+        if results[-1].verdict == "exact":
+            return results[-1]
+    return results[0]
 
 
 def _unfit(device: DeviceSnapshot, verdict: str, reason: str | None) -> ReplayResult:
@@ -71,7 +76,12 @@ class _Run:
     """The forward pass: its model, and the count of what matched."""
 
     def __init__(
-        self, device: DeviceSnapshot, settings: AllocatorSettings, start: Sequence[SegmentInfo], acts: Acts
+        self,
+        device: DeviceSnapshot,
+        settings: AllocatorSettings,
+        start: Sequence[SegmentInfo],
+        acts: Acts,
+        oldest_first: bool,
     ) -> None:
         self.device, self.acts, self.start = device, acts, start
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
@@ -83,6 +93,7 @@ class _Run:
             addresses=ChosenAddresses(self._segment_address),
             on_segment_event=self._note,
             counts=False,
+            oldest_first=oldest_first,
         )
         self.model.restore(start, reservation_starts(device, settings, start))
         # Freed blocks whose memory another stream may still use; those of the start are restored as such.

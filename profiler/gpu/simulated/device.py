@@ -173,7 +173,10 @@ def simulated_gpu(
     """
     register()
     settings = settings or AllocatorSettings()
-    allocator = CachingAllocator(gpu.memory_bytes, settings, on_segment_event=on_segment_event)
+    version = torch_version or _installed_version()
+    allocator = CachingAllocator(
+        gpu.memory_bytes, settings, on_segment_event=on_segment_event, oldest_first=version >= (2, 12)
+    )
     with (
         _opened(allocator, observer or _Silence(), gpu, torch_version, reads),
         cuda_names(gpu, allocator) as device,
