@@ -68,8 +68,11 @@ def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
     path = tmp_path / "cpu-small" / "mixed_precision" / "records.parquet"
     before = read(path)
 
-    def refuse(*arguments):
-        raise AssertionError("measured again")
+    run = rows.run_in_fresh_process
+
+    def refuse(workload, device, *how):
+        assert not device.is_here, "measured again"
+        return run(workload, device, *how)
 
     monkeypatch.setattr(rows, "run_in_fresh_process", refuse)
     assert main([*command, "--repredict"]) == 0
