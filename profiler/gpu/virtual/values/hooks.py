@@ -36,14 +36,24 @@ def _on_cuda(arguments: Any, keywords: dict[str, Any]) -> bool:
     return any(t.is_cuda for t in tensors) or (device is not None and torch.device(device).type == "cuda")
 
 
+def _is_of_torch(hook: Any) -> bool:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", "")).partition(".")[0] == "torch"
+
+
 def follow_hooks() -> None:
     """Follow values in the hooks that are registered from now on, when they run in a backward pass.
 
     Those of tensors and of modules' backward passes, and what unpacks saved tensors. Not those of a graph's
-    nodes (`grad_fn.register_hook`).
+    nodes (`grad_fn.register_hook`), nor PyTorch's own: a checkpoint unpacks by running its function again,
+    which would see the mode.
     """
 
     def following(hook: Callable[..., Any]) -> Callable[..., Any]:
+        if _is_of_torch(hook):
+            return hook
+
         @functools.wraps(hook)
         def run(*arguments: Any, **keywords: Any) -> Any:
             if not torch.cuda.is_initialized():

@@ -89,3 +89,18 @@ def test_a_read_in_a_hook_is_named_and_no_allocation_is_another(tmp_path):
     assert (read.function, read.operation, read.changes_memory) == ("hook", "item", False)
     assert len(events["followed"]) > 100
     assert events["followed"] == events["left"]
+
+
+def test_no_mode_is_active_where_a_checkpoint_runs_its_function_again():
+    code = """
+import json, torch
+from torch.utils.checkpoint import checkpoint
+modes = []
+layer = torch.nn.Linear(64, 64).cuda()
+def run(x):
+    modes.append(torch._C._len_torch_dispatch_stack())
+    return layer(x).relu()
+checkpoint(run, torch.ones(8, 64, device="cuda"), use_reentrant=False).sum().backward()
+print(json.dumps(modes))
+"""
+    assert answer(code, A100, needed(installed_torch())) == [0, 0]
