@@ -15,36 +15,25 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from profiler.advice.fit import Question, fit
 from profiler.device import SIMULATED, VIRTUAL, Device
-from profiler.gpu.cards import find_gpu
+from profiler.gpu.cards import GPU, find_gpu
 from profiler.gpu.virtual.card_file import VirtualGPUs
-from profiler.runs.execute import run_in_fresh_process, run_on
+from profiler.runs.execute import run_in_fresh_process
 from profiler.runs.processes import threads_side_by_side
 from profiler.runs.virtual_process import in_virtual_process
 from profiler.workload import Workload
+from tests.support.runs import cost_of_virtual_run
 
 A100, ROOMY = find_gpu("A100-40GB"), find_gpu("64000 GiB")
 GPT2 = Workload("gpt2", 8, 512)
 
 
-def cost_inside(workload: Workload, gpu) -> tuple[float, int, int]:
-    """One run by itself, in its process: seconds of the processor, most resident bytes, peak allocated."""
-    answer = in_virtual_process(_inside, workload, gpu, gpus=VirtualGPUs(gpu), name=str(workload))
-    return answer.result
-
-
-def _inside(workload: Workload, gpu) -> tuple[float, int, int]:
-    started = time.process_time()
-    run = run_on(workload, Device(VIRTUAL, gpu))
-    return time.process_time() - started, _resident_bytes(), run.peak_allocated_bytes
-
-
-def _resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+def cost_inside(workload: Workload, gpu: GPU) -> tuple[float, int, int]:
+    """One run in its process: see tests.support.runs.cost_of_virtual_run."""
+    gpus = VirtualGPUs(gpu)
+    return in_virtual_process(cost_of_virtual_run, workload, gpu, gpus=gpus, name=str(workload)).result
 
 
 def clock(function: Callable[[], object]) -> float:
