@@ -42,6 +42,7 @@ COLUMNS: dict[str, str] = {
     "gpu": _TEXT,
     "gpu_memory_bytes": _COUNT,
     "allocator_settings": _TEXT,
+    "engine": _TEXT,
     "torch_version": _TEXT,
     "outcome": _TEXT,
     "detail": _TEXT,
@@ -95,6 +96,7 @@ def answer(cell: Cell) -> Row:
         row |= {
             "outcome": found.verdict,
             "detail": stopped.message if stopped else "",
+            "engine": found.run.device.kind,
             "parameters": found.run.parameters,
             "peak_phase": str(peak.account.phase),
             "peak_allocated_bytes": peak.peak_allocated_bytes,

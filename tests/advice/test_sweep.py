@@ -138,6 +138,7 @@ def test_a_row_says_what_fit_says(tmp_path):
     (row,) = read_rows(tmp_path / "grid", [cell])
     asked = fit(SMALL, A100, Question(with_largest=False, with_techniques=False))
     assert (row["outcome"], row["peak_reserved_bytes"]) == (asked.verdict, asked.taken_bytes)
+    assert row["engine"] == asked.run.device.kind
     assert (row["headroom_bytes"], row["parameters"]) == (asked.headroom_bytes, asked.run.parameters)
     peak = [size for name, size in row.items() if name.startswith("peak_") and isinstance(size, int)]
     assert sum(peak) - row["peak_reserved_bytes"] == 2 * row["peak_allocated_bytes"]  # its parts and itself
