@@ -2,10 +2,10 @@
 
 Run as a script with the torch, transformers and peft of the rows (it imports nothing of this project):
 
-    python fakegpu_program.py SIZE METHOD TOKENS CHECKPOINTING
+    python fakegpu_program.py SIZE METHOD TOKENS CHECKPOINTING [SHARDED]
 
-SIZE is 0.8B or 2B, METHOD full or lora, CHECKPOINTING yes or no. Prints a line of JSON:
-the largest peak allocated of forward, backward and optimizer step, in bytes.
+SIZE is 0.8B or 2B, METHOD full or lora, CHECKPOINTING yes or no, SHARDED fsdp1 or fsdp2 in a rank of torchrun's
+environment. Prints a line of JSON: the largest peak allocated of forward, backward and optimizer step, in bytes.
 """
 
 import json
@@ -51,9 +51,36 @@ def make_model(size: str, method: str, checkpointing: bool) -> torch.nn.Module:
     return model.train()
 
 
-def run(size: str, method: str, tokens: int, checkpointing: bool) -> dict[str, int | bool]:
+def sharded(model: torch.nn.Module, by: str) -> torch.nn.Module:
+    """A unit a decoder layer and the root, as the published runs have it."""
+    torch.cuda.set_device(0)
+    torch.distributed.init_process_group("nccl")
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 24)
+    if by == "fsdp2":
+        from torch.distributed.fsdp import fully_shard
+
+        model.to("cuda")
+        for layer in layers:
+            fully_shard(layer)
+        return fully_shard(model)
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    return FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({type(layers[0])}),
+        device_id=0,
+        backward_prefetch=None,
+        forward_prefetch=False,
+        limit_all_gathers=True,
+        use_orig_params=False,
+    )
+
+
+def run(size: str, method: str, tokens: int, checkpointing: bool, by: str = "") -> dict[str, int | bool]:
     """One step; the peak is counted anew in each phase, transfers left out."""
-    model = make_model(size, method, checkpointing).to("cuda")
+    model = make_model(size, method, checkpointing)
+    model = sharded(model, by) if by else model.to("cuda")
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, foreach=False)
     ids = torch.randint(100, VOCABULARY, (1, tokens))
@@ -85,4 +112,4 @@ def run(size: str, method: str, tokens: int, checkpointing: bool) -> dict[str, i
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "yes")))
+    print(json.dumps(run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "yes", *sys.argv[5:])))
