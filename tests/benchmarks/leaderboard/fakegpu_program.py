@@ -4,8 +4,9 @@ Run as a script with the torch, transformers and peft of the rows (it imports no
 
     python fakegpu_program.py SIZE METHOD TOKENS CHECKPOINTING [SHARDED]
 
-SIZE is 0.8B or 2B, METHOD full or lora, CHECKPOINTING yes or no, SHARDED fsdp1 or fsdp2 in a rank of torchrun's
-environment. Prints a line of JSON: the largest peak allocated of forward, backward and optimizer step, in bytes.
+SIZE is 0.8B or 2B, METHOD full or lora, CHECKPOINTING yes or no, SHARDED fsdp1 or fsdp2 where the environment
+is that of a rank. Prints a line of JSON: the largest peak allocated of forward, backward and optimizer step,
+in bytes.
 """
 
 import json
