@@ -1,10 +1,14 @@
 """What a target cannot take is an error of one line, and one spelling has one meaning in every verb."""
 
+import argparse
+import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from profiler.cli import main
+from profiler.cli import _parser, main
 
 SCRIPT = """
 import torch
@@ -165,3 +169,47 @@ def _recording(folder):
     path = folder / "snapshot.pickle"
     path.write_bytes(pickle.dumps({"segments": [], "device_traces": [[event]]}))
     return path
+
+
+ROOT = Path(__file__).resolve().parents[2]
+_NAMED = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_COMMAND = re.compile(r"profiler ([a-z-]+)((?: +(?!-- )[^`\n|;]+?)*?)(?: -- |`|\n|\||;|$)")
+# Of pytest (profiler.integrations.pytest_plugin), torchrun and the linker.
+_OF_OTHERS = {"--memory-baseline", "--memory-tolerance", "--memory-baseline-update", "--nproc-per-node"}
+_OF_OTHERS |= {"--version-script"}
+
+
+def _verbs():
+    """The options of each verb."""
+    (verbs,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return {
+        name: {o for a in verb._actions for o in a.option_strings} for name, verb in verbs.choices.items()
+    }
+
+
+def _texts(path):
+    """What a module says: its texts, docstrings included."""
+    return [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+
+def test_an_option_that_is_named_anywhere_exists():
+    known = set().union(*_verbs().values(), _OF_OTHERS, {"--version"})
+    pages = ROOT / "profiler" / "views" / "pages"  # their styles have such words too
+    modules = [path for path in (ROOT / "profiler").rglob("*.py") if path.parent != pages]
+    named = {(path.name, word) for path in modules for t in _texts(path) for word in _NAMED.findall(t)}
+    assert len(named) > 60
+    assert {pair for pair in named if pair[1] not in known} == set()
+
+
+def test_a_command_in_the_documentation_has_options_of_its_verb():
+    verbs, commands = _verbs(), []
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        for verb, words in _COMMAND.findall(path.read_text().replace("\\\n", " ")):
+            if verb in verbs:
+                commands.append((path.name, verb, [o for o in _NAMED.findall(words) if o not in verbs[verb]]))
+    assert len(commands) > 40
+    assert [command for command in commands if command[2]] == []
