@@ -7,8 +7,8 @@ It is one of
   tensors (given to the model as one argument, positions, or keywords), and `compute_loss(model, batch)`.
   Without `compute_loss` the model's call must return the loss, or something with a `loss`. Without
   `make_batch` the inputs are guessed from the model's first layer, see profiler.training.guessed_inputs.
-- a configuration of transformers: a class such as `LlamaConfig` (its defaults are a real model's), or a
-  `config.json`.
+- a configuration of transformers: a class such as `LlamaConfig` (whose defaults need not be a real model's),
+  a `config.json`, or the name of a well-known checkpoint (profiler.training.transformers_models).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from profiler.errors import ProfilerError
 from profiler.training.built_in import MODELS, Batch, Model, ModelFamily
 from profiler.training.guessed_inputs import guess
-from profiler.training.transformers_models import load_config, model_of, task_batch
+from profiler.training.transformers_models import CHECKPOINTS, load_config, model_of, task_batch
 from profiler.training.unwritten_weights import weights_left_unwritten
 from profiler.training.user_code import UserCode, split_reference
 from profiler.workload import Workload
@@ -37,7 +37,7 @@ def own_model(workload: Workload) -> Model:
     code raises.
     """
     name = workload.model
-    if name.endswith(".json") or (name.endswith("Config") and name.isidentifier()):
+    if name in CHECKPOINTS or name.endswith(".json") or (name.endswith("Config") and name.isidentifier()):
         return _from_config(name, workload.settings, _changed(name))
     if ":" in name:
         if workload.settings:
@@ -47,6 +47,12 @@ def own_model(workload: Workload) -> Model:
         return _from_factory(name, code)
     if name.endswith(".py"):
         raise ProfilerError(f"{name} names no function; write it as in {name}:make_model")
+    if name.count("/") == 1 and not Path(name).suffix and not Path(name).exists():
+        close = difflib.get_close_matches(name, CHECKPOINTS, n=3, cutoff=0.4) or sorted(CHECKPOINTS)
+        raise ProfilerError(
+            f"no checkpoint {name} is known here; known are {', '.join(close)}; give its config.json, or its "
+            "class and --set"
+        )
     if Path(name).suffix or "/" in name:
         raise ProfilerError(f"{name} does not exist")
     close = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,74 @@ import torch
 
 from profiler.errors import ProfilerError
 
+# --- well-known checkpoints by name, without network ---------------------------------------------------
+
+_Settings = dict[str, Any]
+
+
+def _llama(
+    hidden: int, layers: int, heads: int, groups: int, wide: int, words: int, **more: Any
+) -> _Settings:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "intermediate_size": wide,
+        "vocab_size": words,
+        **more,
+    }
+
+
+def _whisper(width: int, layers: int, heads: int) -> _Settings:
+    both = {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}
+    halves = {f"{half}_{name}": n for half in ("encoder", "decoder") for name, n in both.items()}
+    return {"d_model": width, **halves}
+
+
+def _t5(width: int, wide: int, layers: int, heads: int) -> _Settings:
+    return {"d_model": width, "d_ff": wide, "num_layers": layers, "num_heads": heads}
+
+
+_QWEN3, _LONG = {"head_dim": 128}, {"max_position_embeddings": 131072}
+
+# Name -> configuration class, settings; from huggingface.co/NAME/blob/main/config.json.
+CHECKPOINTS: dict[str, tuple[str, _Settings]] = {
+    "openai-community/gpt2": ("GPT2Config", {}),
+    "openai-community/gpt2-medium": ("GPT2Config", {"n_embd": 1024, "n_layer": 24, "n_head": 16}),
+    "openai-community/gpt2-xl": ("GPT2Config", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
+    "meta-llama/Llama-2-7b-hf": (
+        "LlamaConfig",
+        _llama(4096, 32, 32, 32, 11008, 32000, max_position_embeddings=4096),
+    ),
+    "meta-llama/Llama-3.1-8B": ("LlamaConfig", _llama(4096, 32, 32, 8, 14336, 128256, **_LONG)),
+    "meta-llama/Llama-3.2-1B": (
+        "LlamaConfig",
+        _llama(2048, 16, 32, 8, 8192, 128256, tie_word_embeddings=True, **_LONG),
+    ),
+    "mistralai/Mistral-7B-v0.1": ("MistralConfig", _llama(4096, 32, 32, 8, 14336, 32000)),
+    "Qwen/Qwen2.5-7B": ("Qwen2Config", _llama(3584, 28, 28, 4, 18944, 152064, **_LONG)),
+    "Qwen/Qwen3-0.6B": (
+        "Qwen3Config",
+        _llama(1024, 28, 16, 8, 3072, 151936, tie_word_embeddings=True, **_QWEN3),
+    ),
+    "Qwen/Qwen3-8B": ("Qwen3Config", _llama(4096, 36, 32, 8, 12288, 151936, **_QWEN3)),
+    "google-t5/t5-small": ("T5Config", _t5(512, 2048, 6, 8)),
+    "google-t5/t5-base": ("T5Config", _t5(768, 3072, 12, 12)),
+    "openai/whisper-tiny": ("WhisperConfig", _whisper(384, 4, 6)),
+    "openai/whisper-small": ("WhisperConfig", _whisper(768, 12, 12)),
+    "openai/clip-vit-base-patch32": ("CLIPConfig", {}),
+    "google/vit-base-patch16-224": ("ViTConfig", {"num_labels": 1000}),
+}
+
+
+# --- a configuration and its model --------------------------------------------------------------------
+
 # A configuration may serve several tasks: the first of these that it has (BERT also has a causal head).
 _TASKS = (
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+    "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING",  # images and their captions, as CLIP is trained
     "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
     "MODEL_FOR_MASKED_LM_MAPPING",
     "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -33,6 +99,9 @@ def load_config(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     if name.endswith(".json"):
         values = _read(Path(name))
         config_class = _class_of_type(name, values)
+    elif name in CHECKPOINTS:
+        class_name, values = CHECKPOINTS[name]
+        config_class = getattr(transformers, class_name)
     else:
         config_class = getattr(transformers, name, None)
         if config_class is None:
@@ -92,18 +161,60 @@ def model_of(config: Any, model_class: Any, attention: str) -> torch.nn.Module:
     if attention != "sdpa":
         config._attn_implementation = attention
     model: torch.nn.Module = model_class(config)
+    if _is_contrastive(config):  # without it, their call returns no loss
+        model.forward = partial(model.forward, return_loss=True)  # type: ignore[method-assign]
     return model.train()
 
 
-def task_batch(
-    config: Any, model_class: Any
-) -> tuple[Callable[[int, int, Any], dict[str, torch.Tensor]], str]:
+_Batches = tuple[Callable[[int, int, Any], dict[str, torch.Tensor]], str]
+
+
+def _is_contrastive(config: Any) -> bool:
+    return (
+        hasattr(config, "vision_config")
+        and hasattr(config, "text_config")
+        and hasattr(config, "projection_dim")
+    )
+
+
+def _images_with_captions(config: Any) -> _Batches:
+    side, longest = config.vision_config.image_size, config.text_config.max_position_embeddings
+    channels = config.vision_config.num_channels
+
+    def pairs(batch: int, length: int, device: torch.device) -> dict[str, torch.Tensor]:
+        ids = torch.randint(0, config.text_config.vocab_size, (batch, length or longest), device=device)
+        return {"input_ids": ids, "pixel_values": torch.randn(batch, channels, side, side, device=device)}
+
+    return (
+        pairs,
+        f"random images of {side} pixels a side, each with a caption of --length tokens or {longest}",
+    )
+
+
+def _speech(config: Any, name: str) -> _Batches:
+    frames, longest = 2 * config.max_source_positions, config.max_target_positions
+
+    def speech(batch: int, length: int, device: torch.device) -> dict[str, torch.Tensor]:
+        if length < 1:
+            raise ProfilerError(f"{name} writes tokens: give --length, at most {longest}")
+        features = torch.randn(batch, config.num_mel_bins, frames, device=device)
+        labels = torch.randint(0, config.vocab_size, (batch, length), device=device)
+        return {"input_features": features, "labels": labels}
+
+    return speech, f"random sound of {frames} frames, with --length tokens of text"
+
+
+def task_batch(config: Any, model_class: Any) -> _Batches:
     """How to make a batch of random data with labels, and what it is in words.
 
     Raises ProfilerError for a model that has neither tokens nor images, or no loss of its own.
     """
 
     name = model_class.__name__
+    if _is_contrastive(config):
+        return _images_with_captions(config)
+    if hasattr(config, "num_mel_bins") and hasattr(config, "max_target_positions"):
+        return _speech(config, name)
     if name.endswith("ForImageClassification"):
         own = getattr(config, "image_size", None) or 224
         channels = getattr(config, "num_channels", 3)

@@ -112,7 +112,7 @@ def workload_from(options: argparse.Namespace) -> Workload:
 
 MODEL = (
     "a model's name, FILE.py:FUNCTION or MODULE:FUNCTION returning a module, or a transformers configuration "
-    "(class or config.json)"
+    "(class, config.json, or a well-known checkpoint such as Qwen/Qwen3-8B)"
 )
 
 
