@@ -162,7 +162,7 @@ def model_of(config: Any, model_class: Any, attention: str) -> torch.nn.Module:
         config._attn_implementation = attention
     model: torch.nn.Module = model_class(config)
     if _is_contrastive(config):  # without it, their call returns no loss
-        model.forward = partial(model.forward, return_loss=True)  # type: ignore[method-assign]
+        model.forward = partial(model.forward, return_loss=True)
     return model.train()
 
 
