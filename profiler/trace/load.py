@@ -59,11 +59,11 @@ def load(
     with collecting_no_garbage():
         snapshot = load_snapshot(path, on_progress)
         chosen = busiest(snapshot) if device is None else snapshot.device(device)
-        run = _from_snapshot(chosen, snapshot.settings) if chosen is not None else None
-    if chosen is None or run is None or not run.allocations:
+        told = _from_snapshot(chosen, snapshot.settings) if chosen is not None else None
+    if chosen is None or told is None or not told.allocations:
         raise ProfilerError(f"{path}: no allocations; record with torch.cuda.memory._record_memory_history()")
-    notes = filter(None, (which_device(snapshot, chosen), run.note))
-    return replace(run, name=path.name, note="; ".join(notes))
+    notes = filter(None, (which_device(snapshot, chosen), told.note))
+    return replace(told, name=path.name, note="; ".join(notes))
 
 
 def busiest(snapshot: Snapshot) -> DeviceSnapshot | None:
