@@ -94,10 +94,21 @@ _HEADINGS = (
 )
 
 
+MARKS = ("<!-- generated: begin -->\n", "<!-- generated: end -->\n")
+
+
+def put_into(page: str, text: str) -> str:
+    """The page with `text` between its marks; a page without marks is replaced by it."""
+    if not all(mark in page for mark in MARKS):
+        return text
+    before, _, rest = page.partition(MARKS[0])
+    return before + MARKS[0] + text + MARKS[1] + rest.partition(MARKS[1])[2]
+
+
 def accuracy_page(results: Sequence[Result]) -> str:
-    """The whole page, in Markdown."""
+    """What is generated of the page, in Markdown."""
     parts = [
-        "# Accuracy",
+        "# The reference suite, in figures",
         "",
         "Written by `profiler compare-reference results --page docs/accuracy.md`; do not edit.",
         "",

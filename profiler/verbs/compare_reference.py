@@ -15,7 +15,7 @@ from profiler.device import CPU, Device
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically, write_table
 from profiler.reference import accuracy, bounds
-from profiler.reference.accuracy_page import Result, accuracy_page
+from profiler.reference.accuracy_page import Result, accuracy_page, put_into
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.trace.file import read_run
@@ -63,7 +63,8 @@ def run(options: Namespace) -> None:
     console = screen.console()
     if options.page is not None:
         results = [_result(read_recording(folder), console) for folder in gpu_recordings(options.results)]
-        text = accuracy_page(results)
+        page = options.page.read_text() if options.page.exists() else ""
+        text = put_into(page, accuracy_page(results))
         write_atomically(options.page, lambda temporary: temporary.write_text(text))
         console.print(f"{options.page}: recordings on GPUs: {len(results)}")
         return

@@ -6,6 +6,7 @@ the tests that need one say so. The machinery is tested all the same, with runs 
 recording's place.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from profiler.reference.accuracy import QUANTITIES, RUN_QUANTITIES
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.bounds import Bound, broken, read_bounds
 from profiler.reference.campaign import Campaign, record_suite
+from profiler.reference.engines import compare_engines
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
 from profiler.reference.unmatched import compare_probes, residual
@@ -27,7 +29,9 @@ from tests.support.rehearsed import CASES
 
 ROOT = Path(__file__).parents[2]
 BOUNDS = Path(__file__).parent / "bounds.json"
-RECORDINGS = gpu_recordings(ROOT / "results")
+ALL = gpu_recordings(ROOT / "results")
+VIRTUAL = [folder for folder in ALL if folder.parent.name.startswith("virtual-")]
+RECORDINGS = [folder for folder in ALL if folder not in VIRTUAL]
 EVERY = 3  # of the recorded tiny runs, which is enough to see every axis; `profiler compare` takes all
 EXACT = dict.fromkeys([*QUANTITIES, *RUN_QUANTITIES], Bound(0.0, 0.0))
 
@@ -44,6 +48,21 @@ def check(errors: pd.DataFrame, bounds: dict[str, Bound]) -> None:
 
 def errors_of(recording: Archive, keys: list[str], traces: Path) -> pd.DataFrame:
     return accuracy.differences(recording.records, predict(recording, keys, traces))
+
+
+@pytest.mark.parametrize("folder", VIRTUAL, ids=lambda folder: folder.parent.name)
+def test_the_simulation_asks_for_what_a_virtual_gpu_was_asked_for(folder, tmp_path):
+    """Every twelfth tiny run, request by request; convolutions' workspaces apart, which are not modelled."""
+    recording = read_recording(folder)
+    if not recording.about["torch_version"].startswith(torch.__version__.split("+")[0]):
+        pytest.skip(
+            f"recorded with torch {recording.about['torch_version']}, installed is {torch.__version__}"
+        )
+    tiny = {key: case for key, case in recording.cases.items() if case.workload.model.endswith("-tiny")}
+    chosen = replace(recording, cases=dict(list(tiny.items())[:: 4 * EVERY]))
+    found = compare_engines(chosen, tmp_path)
+    assert found.holds, (found.changes, found.otherwise)
+    assert found.runs >= 5
 
 
 @pytest.mark.skipif(not RECORDINGS, reason="no recording on a GPU in results/*/reference yet")
