@@ -109,7 +109,8 @@ class _Watch:
             owned[category].append(address)
         modules: defaultdict[str, list[int]] = defaultdict(list)
         fresh = {address for address, _ in lasting - self._labelled} | set(owned["gradients"])
-        for address, module in parameter_modules(state, _CUDA).items():
+        found = parameter_modules(state, _CUDA) if fresh else {}  # many parameters take long
+        for address, module in found.items():
             if address in fresh:
                 modules[module].append(address)
         self._labelled = lasting
