@@ -104,6 +104,8 @@ def _report(run: Run, formula: list[Row]) -> dict[str, Any]:
     return {
         "target": run.workload.to_dict() if run.workload is not None else run.name,
         "target_in_words": run.name,
+        "parameters": run.parameters,
+        "assumed": run.assumed,
         "engine": run.device.kind,
         "rests_on": list(run.rests_on),
         "gpu": gpu.name,
@@ -174,6 +176,10 @@ def _show(report: dict[str, Any], written: list[Path]) -> None:
     capacity = format_bytes(report["gpu_bytes"])
     where = f" on a {report['engine']} {report['gpu']} ({capacity})"
     console.print(screen.styled((report["target_in_words"], "bold"), where))
+    counted = f"{report['parameters']:,} parameters" if report["parameters"] else ""
+    about = "; ".join(words_of for words_of in (counted, report["assumed"]) if words_of)
+    if about:
+        console.print(f"  {about}", soft_wrap=True)
     console.print(_phase_table(report))
     peak = report["peak"]
     console.print(

@@ -245,3 +245,10 @@ def test_a_loss_that_is_printed_is_said_to_be_no_loss(script, engine, capsys):
     assert f"{script}:{line}" in words
     assert "(2; a number that falls" in words
     assert report["peak_reserved_bytes"] == max(phase["peak_reserved_bytes"] for phase in report["phases"])
+
+
+def test_what_is_trained_is_said_first(capsys):
+    assert main(["predict", "openai/whisper-tiny", "--batch", "1", "--length", "8", "--steps", "1"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("openai/whisper-tiny")
+    assert "37,760,640 parameters; WhisperForConditionalGeneration" in second
