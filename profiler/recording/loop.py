@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from profiler.errors import ProfilerError
 from profiler.recording.owners import storages
 from profiler.recording.recorder import PhaseRecorder
 from profiler.recording.simulated import SimulatedRecorder
-from profiler.trace.events import Allocation
+from profiler.trace.events import Allocation, Mark
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import BACKWARD, FORWARD, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.trace.run import PhaseMeasurement, Run
@@ -70,10 +71,19 @@ def simulated_gpu(name: str) -> Iterator[torch.device]:
             _Simulated.recorder = None
 
 
+class _Open:
+    """The recording whose block is open; one a process."""
+
+    recording: Recording | None = None
+
+
 class Recording:
     """What `record` yields. Its tables are complete after the block; they show an error's phase too."""
 
     def __init__(self, recorder: PhaseRecorder, device: Device, state: TrainingState) -> None:
+        # The simulated GPU's recorder hears all that is recorded on it.
+        shared = recorder.entries if recorder is _Simulated.recorder else ()
+        self._recorded_before = sum(isinstance(entry, Mark) for entry in shared)
         self._recorder = recorder
         self._device = device
         self._name = " and ".join(type(module).__name__ for module in state.modules)
@@ -126,7 +136,8 @@ class Recording:
 
     def _finish(self) -> None:
         """Read everything, at the end of the block."""
-        self._run = self._recorder.run(self._device, self._name)
+        run = self._recorder.run(self._device, self._name)
+        self._run = replace(run, phases=run.phases[self._recorded_before :])
 
     @property
     def run(self) -> Run:
@@ -197,20 +208,24 @@ def record(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None = Non
         optimizer: whose states are told apart.
 
     Raises:
-        ProfilerError: the model has no parameters, or is on a device that cannot be recorded.
+        ProfilerError: the model has no parameters, or is on a device that cannot be recorded; another
+            recording is open, or on the CPU torch.profiler, of which a process can have one.
     """
     from profiler.recording.auto_phases import auto_phases
 
+    if _Open.recording is not None:
+        raise ProfilerError("a recording is open already; leave its block first")
     state = TrainingState((model,), () if optimizer is None else (optimizer,))
     with ExitStack() as stack:
         device, recorder = _recorder(model, state)
         if recorder is not _Simulated.recorder:
             stack.enter_context(recorder)
-        recording = Recording(recorder, device, state)
+        recording = _Open.recording = Recording(recorder, device, state)
         try:
             with auto_phases(recording._found):
                 yield recording
         finally:
+            _Open.recording = None
             stack.close()
             recording._finish()
             state.modules, state.optimizers, state.batch = (), (), None
@@ -228,6 +243,11 @@ def _recorder(model: torch.nn.Module, state: TrainingState) -> tuple[Device, Pha
 
         return Device(CUDA), CudaRecorder(from_snapshot=True)
     if kind == "cpu":
+        if torch.autograd._profiler_enabled():
+            raise ProfilerError(
+                "torch.profiler is on, and what records the CPU is one too: leave its block, or record on a "
+                "simulated GPU"
+            )
         from profiler.recording.cpu import CpuRecorder
 
         alive = storages(state, first.device).items()

@@ -181,3 +181,51 @@ def test_the_programs_own_counters_stay_its_own():
     first, second, of_phases, reserved = done.stdout.splitlines()
     assert first == second == "1648641024"
     assert of_phases == f"1648641024 {reserved}"
+
+
+TWICE = """
+import sys, torch, profiler
+from profiler.errors import ProfilerError
+with profiler.simulated_gpu("A100-40GB"):
+    model = torch.nn.Linear(256, 256).cuda()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(8, 256, device="cuda")
+    def train(steps):
+        for _ in range(steps):
+            model(x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+    with profiler.record(model, optimizer) as first:
+        train(2)
+    with profiler.record(model, optimizer) as second:
+        train(1)
+        try:
+            with profiler.record(model, optimizer):
+                train(1)
+        except ProfilerError as error:
+            print(error)
+    print(len(first.measurements), len(second.measurements), second.measurements[-1].account.phase)
+    print(second.table()["allocated_bytes"].iloc[-1] == torch.cuda.memory_allocated())
+    second.save(sys.argv[1])
+"""
+
+
+def test_two_recordings_of_one_simulated_gpu_have_phases_of_their_own(tmp_path):
+    saved = str(tmp_path / "second.parquet")
+    done = subprocess.run([sys.executable, "-c", TWICE, saved], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said, phases, same = done.stdout.splitlines()
+    assert said == "a recording is open already; leave its block first"
+    assert phases == "9 5 step 1 zero_grad"  # the model; then four a step, with gradients that stay
+    assert same == "True"
+    assert load(Path(saved)).peak().allocated_bytes > 0
+
+
+def test_inside_the_users_own_profiler_the_cpu_says_that_there_can_be_one():
+    model = torch.nn.Linear(4, 4)
+    with (
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]),
+        pytest.raises(ProfilerError, match=r"torch\.profiler is on"),
+        profiler.record(model),
+    ):
+        pass
