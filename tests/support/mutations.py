@@ -77,7 +77,7 @@ def damaged_snapshot(data, random):
     kind = random.choice(["value", "value", "value", "delete", "action", "number", "number", "bytes", "gzip"])
     if kind in ("bytes", "gzip"):
         content = pickle.dumps(data, protocol=4)
-        return damaged_bytes(gzip.compress(content) if kind == "gzip" else content, random)
+        return damaged_bytes(gzip.compress(content, mtime=0) if kind == "gzip" else content, random)
     data = copy.deepcopy(data)
     for _ in range(random.choice([1, 1, 1, 2, 4])):
         events = data["device_traces"][0]
