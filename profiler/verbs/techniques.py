@@ -69,7 +69,7 @@ def run(options: Namespace) -> None:
         )
         singles = [saving for saving in found if len(saving.techniques) == 1]
         pairs = [saving for saving in found if len(saving.techniques) == 2]
-        if device.kind != VIRTUAL:
+        if device.kind != VIRTUAL or not options.pairs:
             pairs = pairs[: options.pairs]
         workloads = [workload, *(saving.workload for saving in singles + pairs)]
         running = progress.add_task("running", total=len(workloads))

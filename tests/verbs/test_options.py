@@ -138,7 +138,7 @@ def test_a_file_to_report_on_takes_no_option_of_a_simulation(capsys, tmp_path, o
     recording = _recording(tmp_path)
     assert main(["report", str(recording), *option.split(), "-o", str(tmp_path / "page.html")]) == 1
     name = option.split()[0]
-    words = f"profiler: {name} is for a run that is simulated now, not for {recording}\n"
+    words = f"profiler: {name} is for a run that is predicted now, not for {recording}\n"
     assert capsys.readouterr().err == words
     assert not (tmp_path / "page.html").exists()
 

@@ -115,7 +115,7 @@ def test_a_run_and_a_snapshot_become_pages_too(files, capsys):
     assert "freed within the recording" in text  # a recording of torch names no owners
     assert ">optimizer states<" not in text
     assert main(["report", str(files / "run.parquet"), "--batch", "2", "-o", str(out)]) == 1
-    assert "for a run that is simulated now" in capsys.readouterr().err
+    assert "for a run that is predicted now" in capsys.readouterr().err
 
 
 def test_a_saved_run_is_exported_and_saved_as_it_was_when_it_was_simulated(files):
