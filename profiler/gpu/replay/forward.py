@@ -13,7 +13,7 @@ from profiler.gpu.allocator import (
     SegmentEvent,
     SegmentInfo,
 )
-from profiler.gpu.allocator.addresses import ChosenAddresses, LinuxAddresses
+from profiler.gpu.allocator.addresses import ChosenAddresses
 from profiler.gpu.replay.acts import ALLOC, FREE, FREE_COMPLETED, FREE_REQUESTED, LAST_RETURN, Acts
 from profiler.gpu.replay.initial_state import TraceContradiction, reservation_starts, segments_before
 from profiler.gpu.replay.result import ReplayResult, Timeline
@@ -21,7 +21,7 @@ from profiler.gpu.snapshot import DeviceSnapshot, Snapshot
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
 _OTHER_STREAM = -1
-_BEYOND = 1 << 80  # all addresses that a recording can have: there lie segments that it lacks
+_BEYOND = 1 << 120  # far beyond what a recording can have: segments that it lacks lie below
 
 
 def replay(snapshot: Snapshot) -> tuple[ReplayResult, ...]:
@@ -87,7 +87,7 @@ class _Run:
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
         self.held = {segment.address for segment in start}  # segments of the model
-        self.fallback = LinuxAddresses()
+        self.beyond = _BEYOND  # the lowest address of a segment that the recording lacks
         self.model = CachingAllocator(
             settings=settings,
             addresses=ChosenAddresses(self._segment_address),
@@ -116,7 +116,8 @@ class _Run:
                 if address in self.held:  # the model has not returned what the recording did
                     break
                 return address
-        return _BEYOND + self.fallback.take(size_bytes)
+        self.beyond -= size_bytes
+        return self.beyond
 
     def _note(self, event: SegmentEvent) -> None:
         self.modelled.append(event)

@@ -237,3 +237,10 @@ def test_a_segment_that_only_the_model_takes_lies_where_no_recorded_one_can() ->
         *freed(BASE, 20 * MIB),
     )
     assert (result.verdict, result.addresses_mismatched) == ("differs", 1)
+
+
+def test_a_request_that_no_address_space_holds_is_a_difference() -> None:
+    result = run(
+        [large(BASE, (20 * MIB, 0, "inactive"))], event("alloc", BASE, 200 << 40), *freed(BASE, 200 << 40)
+    )
+    assert result.verdict in ("differs", "unsupported")
