@@ -10,9 +10,11 @@ import profiler
 from profiler.advice import baseline as baselines
 from profiler.advice.baseline import Peak
 from profiler.errors import ProfilerError
+from profiler.gpu.virtual.private_cache import default_cache
 
 pytest_plugins = "pytester"
 MIB = 2**20
+CACHE = default_cache().parents[1]  # a test has a home of its own: the virtual GPU would be compiled anew
 
 # 4 layers of 512 × 512 in float32 are 4 MiB; with Adam at least 16.
 USER = """
@@ -47,6 +49,7 @@ def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
 @pytest.fixture(autouse=True)
 def environment_as_before(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
 
 
 def test_a_step_within_its_limit_passes_and_one_beyond_names_what_it_is_made_of(pytester):
