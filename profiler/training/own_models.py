@@ -113,8 +113,8 @@ def _from_factory(name: str, code: UserCode) -> Model:
         make_batch, compute_loss = (getattr(source, f, None) for f in ("make_batch", "compute_loss"))
         if hasattr(source, "make_optimizer"):
             raise ProfilerError(
-                f"make_optimizer in {code.location} is not used: choose --optimizer, or give your whole "
-                "training function as --loop"
+                f"make_optimizer in {code.location} would not be used beside a model: take it out and choose "
+                "--optimizer, or give your whole training function as --loop"
             )
         assumed = ""
         if make_batch is None:
