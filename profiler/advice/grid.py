@@ -140,7 +140,7 @@ def _listed(value: Any, name: str, path: Path) -> list[Any]:
 def _check_allocator_settings(settings: str, path: Path) -> None:
     try:
         AllocatorSettings.parse(settings)
-    except ValueError as error:
+    except ProfilerError as error:
         raise ProfilerError(f"{path}: allocator_settings: {error}") from error
 
 
