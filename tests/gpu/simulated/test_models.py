@@ -45,10 +45,11 @@ def test_gpt2_activations(dropout, cuda, ledger):
     ids = torch.zeros(BATCH, LENGTH, dtype=torch.long, device=cuda)
     kept, loss = kept_bytes(ledger, lambda: model(input_ids=ids, labels=ids).loss)
     mask = HIDDEN // 4 if dropout else 0  # one byte per element
+    seeds = 0 if dropout else 2 * 8  # two numbers, on the host where dropout draws them
     layer = (
         (HIDDEN + STATISTICS)  # norm 1
         + 3 * HIDDEN  # query, key, value
-        + (HIDDEN + LOGSUMEXP)  # attention
+        + (HIDDEN + LOGSUMEXP + seeds)  # attention
         + (mask + HIDDEN)  # dropout mask, residual stream
         + (HIDDEN + STATISTICS)  # norm 2
         + 4 * HIDDEN  # widened
