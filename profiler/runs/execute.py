@@ -183,18 +183,25 @@ def _how_it_died(error: Died) -> str:
 
 
 def make_recorder(
-    device: Device, settings: RunSettings, on_phase: Callable[[Phase], None] = lambda phase: None
+    device: Device,
+    settings: RunSettings,
+    on_phase: Callable[[Phase], None] = lambda phase: None,
+    own_step: bool = True,
 ) -> PhaseRecorder:
-    """The recorder of the device, not yet open: the one place where kinds of devices are told apart."""
+    """The recorder of the device, not yet open: the one place where kinds of devices are told apart.
+
+    `own_step` is False for a program of the user's, which reads its loss where nothing is computed.
+    """
     if device.kind == SIMULATED:
-        from profiler.recording.simulated import OWN_STEP_READS, SimulatedRecorder
+        from profiler.recording.simulated import OWN_STEP_READS, PROGRAM_READS, SimulatedRecorder
 
         assert device.gpu is not None
         allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
         if settings.limit_bytes is not None:
             fraction = min(1.0, settings.limit_bytes / device.gpu.memory_bytes)
             allocator_settings = replace(allocator_settings, memory_fraction=fraction)
-        return SimulatedRecorder(device.gpu, allocator_settings, on_phase, float_reads=OWN_STEP_READS)
+        float_reads = OWN_STEP_READS if own_step else PROGRAM_READS
+        return SimulatedRecorder(device.gpu, allocator_settings, on_phase, float_reads)
     if device.kind == VIRTUAL:
         from profiler.recording.virtual.recorder import VirtualRecorder
 

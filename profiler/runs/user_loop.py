@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from profiler.device import VIRTUAL, Device
 from profiler.errors import ProfilerError, first_line
-from profiler.gpu.allocator import AllocatorSettings
-from profiler.runs.execute import in_process_on, out_of_memory
+from profiler.runs.execute import in_process_on, make_recorder, out_of_memory
 from profiler.runs.provenance import provenance
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import MODEL_LOADED, Phase
 from profiler.trace.run import Run
-
-if TYPE_CHECKING:
-    from profiler.recording.recorder import PhaseRecorder
 
 
 def run_loop(
@@ -61,7 +56,7 @@ def run_loop_on(reference: str, device: Device, allocator_settings: str = "") ->
 
     location, name = split_reference(reference)
     code, error = UserCode(location), None
-    recorder = _recorder(device, allocator_settings)
+    recorder = make_recorder(device, RunSettings(allocator_settings=allocator_settings), own_step=False)
     with code.in_use():
         code.import_libraries()
         with errors_in_one_line(reference), recorder:
@@ -80,15 +75,3 @@ def run_loop_on(reference: str, device: Device, allocator_settings: str = "") ->
             "returns a model without --loop"
         )
     return run if error is None else out_of_memory(run, error, Phase(0, MODEL_LOADED))
-
-
-def _recorder(device: Device, allocator_settings: str) -> PhaseRecorder:
-    if device.kind == VIRTUAL:
-        from profiler.recording.virtual.recorder import VirtualRecorder
-
-        return VirtualRecorder()
-    from profiler.recording.simulated import PROGRAM_READS, SimulatedRecorder
-
-    assert device.gpu is not None
-    settings = AllocatorSettings.parse(allocator_settings)
-    return SimulatedRecorder(device.gpu, settings, float_reads=PROGRAM_READS)
