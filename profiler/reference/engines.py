@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU
-from profiler.gpu.virtual.card_file import VirtualGPUs
-from profiler.gpu.virtual.launch import run
 from profiler.reference.archive import Archive, read_recording
 from profiler.reference.predictions import predict_probes, simulate
 from profiler.reference.unmatched import compare_probes, residual
+from profiler.runs.virtually import again_on_virtual_gpu
 from profiler.trace.alignment import Request, Unmatched, explain
 from profiler.trace.file import read_run
 from profiler.trace.phase import Phase
@@ -89,9 +87,9 @@ def record_on_virtual_gpu(gpu: GPU, size: str, results: Path) -> Archive:
     Raises ProfilerError where no virtual GPU can be had, and where the recording fails.
     """
     words = ["record-reference", "--size", size, "--results", str(results), "--minutes", "1000"]
-    finished = run([sys.executable, "-m", "profiler", *words], VirtualGPUs(gpu))
-    if finished.exit_code:
-        raise ProfilerError(f"recording on a virtual {gpu.name} failed (exit code {finished.exit_code})")
+    exit_code = again_on_virtual_gpu(words, gpu)
+    if exit_code:
+        raise ProfilerError(f"recording on a virtual {gpu.name} failed (exit code {exit_code})")
     (folder,) = results.iterdir()
     return read_recording(folder)
 
