@@ -46,14 +46,11 @@ for layer in model: fully_shard(layer)
 fully_shard(model)"""
 
 
-def run(tmp_path: Path, wrap: str, options: str, launcher: str = "") -> dict:
-    """The report of `profiler on` for STEP, whose four layers have 4 MiB each."""
+def report(tmp_path: Path, *words: str) -> dict:
+    """What `profiler on WORDS`, one of which is --json, says, in a process whose folder is `tmp_path`."""
     needed(installed_torch())
-    script = tmp_path / "script.py"
-    script.write_text(STEP.replace("WRAP", wrap))
-    command = [sys.executable, "-m", "profiler", "on", *options.split(), "--json", "--", sys.executable]
     done = subprocess.run(
-        [*command, *launcher.split(), str(script)],
+        [sys.executable, "-m", "profiler", "on", *words],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -62,6 +59,13 @@ def run(tmp_path: Path, wrap: str, options: str, launcher: str = "") -> dict:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+def run(tmp_path: Path, wrap: str, options: str, launcher: str = "") -> dict:
+    """The report of `profiler on` for STEP, whose four layers have 4 MiB each."""
+    script = tmp_path / "script.py"
+    script.write_text(STEP.replace("WRAP", wrap))
+    return report(tmp_path, *options.split(), "--json", "--", sys.executable, *launcher.split(), str(script))
 
 
 def test_buckets_of_ddp_beside_gradients(tmp_path: Path) -> None:
@@ -124,21 +128,11 @@ for _ in range(2):
 
 def test_the_ranks_that_differ_are_asked_for_and_the_fullest_is_named(tmp_path: Path) -> None:
     """Of four stages the last one's layer is twice as wide: 8 MiB and not 4."""
-    needed(installed_torch())
     script, picture, page = tmp_path / "stages.py", tmp_path / "ranks.svg", tmp_path / "page.html"
     script.write_text(STAGES)
     words = ["H100-80GB", "--rank", "3,0-1", "--world-size", "4", "--ranks", str(picture)]
     words += ["--report", str(page), "--json", "--", sys.executable, str(script)]
-    done = subprocess.run(
-        [sys.executable, "-m", "profiler", "on", *words],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    groups = json.loads(done.stdout)["ranks"]
+    groups = report(tmp_path, *words)["ranks"]
     assert [group["ranks"] for group in groups] == [[3], [0, 1]]
     assert [group["shares"]["parameters"] for group in groups] == [8 * MIB, 4 * MIB]
     assert "Rank 3 is the fullest" in picture.read_text()

@@ -24,7 +24,7 @@ from profiler.reference.engines import (
 )
 from profiler.runs.provenance import provenance
 from profiler.runs.rows import completed, simulation_rows
-from tests.gpu.replay.test_wrong_rules import EXPANDABLE_RULES, MIB, PLAIN_RULES
+from tests.gpu.replay.test_wrong_rules import EXPANDABLE_RULES, PLAIN_RULES, WRONG_CONSTANTS
 from tests.support.virtual_gpu import installed_torch, needed
 
 RECORDED = Path(__file__).parents[2] / "results" / "virtual-nvidia-a100-sxm4-40gb"
@@ -128,18 +128,7 @@ def test_a_wrong_rule_for_expandable_segments_is_noticed(recorded, tmp_path, mon
     assert is_noticed(recorded, EXPANDABLE, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("constant", "value"),
-    [
-        ("SMALL_SIZE_BYTES", MIB // 2),
-        ("SMALL_SIZE_BYTES", 2 * MIB),
-        ("SMALL_SEGMENT_BYTES", 4 * MIB),
-        ("MIN_LARGE_ALLOCATION_BYTES", 8 * MIB),
-        ("MIN_LARGE_ALLOCATION_BYTES", 14 * MIB),
-        ("ROUND_LARGE_BYTES", 1 * MIB),
-        ("ROUND_LARGE_BYTES", 4 * MIB),
-    ],
-)
+@pytest.mark.parametrize(("constant", "value"), WRONG_CONSTANTS)
 def test_a_wrong_constant_of_the_allocator_is_noticed(
     recorded, tmp_path, monkeypatch, constant, value
 ) -> None:

@@ -107,24 +107,24 @@ PLAIN_RULES: dict[str, tuple[type, str, Method]] = {
 }
 
 
+WRONG_CONSTANTS = (
+    ("SMALL_SIZE_BYTES", MIB // 2),
+    ("SMALL_SIZE_BYTES", 2 * MIB),
+    ("SMALL_SEGMENT_BYTES", 4 * MIB),
+    ("MIN_LARGE_ALLOCATION_BYTES", 8 * MIB),
+    ("MIN_LARGE_ALLOCATION_BYTES", 14 * MIB),
+    ("ROUND_LARGE_BYTES", 1 * MIB),
+    ("ROUND_LARGE_BYTES", 4 * MIB),
+)
+
+
 @pytest.mark.parametrize("name", PLAIN_RULES)
 def test_a_wrong_rule_fails_on_real_traces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*PLAIN_RULES[name])
     assert not all_exact(PLAIN_FILES)
 
 
-@pytest.mark.parametrize(
-    ("constant", "value"),
-    [
-        ("SMALL_SIZE_BYTES", MIB // 2),
-        ("SMALL_SIZE_BYTES", 2 * MIB),
-        ("SMALL_SEGMENT_BYTES", 4 * MIB),
-        ("MIN_LARGE_ALLOCATION_BYTES", 8 * MIB),
-        ("MIN_LARGE_ALLOCATION_BYTES", 14 * MIB),
-        ("ROUND_LARGE_BYTES", 1 * MIB),
-        ("ROUND_LARGE_BYTES", 4 * MIB),
-    ],
-)
+@pytest.mark.parametrize(("constant", "value"), WRONG_CONSTANTS)
 def test_a_wrong_constant_fails_on_real_traces(
     constant: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
