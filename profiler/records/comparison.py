@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from profiler.trace.ledger import CATEGORIES
@@ -75,6 +76,16 @@ def silent_categories(records: pd.DataFrame, source: str) -> list[str]:
     rows = records[records["source"] == source]
     columns = {c: [f"{prefix}{c}_bytes" for prefix in _QUANTITIES] for c in CATEGORIES}
     return [category for category, names in columns.items() if rows[names].isna().all(axis=None)]
+
+
+def set_aside(compared: pd.DataFrame, silent: Sequence[str]) -> tuple[pd.Series, list[str]]:
+    """The differences of `compare`, in bytes, without the `silent` categories; and those of them that differ.
+
+    See `silent_categories`: what a predictor says nothing of is named, not held against it.
+    """
+    parts = compared[[f"{category}_difference_bytes" for category in silent]]
+    named = [category for category in silent if compared[f"{category}_difference_bytes"].any()]
+    return compared["difference_bytes"] - parts.sum(axis=1), named
 
 
 def side_by_side(records: pd.DataFrame) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from profiler.files import (
 )
 from profiler.gpu.cards import DEFAULT_GPU
 from profiler.records import table as records
-from profiler.records.comparison import compare, side_by_side
+from profiler.records.comparison import compare, set_aside, side_by_side, silent_categories
 from profiler.records.select import last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
@@ -158,14 +158,18 @@ class _Finished:
 
 
 def _levels(recorded: pd.DataFrame) -> str:
-    """How many levels at the end of a phase the formula has to the byte, by what it is held against."""
+    """How many levels at the end of a phase the formula has to the byte, by what it is held against.
+
+    What it says nothing of is set aside, by name.
+    """
     words = []
     for truth, said in (("measured", "measured"), ("simulation", "simulated")):
         compared = compare(recorded, truth=truth)
         if not compared.empty:
-            exact = int((compared["difference_bytes"] == 0).sum())
-            words.append(f"{exact} of {len(compared)} {said}")
-    return ", ".join(words)
+            left, named = set_aside(compared, silent_categories(recorded, "formula"))
+            aside = f", {' and '.join(named)} aside" if named else ""
+            words.append(f"{int((left == 0).sum())} of {len(compared)} {said}{aside}")
+    return "; ".join(words)
 
 
 def _sum_up(finished: Sequence[_Finished], results: Path, console: Console) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from profiler.errors import ProfilerError
 from profiler.records import table as records
-from profiler.records.comparison import compare, peak_differences, silent_categories
+from profiler.records.comparison import compare, peak_differences, set_aside, silent_categories
 from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
@@ -110,15 +110,15 @@ def _signed(category: str, size_bytes: int) -> str:
 
 
 def _sum_up(compared: pd.DataFrame, truth: str, source: str, silent: list[str], console: Console) -> None:
-    difference = compared["difference_bytes"]
-    exact = int((difference == 0).sum())
+    exact = int((compared["difference_bytes"] == 0).sum())
     across = compared["device"].ne(compared["predicted_device"]).any()
     where = " on another device" if across else ""
     words = f"{exact} of {len(compared)} {truth} phase levels are what {source}{where} says to the byte"
-    said_nothing = compared[[f"{category}_difference_bytes" for category in silent]]
-    aside = int((difference == said_nothing.sum(axis=1)).sum())
+    left, named = set_aside(compared, silent)
+    aside = int((left == 0).sum())
     if aside > exact:
-        named = " and ".join(c for c in silent if compared[f"{c}_difference_bytes"].any())
-        words += f"; setting aside {named}, of which it says nothing, {aside} of {len(compared)}"
+        words += (
+            f"; setting aside {' and '.join(named)}, of which it says nothing, {aside} of {len(compared)}"
+        )
     worst = compared["difference_percent"].abs().max()
     console.print(f"{words}. The largest difference is {worst:.3f} %.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from profiler.records.comparison import compare, silent_categories
+from profiler.records.comparison import compare, set_aside, silent_categories
 from profiler.trace.ledger import CATEGORIES
 from profiler.views.figures import style
 from profiler.views.figures.panels import View, views
@@ -161,7 +161,7 @@ def _finding(*shown: View) -> str:
 
     exact = pd.concat([compare(view.records, truth=view.source) for view in shown])
     silent = silent_categories(pd.concat([view.records for view in shown]), "formula")
-    left = exact["difference_bytes"] - exact[[f"{name}_difference_bytes" for name in silent]].sum(axis=1)
+    left, _ = set_aside(exact, silent)
     share = (left == 0).mean()
     excess = []
     for view in shown:
