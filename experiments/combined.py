@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from profiler.views.figures import style
-from profiler.views.figures.panels import View, views
+from profiler.views.figures.panels import View, of_the_first, views
 from profiler.views.figures.peaks import PHASE_WORDS, peak_rows, stacked_peaks
 from profiler.workload import Workload
 
@@ -68,7 +68,7 @@ def waterfall(records: pd.DataFrame) -> Figure:
     total = row["batch"] * row["micro_batches"]
     style.headline(
         figure,
-        f"{row['model']}, one technique on the other: {findings[0]}",
+        f"{row['model']}, one technique on the other: {findings[0]}{of_the_first(shown)}",
         f"{style.model_words(row)}, {total} samples of {row['length']} tokens a step; "
         "each bar adds to the one before, and names the phase of its peak",
     )

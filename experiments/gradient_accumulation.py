@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.views.figures import style
-from profiler.views.figures.panels import views
+from profiler.views.figures.panels import of_the_first, views
 from profiler.views.figures.peaks import PHASE_WORDS, peak_rows, stacked_peaks
 from profiler.workload import Workload
 
@@ -58,7 +58,7 @@ def accumulation(records: pd.DataFrame) -> Figure:
     style.headline(
         figure,
         f"{kept.index.max()} micro-batches: activations {kept.iloc[0] / kept.iloc[-1]:.1f}× smaller, "
-        f"the peak {_change(savings[0])}",
+        f"the peak {_change(savings[0])}{of_the_first(shown)}",
         f"{style.model_words(first)}, {total} samples of {first['length']} tokens a step, "
         f"{first['optimizer']}, fp32",
     )

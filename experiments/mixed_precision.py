@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from profiler.views.figures import style
-from profiler.views.figures.panels import View, views
+from profiler.views.figures.panels import View, of_the_first, views
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.workload import PRECISIONS, Workload
 
@@ -62,7 +62,7 @@ def precision_layouts(records: pd.DataFrame) -> Figure:
     row = shown[0].truth.iloc[0]
     style.headline(
         figure,
-        f"Autocast halves no weight. After the forward pass: {', '.join(changes[0])}",
+        f"Autocast halves no weight. After the forward pass: {', '.join(changes[0])}{of_the_first(shown)}",
         f"{style.model_words(row)}, Adam; the changes are autocast bf16's against fp32",
     )
     style.shared_legend(figure, grid.flat)

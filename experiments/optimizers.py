@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.records.comparison import compare
 from profiler.views.figures import style
-from profiler.views.figures.panels import View, views
+from profiler.views.figures.panels import View, of_the_first, views
 from profiler.views.figures.phases import CATEGORY_COLOURS
 from profiler.workload import OPTIMIZERS, Workload
 
@@ -122,7 +122,9 @@ def peak_phases(records: pd.DataFrame) -> Figure:
             saved, phase = _draw_phases(axes, view, size)
             savings.append(f"{saved:.0f} % at {size:,} tokens")
             axes.set_title(f"{view.words}, {size:,} tokens:\nAdam's peak is in the {phase}", fontsize=13)
-    finding = f"Swapping Adam for 8-bit AdamW saves {' and '.join(savings[: len(sizes)])}"
+    finding = (
+        f"Swapping Adam for 8-bit AdamW saves {' and '.join(savings[: len(sizes)])}{of_the_first(shown)}"
+    )
     style.headline(figure, finding, _model(records.iloc[0], tokens=False))
     style.shared_legend(figure, grid.flat)
     return figure

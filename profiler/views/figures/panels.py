@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,11 @@ def views(records: pd.DataFrame) -> list[View]:
             ends = dict(zip(last["run_key"], last["phase"], strict=True))
             found.append(View(source, rows, _words(source, rows.iloc[0]), ends))
     return found
+
+
+def of_the_first(shown: Sequence[View]) -> str:
+    """The first view's words, for a headline whose figures are its alone; "" where no other is shown."""
+    return f" ({shown[0].words})" if len(shown) > 1 else ""
 
 
 def _words(source: str, row: pd.Series) -> str:
