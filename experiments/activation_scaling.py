@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from profiler.formula.closed_form import bert_activation_bytes
 from profiler.units import format_bytes
 from profiler.views.figures import style
-from profiler.views.figures.panels import View, views
+from profiler.views.figures.panels import View, of_the_first, views
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def length_sweep(forward: pd.DataFrame) -> Figure:
     first = shown[0].truth.iloc[0]
     style.headline(
         figure,
-        f"Eager attention keeps the score matrix: {ratios[0]:.1f}× the activations",
+        f"Eager attention keeps the score matrix: {ratios[0]:.1f}× the activations{of_the_first(shown)}",
         f"{style.model_words(first)}, batch {first['batch']}",
     )
     return figure

@@ -1,10 +1,12 @@
-"""What a figure shows side by side: runs as they were measured, and as they were simulated."""
+"""What a figure shows side by side: runs on a GPU that is here, on one that is not, and on the CPU."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from profiler.device import CPU
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,7 @@ class View:
 
 
 def views(records: pd.DataFrame) -> list[View]:
-    """Measured runs first, then simulated ones; each in the order of the records.
+    """GPUs first, which people train on, the measured before the others; then the CPU.
 
     Args:
         records: rows of profiler.records.table, of any sources and devices.
@@ -51,7 +53,7 @@ def views(records: pd.DataFrame) -> list[View]:
             last = failed[(failed["device"] == device) & (failed["source"] == source)]
             ends = dict(zip(last["run_key"], last["phase"], strict=True))
             found.append(View(source, rows, _words(source, rows.iloc[0]), ends))
-    return found
+    return sorted(found, key=lambda view: bool(view.records["device"].iloc[0] == CPU))
 
 
 def of_the_first(shown: Sequence[View]) -> str:
