@@ -13,7 +13,10 @@ from profiler.errors import ProfilerError
 
 PLAIN_OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "adafactor")  # torch.optim
 TRANSFORMERS_OPTIMIZERS = ("adafactor_transformers", "adafactor_transformers_momentum")
-EIGHT_BIT_OPTIMIZERS = ("adam8bit", "adamw8bit", "paged_adamw8bit")  # bitsandbytes
+# bitsandbytes: states of embeddings in 32 bits, as transformers' Trainer has them, or in 8 as all others.
+EIGHT_BIT_AS_TRAINER = ("adam8bit", "adamw8bit", "paged_adamw8bit")
+EIGHT_BIT_PLAIN = ("adam8bit_plain", "adamw8bit_plain", "paged_adamw8bit_plain")
+EIGHT_BIT_OPTIMIZERS = EIGHT_BIT_AS_TRAINER + EIGHT_BIT_PLAIN
 OPTIMIZERS = PLAIN_OPTIMIZERS + TRANSFORMERS_OPTIMIZERS + EIGHT_BIT_OPTIMIZERS
 IMPLEMENTATIONS = ("default", "forloop", "foreach", "fused")
 PRECISIONS = ("fp32", "amp_bf16", "amp_fp16", "bf16", "fp16_master")
@@ -52,7 +55,7 @@ class Workload:
         batch: samples in one micro-batch (what is on the device at once).
         length: what a sample's size means to the model: tokens of a sequence, or pixels of an image's
             side; 0 where the model fixes it (the MLP).
-        optimizer: one of OPTIMIZERS.
+        optimizer: one of OPTIMIZERS; of EIGHT_BIT_AS_TRAINER and EIGHT_BIT_PLAIN the one that is meant.
         attention: "sdpa" (fused where the device has it) or "eager" (the score matrix is a tensor).
         micro_batches: forward and backward passes before one optimizer step (gradient accumulation).
         steps: optimizer steps; the second is the steady state.

@@ -91,7 +91,18 @@ TECHNIQUES = (
         _FULL,
         "weights and optimizer states in 16 bits: training may suffer",
     ),
-    Technique("8-bit AdamW (bitsandbytes)", {"optimizer": "adamw8bit"}, _ADAM, "quantized optimizer states"),
+    Technique(
+        "8-bit AdamW as in transformers' Trainer",
+        {"optimizer": "adamw8bit"},
+        _ADAM,
+        "quantized optimizer states, those of embeddings in 32 bits",
+    ),
+    Technique(
+        "8-bit AdamW of plain bitsandbytes",
+        {"optimizer": "adamw8bit_plain"},
+        _ADAM,
+        "quantized optimizer states, those of embeddings too",
+    ),
     Technique("Adafactor", {"optimizer": "adafactor"}, _ADAM, "another optimizer: tune again"),
     Technique("SGD with momentum", {"optimizer": "momentum"}, _ADAM, "another optimizer: tune again"),
     Technique(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil
 
 from profiler.formula.terms import Parameter, Term
-from profiler.workload import EIGHT_BIT_OPTIMIZERS, TRANSFORMERS_OPTIMIZERS, Workload
+from profiler.workload import EIGHT_BIT_AS_TRAINER, EIGHT_BIT_OPTIMIZERS, TRANSFORMERS_OPTIMIZERS, Workload
 
 # bitsandbytes/optim/optimizer.py (0.50): tensors below this many elements keep 32-bit states; one scale for
 # each block of 256 values; two maps of 256 fp32 values shared by all tensors; from 100,000 elements on, a
@@ -55,7 +55,7 @@ def stepped_parameters(workload: Workload, parameters: Sequence[Parameter]) -> l
 def state_bytes(optimizer: str, parameter: Parameter) -> int:
     """Bytes of one parameter's state tensors, step counters and shared maps left out."""
     if optimizer in EIGHT_BIT_OPTIMIZERS:
-        if not keeps_8_bit_states(parameter):
+        if not keeps_8_bit_states(optimizer, parameter):
             return 2 * 4 * parameter.elements
         return 2 * parameter.elements + 2 * 4 * ceil(parameter.elements / BLOCK_ELEMENTS)
     if optimizer in TRANSFORMERS_OPTIMIZERS:
@@ -67,13 +67,14 @@ def state_bytes(optimizer: str, parameter: Parameter) -> int:
     return {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}[optimizer] * parameter.size_bytes
 
 
-def keeps_8_bit_states(parameter: Parameter) -> bool:
-    """Whether bitsandbytes' 8-bit optimizers really keep 8 bits for this tensor.
+def keeps_8_bit_states(optimizer: str, parameter: Parameter) -> bool:
+    """Whether that 8-bit optimizer of bitsandbytes really keeps 8 bits for this tensor.
 
-    Small tensors stay in 32 bits, and so do embeddings, by an override that transformers' Trainer registers
-    and bitsandbytes recommends.
+    Small tensors stay in 32 bits; embeddings only by an override that transformers' Trainer registers
+    (transformers/trainer.py, GlobalOptimManager) and bitsandbytes recommends.
     """
-    return parameter.elements >= SMALL_ELEMENTS and not parameter.embedding
+    overridden = parameter.embedding and optimizer in EIGHT_BIT_AS_TRAINER
+    return parameter.elements >= SMALL_ELEMENTS and not overridden
 
 
 def state_terms(workload: Workload, parameters: Sequence[Parameter], device_type: str) -> Iterator[Term]:
@@ -155,8 +156,8 @@ def _eight_bit_terms(optimizer: str, parameters: list[Parameter], device_type: s
         paged = optimizer.startswith("paged") and device_type == "cuda"
         return sum(p.elements for p in chosen if not (paged and p.elements >= PAGED_ELEMENTS))
 
-    eight = [p for p in parameters if keeps_8_bit_states(p)]
-    others = [p for p in parameters if not keeps_8_bit_states(p)]
+    eight = [p for p in parameters if keeps_8_bit_states(optimizer, p)]
+    others = [p for p in parameters if not keeps_8_bit_states(optimizer, p)]
     if eight:
         elements = in_allocator(eight)
         yield _term(2 * elements, f"2 × 1 B × {elements:,} 8-bit states", _EIGHT_BIT)

@@ -118,7 +118,7 @@ def _largest(name: str, parameters: list[Parameter], workload: Workload, first_s
         if first_step:
             scope.keep(state_bytes(optimizer, parameter))
         if eight_bit:
-            _eight_bit_cpu_step(scope, parameter)
+            _eight_bit_cpu_step(scope, parameter, keeps_8_bit_states(optimizer, parameter))
         else:
             _adafactor_transformers_step(scope, parameter, optimizer.endswith("momentum"))
     size_bytes = max(0, scope.peak_bytes - (states_bytes if first_step else 0))
@@ -203,10 +203,10 @@ def _adafactor_transformers_step(scope: _Scope, parameter: Parameter, momentum: 
     scope.drop("negated")
 
 
-def _eight_bit_cpu_step(scope: _Scope, parameter: Parameter) -> None:
+def _eight_bit_cpu_step(scope: _Scope, parameter: Parameter, is_8_bit: bool) -> None:
     """bitsandbytes/backends/cpu/ops.py, Adam: a function call a parameter, so nothing outlives it."""
     size_bytes = parameter.elements * _FLOAT_BYTES
-    is_8_bit, is_16_bit = keeps_8_bit_states(parameter), parameter.element_bytes < _FLOAT_BYTES
+    is_16_bit = parameter.element_bytes < _FLOAT_BYTES
     if is_8_bit:
         scope.bind("state1_fp32", size_bytes)
         scope.bind("state2_fp32", size_bytes)

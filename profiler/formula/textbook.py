@@ -9,12 +9,12 @@ from __future__ import annotations
 from profiler.formula.per_phase import gradients_term, parameters_term
 from profiler.formula.terms import ModelFacts, PhaseTerms, Term
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, Phase, phases
-from profiler.workload import Workload
+from profiler.workload import EIGHT_BIT_OPTIMIZERS, Workload
 
 # The textbook's bytes of optimizer state a parameter; Adafactor's rows and columns count as nothing.
 _TEXTBOOK_STATE_BYTES = {"sgd": 0, "momentum": 4, "adam": 8, "adamw": 8, "adafactor": 0}
 _TEXTBOOK_STATE_BYTES |= {"adafactor_transformers": 0, "adafactor_transformers_momentum": 4}
-_TEXTBOOK_STATE_BYTES |= dict.fromkeys(("adam8bit", "adamw8bit", "paged_adamw8bit"), 2)
+_TEXTBOOK_STATE_BYTES |= dict.fromkeys(EIGHT_BIT_OPTIMIZERS, 2)
 
 
 def textbook_terms(workload: Workload, facts: ModelFacts) -> list[PhaseTerms]:

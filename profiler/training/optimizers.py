@@ -14,6 +14,7 @@ import torch
 from profiler.training import precision
 from profiler.training.sharding import sharded_optimizer
 from profiler.workload import (
+    EIGHT_BIT_AS_TRAINER,
     EIGHT_BIT_OPTIMIZERS,
     PLAIN_OPTIMIZERS,
     TRANSFORMERS_OPTIMIZERS,
@@ -84,11 +85,11 @@ def _eight_bit(workload: Workload, model: torch.nn.Module, parameters: list[Any]
 
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
     manager.initialize()  # overrides of an earlier model go by the ids of its parameters
-    for module in model.modules():
+    for module in model.modules() if workload.optimizer in EIGHT_BIT_AS_TRAINER else ():
         if isinstance(module, torch.nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})
     classes = {"adam8bit": "Adam8bit", "adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
-    optimizer: torch.optim.Optimizer = getattr(bitsandbytes.optim, classes[workload.optimizer])(
-        parameters, lr=1e-4
-    )
+    optimizer: torch.optim.Optimizer = getattr(
+        bitsandbytes.optim, classes[workload.optimizer.removesuffix("_plain")]
+    )(parameters, lr=1e-4)
     return optimizer

@@ -32,7 +32,8 @@ DOES_NOT_FIT = 3  # exit code of a run that the GPU has no room for
 _WORDS = {
     "batch": "samples in a micro-batch",
     "length": "tokens of a sequence, or pixels of an image's side; 0 where the model knows",
-    "optimizer": f"one of {', '.join(OPTIMIZERS)}",
+    "optimizer": f"one of {', '.join(OPTIMIZERS)}; of the 8-bit ones those in _plain have embeddings'"
+    " states in 8 bits too, the others in 32 as transformers' Trainer",
     "attention": " or ".join(ATTENTION),
     "micro_batches": "forward and backward passes before an optimizer step",
     "steps": "optimizer steps; the second is the steady state",

@@ -32,7 +32,7 @@ def test_with_many_tokens_accumulation_counts_and_the_optimizer_hardly():
     assert before.phase.name == "backward"
     by_name = {next(iter(names(s))): s for s in found if len(s.techniques) == 1}
     assert by_name["half the micro-batch, twice as many"].saved_allocated_bytes > before.peak_bytes / 3
-    assert by_name["8-bit AdamW (bitsandbytes)"].saved_allocated_bytes < before.peak_bytes / 20
+    assert by_name["8-bit AdamW as in transformers' Trainer"].saved_allocated_bytes < before.peak_bytes / 20
     assert "half the micro-batch, twice as many" in names(found[0])
 
 
@@ -44,17 +44,13 @@ def test_pairs_change_different_fields_and_are_ranked():
     for saving in found:
         names_of = [technique.name for technique in saving.techniques]
         assert len(names_of) == len(set(names_of))
-        assert (
-            sum(name in ("Adafactor", "8-bit AdamW (bitsandbytes)", "fused optimizer") for name in names_of)
-            < 2
-        )
+        assert sum("8-bit" in name or name in ("Adafactor", "fused optimizer") for name in names_of) < 2
 
 
 def test_sgd_is_offered_no_other_optimizer_and_one_sample_no_accumulation():
     offered = {technique.name for technique, _ in applicable(Workload("mlp-tiny", 1, optimizer="sgd"))}
-    assert offered.isdisjoint(
-        {"8-bit AdamW (bitsandbytes)", "Adafactor", "half the micro-batch, twice as many"}
-    )
+    assert offered.isdisjoint({"Adafactor", "half the micro-batch, twice as many"})
+    assert not any("8-bit" in name for name in offered)
 
 
 def test_the_verb_shows_formula_and_simulation_side_by_side(capsys):
