@@ -11,10 +11,7 @@ KIB = 1 << 10
 
 # The same on every capability since 7.0 (CUDA C++ Programming Guide, technical specifications).
 WARP_THREADS = 32
-MAX_THREADS_PER_BLOCK = 1024
 REGISTERS_PER_SM = 65536
-REGISTERS_PER_BLOCK = 65536
-REGISTERS_PER_THREAD = 255
 SHARED_PER_BLOCK_BYTES = 48 * KIB
 
 

@@ -61,7 +61,7 @@ def run(options: Namespace) -> None:
 
     Raises ProfilerError for an unreadable snapshot, or what cannot be simulated.
     """
-    recorded, note = _requests(options.snapshot, options.device)
+    recorded, note = recorded_requests(options.snapshot, options.device)
     simulation = words.predicted(options)
     simulated, phases = best_stretch(simulation, recorded)
     found, name = align.explain(recorded, simulated), f"the simulated {simulation.name}, {phases}"
@@ -73,16 +73,11 @@ def run(options: Namespace) -> None:
             screen.console().print(note, soft_wrap=True)
 
 
-def recorded_requests(path: Path, device: int | None = None) -> list[Request]:
-    """The allocations of a snapshot's device, by default the busiest, in order.
+def recorded_requests(path: Path, device: int | None = None) -> tuple[list[Request], str]:
+    """The allocations of a snapshot's device, by default the busiest, in order; what to say of its others.
 
     Raises ProfilerError for a file that is no snapshot, or that holds no allocations.
     """
-    return _requests(path, device)[0]
-
-
-def _requests(path: Path, device: int | None) -> tuple[list[Request], str]:
-    """The allocations, and what to say of the snapshot's other devices."""
     with screen.reading(path) as on_progress:
         snapshot = load_snapshot(path, on_progress)
     chosen = busiest(snapshot) if device is None else snapshot.device(device)

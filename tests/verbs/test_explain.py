@@ -57,7 +57,7 @@ def main(device):
 """
     )
     path = snapshot_path("Wedsonlin+assignment2-systems/results__medium_128_training_memory_snapshot")
-    recorded = recorded_requests(path)
+    recorded, _ = recorded_requests(path)
     simulation = run_loop_on(f"{script}:main", Device(SIMULATED, GPUS["A100-80GB"]))
     requests, phases = best_stretch(simulation, recorded)
     assert phases.endswith("step 2 optimizer_step")
