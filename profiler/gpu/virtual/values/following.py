@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from . import assumptions
-from .host import ASSUMED_BYTES, FLOATS, INTEGER_BYTES, on_host
+from .host import ASSUMED_BYTES, FLOATS, INTEGER_BYTES, on_host, zero
 from .known import TRUE
 from .operation.below import Kernel
 from .operation.evaluate import OnTheCpu, all_tensors, computable, is_float
@@ -149,14 +149,14 @@ def _settle(
         limit_bytes = ASSUMED_BYTES if choice is None else INTEGER_BYTES
         followed = [t for t in followed if not is_float(t) and t.numel() * t.element_size() <= limit_bytes]
     kept = {id(t) for t in followed}
-    for tensor in outputs:
-        if id(tensor) not in kept:
-            known.forget(tensor)
+    _forget([tensor for tensor in outputs if id(tensor) not in kept])
     if not followed:
         return
     try:
         asks = call.assumption == assumptions.AS_IF_ONE and signature.name in assumptions.NOTHING_WRONG
-        if call.all_known and not asks:
+        if _zeroes(signature, arguments):
+            _zero(followed)
+        elif call.all_known and not asks:
             _write(outputs, compute(), kept, call.assumption)
         elif choice is not None:
             _choose(followed, choice)
@@ -166,9 +166,30 @@ def _settle(
             for output in followed:
                 known.write(output, assumptions.whole(signature.name, on_host(output)))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        for output in outputs:
-            known.forget(output)
+        _forget(outputs)
         journal.not_followed(signature.name, (str(error) or type(error).__name__).splitlines()[0])
+
+
+def _zeroes(signature: Signature, arguments: dict[str, object]) -> bool:
+    """Whether all that is written is zero: nothing is computed then, and what reads as zero stays unwritten.
+
+    The states of an 8-bit optimizer are as large as the model.
+    """
+    value = arguments.get("value")
+    return signature.name == "zero_" or (
+        signature.name == "fill_" and type(value) in (int, bool) and not value
+    )
+
+
+def _zero(outputs: Sequence[torch.Tensor]) -> None:
+    for output in outputs:
+        zero(output)
+        known.write(output)
+
+
+def _forget(outputs: Sequence[torch.Tensor]) -> None:
+    for output in outputs:
+        known.forget(output)
 
 
 def _choose(outputs: Sequence[torch.Tensor], choice: assumptions.Choice) -> None:

@@ -28,6 +28,19 @@ def _stand_in() -> "ctypes._NamedFuncPointer | None":
 _wait_for_data = _stand_in()
 
 
+_fill = getattr(ctypes.CDLL(None), "vgpu_memory_fill", None)  # of stand_ins/core/contents.c
+
+
+def zero(tensor: torch.Tensor) -> None:
+    """Zero the elements of a tensor; pages that were never written stay so, where there are no gaps."""
+    here = on_host(tensor)
+    bytes_ = tensor.numel() * tensor.element_size()
+    if _fill is None or not bytes_ or extent_bytes(tensor) != bytes_:
+        here.zero_()
+    else:
+        _fill(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int(0), ctypes.c_size_t(bytes_))
+
+
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """The same elements as a CPU tensor of the same shape and strides; shares the memory, does not own it.
 
