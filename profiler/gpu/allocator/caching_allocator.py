@@ -74,6 +74,11 @@ class CachingAllocator:
         return self._total.allocated_bytes
 
     @property
+    def active_bytes(self) -> int:
+        """Allocated bytes and those of freed blocks that another stream may still use."""
+        return self._total.allocated_bytes + self._total.awaiting_bytes
+
+    @property
     def requested_bytes(self) -> int:
         """Bytes asked for in active blocks, without rounding."""
         return self._total.requested_bytes
