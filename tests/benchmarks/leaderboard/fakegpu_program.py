@@ -63,7 +63,8 @@ def sharded(model: torch.nn.Module, by: str) -> torch.nn.Module:
         model.to("cuda")
         for layer in layers:
             fully_shard(layer)
-        return fully_shard(model)
+        # said of the root too, which would otherwise stay gathered from its forward to its backward pass
+        return fully_shard(model, reshard_after_forward=True)
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
