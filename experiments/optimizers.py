@@ -63,10 +63,12 @@ def state_bars(records: pd.DataFrame) -> Figure:
             optimizer, its row stays empty.
     """
     import matplotlib.pyplot as plt
+    import pandas as pd
 
     shown = views(records)
     tables = [(_last_steps(view.truth), _last_steps(view.by("formula"))) for view in shown]
-    order = tables[0][0]["states"].sort_values(ascending=False, kind="stable").index
+    states = pd.concat([truth["states"] for truth, _ in tables], axis=1).max(axis=1)  # of any device
+    order = states.sort_values(ascending=False, kind="stable").index
     figure, panels = plt.subplots(
         1, len(shown), figsize=(3 + 6.2 * len(shown), 2.6 + 0.44 * len(order)), sharey=True, squeeze=False
     )

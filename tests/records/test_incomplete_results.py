@@ -57,7 +57,7 @@ def rows():
 
 
 def test_an_optimizer_without_a_simulation_has_an_empty_row(rows):
-    cpu, gpu = state_bars(records.frame(rows)).axes
+    gpu, cpu = state_bars(records.frame(rows)).axes
     assert [text.get_text() for text in cpu.texts[:3]] == ["8.00", "2.50", "2.00"]
     assert [text.get_text() for text in gpu.texts[:3]] == ["8.00", "2.50", "not run"]
 
