@@ -17,18 +17,16 @@ def extent_bytes(tensor: torch.Tensor) -> int:
     return (last + 1) * tensor.element_size()
 
 
-def _stand_in() -> "ctypes._NamedFuncPointer | None":
-    """`vgpu_wait_for_data` of the preloaded stand-ins (stand_ins/core/streams/pending.c)."""
-    function = getattr(ctypes.CDLL(None), "vgpu_wait_for_data", None)
+def _stand_in(name: str, *arguments: type) -> "ctypes._NamedFuncPointer | None":
+    """A function of the preloaded stand-ins, with the types of its arguments; None where there are none."""
+    function = getattr(ctypes.CDLL(None), name, None)
     if function is not None:
-        function.argtypes = [ctypes.c_void_p]
+        function.argtypes = arguments
     return function
 
 
-_wait_for_data = _stand_in()
-
-
-_fill = getattr(ctypes.CDLL(None), "vgpu_memory_fill", None)  # of stand_ins/core/contents.c
+_wait_for_data = _stand_in("vgpu_wait_for_data", ctypes.c_void_p)  # stand_ins/core/streams/pending.c
+_fill = _stand_in("vgpu_memory_fill", ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)  # core/contents.c
 
 
 def zero(tensor: torch.Tensor) -> None:
@@ -38,7 +36,7 @@ def zero(tensor: torch.Tensor) -> None:
     if _fill is None or not bytes_ or extent_bytes(tensor) != bytes_:
         here.zero_()
     else:
-        _fill(ctypes.c_void_p(tensor.data_ptr()), ctypes.c_int(0), ctypes.c_size_t(bytes_))
+        _fill(tensor.data_ptr(), 0, bytes_)
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
