@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _CONTRIBUTORS = 5
+_KINDS = {"categories": "category", "modules": "module"}
 
 
 @dataclass(frozen=True)
@@ -100,48 +101,74 @@ def grown(old: Peak, new: Peak, tolerance_percent: float) -> str:
         return ""
     more = new.peak_reserved_bytes - old.peak_reserved_bytes
     return (
-        f"the peak grew by {format_bytes(more)} ({100 * more / max(1, old.peak_reserved_bytes):.1f} %, "
-        f"{tolerance_percent:g} % is allowed): {format_bytes(old.peak_reserved_bytes)} before, "
-        f"{format_bytes(new.peak_reserved_bytes)} now"
+        f"the reserved peak grew by {format_bytes(more)} "
+        f"({100 * more / max(1, old.peak_reserved_bytes):.1f} %, {tolerance_percent:g} % is allowed): "
+        f"{format_bytes(old.peak_reserved_bytes)} before, {format_bytes(new.peak_reserved_bytes)} now"
     )
 
 
 def contributors(peak: Peak) -> str:
-    """What the peak is made of, the largest first."""
-    return "\n".join(
-        (
-            f"  peak: {format_bytes(peak.peak_allocated_bytes)} allocated in {peak.phase}; "
-            f"{peak.workload}, {peak.gpu}",
-            f"  by category: {_top(peak.categories)}",
-            f"  by module: {_top(peak.modules)}",
-        )
-    )
+    """What the peak is made of, the largest first: the parts of each line add up to the reserved peak."""
+    lines = [
+        f"  peak: {format_bytes(peak.peak_reserved_bytes)} reserved, "
+        f"{format_bytes(peak.peak_allocated_bytes)} allocated in {peak.phase}; {peak.workload}, {peak.gpu}"
+    ]
+    for what, kind in _KINDS.items():
+        parts = [(_words(name), size) for name, size in _largest_first(getattr(peak, what))]
+        words = [f"{name} {format_bytes(size)}" for name, size in parts[: _shown(parts)]]
+        rest = _rest(parts, format_bytes)
+        beyond = f"reserved and not allocated: {format_bytes(_beyond_bytes(peak))}"
+        lines.append(f"  by {kind}: {', '.join((*words, *rest, beyond))}")
+    return "\n".join(lines)
 
 
 def changes_since(old: Peak, new: Peak) -> str:
-    """What is different at the peak, the largest differences first."""
+    """What is different at the peak, the largest differences first.
+
+    The parts of each line add up to what the reserved peak grew by.
+    """
     lines = []
     for name in ("gpu", "workload", "phase"):
         before, now = getattr(old, name), getattr(new, name)
         if before != now:
             lines.append(f"  {name} since the baseline: {before} before, {now} now")
-    for what in ("categories", "modules"):
+    beyond = _beyond_bytes(new) - _beyond_bytes(old)
+    for what in _KINDS:
         moved = [c for c in changes(getattr(old, what), getattr(new, what)) if c.difference_bytes]
-        if moved:
-            words = ", ".join(_signed(change) for change in moved[:_CONTRIBUTORS])
-            lines.append(f"  {what} since the baseline: {words}")
+        if moved or beyond:
+            words = [_change(change) for change in moved[: _shown(moved)]]
+            rest = _rest([(change.name, change.difference_bytes) for change in moved], _signed)
+            words += [*rest, f"reserved and not allocated: {_signed(beyond)}"]
+            lines.append(f"  {what} since the baseline: {', '.join(words)}")
     return "\n".join(lines) or "  nothing else changed since the baseline"
 
 
-def _top(sizes: Mapping[str, int]) -> str:
-    largest = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:_CONTRIBUTORS]
-    return ", ".join(f"{_words(name)} {format_bytes(size_bytes)}" for name, size_bytes in largest)
+def _beyond_bytes(peak: Peak) -> int:
+    return peak.peak_reserved_bytes - peak.peak_allocated_bytes
 
 
-def _signed(change: Change) -> str:
-    sign = "+" if change.difference_bytes > 0 else ""
+def _largest_first(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(sizes.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _shown(parts: Sequence[object]) -> int:
+    """How many parts are named; a last one takes no more room than its count."""
+    return _CONTRIBUTORS if len(parts) > _CONTRIBUTORS + 1 else len(parts)
+
+
+def _rest(parts: Sequence[tuple[str, int]], words: Callable[[int], str]) -> list[str]:
+    """The parts that are not named, in one."""
+    rest = [size_bytes for _, size_bytes in parts[_shown(parts) :]]
+    return [f"{len(rest)} more: {words(sum(rest))}"] if rest else []
+
+
+def _change(change: Change) -> str:
     new = " (new)" if not change.before_bytes else ""
-    return f"{_words(change.name)} {sign}{format_bytes(change.difference_bytes)}{new}"
+    return f"{_words(change.name)} {_signed(change.difference_bytes)}{new}"
+
+
+def _signed(size_bytes: int) -> str:
+    return f"{'+' if size_bytes > 0 else ''}{format_bytes(size_bytes)}"
 
 
 def _words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,9 @@ def test_a_baseline_is_begun_kept_and_noticed(pytester):
     grown.assert_outcomes(failed=1)
     grown.stdout.fnmatch_lines(
         [
-            "the peak grew by * 1 % is allowed*",
+            "the reserved peak grew by * 1 % is allowed*",
             "  categories since the baseline: optimizer states +24.00 MiB, *",
-            "  modules since the baseline: * 3 +12.00 MiB",
+            "  modules since the baseline: * 3 +12.00 MiB, reserved and not allocated: *",
         ]
     )
     assert (pytester.path / "memory.json").read_bytes() == before
@@ -140,9 +141,10 @@ def test_a_wrong_mark_or_baseline_is_a_usage_error(pytester):
     assert broken.ret == pytest.ExitCode.USAGE_ERROR
 
 
-def peak(reserved_mib: int, **categories: int) -> Peak:
+def peak(reserved_mib: int, modules: dict[str, int] | None = None, **categories: int) -> Peak:
     sizes = {name: size * MIB for name, size in categories.items()}
-    return Peak("T4-16GB", "mlp", reserved_mib * MIB, sum(sizes.values()), "step 1 backward", sizes, {})
+    parts = {name: size * MIB for name, size in (modules or {}).items()}
+    return Peak("T4-16GB", "mlp", reserved_mib * MIB, sum(sizes.values()), "step 1 backward", sizes, parts)
 
 
 def test_the_tolerance_is_of_the_reserved_peak():
@@ -160,6 +162,36 @@ def test_changes_are_told_largest_first():
     words = baselines.changes_since(old, new)
     assert "gradients +40.00 MiB (new), activations -30.00 MiB, parameters +1.00 MiB" in words
     assert baselines.changes_since(old, old) == "  nothing else changed since the baseline"
+
+
+def terms(line: str) -> list[float]:
+    """The sizes in a line of parts, in MiB."""
+    sizes = re.findall(r"[ +](-?[\d.]+) (B|MiB)", line.partition(":")[2])
+    return [float(size) * (unit == "MiB") for size, unit in sizes]
+
+
+def test_the_parts_add_up_to_what_the_reserved_peak_is_and_grew_by():
+    old_modules = {f"layers.{i}": 5 + i for i in range(9)}  # 81
+    new_modules = {**{f"layers.{i}": 6 + 2 * i for i in range(9)}, "head": 7}  # 133
+    old = peak(100, old_modules, parameters=40, activations=30, workspaces=11)
+    new = peak(137, new_modules, parameters=41, activations=22, gradients=50, inputs=3, workspaces=17)
+    words = "\n".join((baselines.contributors(new), baselines.changes_since(old, new)))
+    lines = dict(line.strip().split(":", 1) for line in words.splitlines())
+    assert sum(terms(f":{lines['by category']}")) == 137
+    assert sum(terms(f":{lines['by module']}")) == 137
+    assert sum(terms(f":{lines['categories since the baseline']}")) == 37
+    assert sum(terms(f":{lines['modules since the baseline']}")) == 37
+    # Of ten modules the five that moved most are named; the others moved by 5 + 4 + 3 + 2 + 1, in one.
+    assert "5 more: +15.00 MiB" in lines["modules since the baseline"]
+    assert "inputs +3.00 MiB (new)" in lines["categories since the baseline"]
+    assert lines["categories since the baseline"].endswith("reserved and not allocated: -15.00 MiB")
+
+
+def test_a_peak_that_grew_by_holes_alone_says_so():
+    old, new = peak(100, parameters=40), peak(120, parameters=40)
+    assert "categories since the baseline: reserved and not allocated: +20.00 MiB" in baselines.changes_since(
+        old, new
+    )
 
 
 def test_a_baseline_comes_back_as_it_was_written(tmp_path):
