@@ -40,7 +40,9 @@ def run(options: Namespace) -> int:
     with screen.reading(path) as on_progress:
         snapshot = load_snapshot(path, on_progress)
         devices = [snapshot.device(options.device)] if options.device is not None else snapshot.devices
-        pairs = [(each, replaying.replay_device(each, snapshot.settings)) for each in devices]
+        pairs = [
+            (each, replaying.replay_device(each, snapshot.settings, every_rule=True)) for each in devices
+        ]
     pairs = [
         (device, result) for device, result in pairs if result.verdict != "empty" or device.out_of_memory
     ]

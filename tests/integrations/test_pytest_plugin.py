@@ -85,7 +85,7 @@ def test_a_baseline_is_begun_kept_and_noticed(pytester):
         [
             "the reserved peak grew by * 1 % is allowed*",
             "  categories since the baseline: optimizer states +24.00 MiB, *",
-            "  modules since the baseline: * 3 +12.00 MiB, reserved and not allocated: *",
+            "  modules since the baseline: * 3 +12.00 MiB, (forward) *, reserved and not allocated: *",
         ]
     )
     assert (pytester.path / "memory.json").read_bytes() == before

@@ -64,7 +64,8 @@ def _raw_event(action: str, address: int, size_bytes: int, frames: list[Any]) ->
 
 
 def run(segments: Sequence[SegmentInfo], *events: TraceEvent, private_pools: bool = False) -> ReplayResult:
-    return replay_device(DeviceSnapshot(0, tuple(segments), TraceEvents(events), private_pools), NO_OPTIONS)
+    device = DeviceSnapshot(0, tuple(segments), TraceEvents(events), private_pools)
+    return replay_device(device, NO_OPTIONS, every_rule=True)
 
 
 def expandable(address: int, *blocks: tuple[int, int, str]) -> SegmentInfo:

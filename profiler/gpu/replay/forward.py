@@ -16,7 +16,7 @@ from profiler.gpu.allocator import (
 from profiler.gpu.allocator.addresses import ChosenAddresses
 from profiler.gpu.replay.acts import ALLOC, FREE, FREE_COMPLETED, FREE_REQUESTED, LAST_RETURN, Acts
 from profiler.gpu.replay.initial_state import TraceContradiction, reservation_starts, segments_before
-from profiler.gpu.replay.result import ReplayResult, Timeline
+from profiler.gpu.replay.result import BEFORE_2_12, FROM_2_12, ReplayResult, Timeline
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot
 
 # A stream that no recording uses: freed blocks that waited for any other stream wait for this one.
@@ -29,8 +29,14 @@ def replay(snapshot: Snapshot) -> tuple[ReplayResult, ...]:
     return tuple(replay_device(device, snapshot.settings) for device in snapshot.devices)
 
 
-def replay_device(device: DeviceSnapshot, settings: AllocatorSettings) -> ReplayResult:
-    """Replay one device's events; never raises for a trace that differs, the result says so."""
+def replay_device(
+    device: DeviceSnapshot, settings: AllocatorSettings, *, every_rule: bool = False
+) -> ReplayResult:
+    """Replay one device's events; never raises for a trace that differs, the result says so.
+
+    A snapshot does not tell its version of torch, so both rules of the choice among equal free blocks are
+    tried: until one is exact, or with `every_rule` both, so that the result names all that hold.
+    """
     settings = replace(settings, memory_fraction=1.0)  # the device's capacity is not recorded
     if device.private_pools:
         return _unfit(device, "unsupported", "memory of CUDA graphs or private pools is not modelled")
@@ -42,13 +48,15 @@ def replay_device(device: DeviceSnapshot, settings: AllocatorSettings) -> Replay
     except TraceContradiction as error:
         return _unfit(device, "unsupported", str(error))
     results = []
-    for oldest_first in (False, True):  # before torch 2.12 and since: a snapshot does not tell its version
-        run = _Run(device, settings, start, acts, oldest_first)
+    for rule in (BEFORE_2_12, FROM_2_12):
+        run = _Run(device, settings, start, acts, rule)
         run.forward()
         results.append(run.result(ambiguous_blocks))
-        if results[-1].verdict == "exact":
-            return results[-1]
-    return results[0]
+        if results[-1].verdict == "exact" and not every_rule:
+            break
+    held = tuple(result.rule for result in results if result.verdict == "exact")
+    best = max(results, key=lambda result: (result.verdict == "exact", result.addresses_matched))
+    return replace(best, rules_that_hold=held)
 
 
 def _unfit(device: DeviceSnapshot, verdict: str, reason: str | None) -> ReplayResult:
@@ -81,9 +89,9 @@ class _Run:
         settings: AllocatorSettings,
         start: Sequence[SegmentInfo],
         acts: Acts,
-        oldest_first: bool,
+        rule: str,
     ) -> None:
-        self.device, self.acts, self.start = device, acts, start
+        self.device, self.acts, self.start, self.rule = device, acts, start, rule
         self.recorded: list[SegmentEvent] = []  # segment events since the last allocation, recorded
         self.modelled: list[SegmentEvent] = []  # and made by the model
         self.held = {segment.address for segment in start}  # segments of the model
@@ -93,7 +101,7 @@ class _Run:
             addresses=ChosenAddresses(self._segment_address),
             on_segment_event=self._note,
             counts=False,
-            oldest_first=oldest_first,
+            oldest_first=rule == FROM_2_12,
         )
         self.model.restore(start, reservation_starts(device, settings, start))
         # Freed blocks whose memory another stream may still use; those of the start are restored as such.
@@ -220,6 +228,7 @@ class _Run:
             peak_requested_bytes=max(chain((requested_at_start,), requested_bytes)),
             timeline=Timeline(allocated_bytes, reserved_bytes),
             start=tuple(self.start),
+            rule=self.rule,
         )
 
     def _reserved(self) -> array[int]:

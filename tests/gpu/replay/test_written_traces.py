@@ -52,6 +52,28 @@ def test_a_wrong_address_is_found_and_described() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("taken", "rule"), [(BASE, "before torch 2.12"), (BASE + 64 * MIB, "from torch 2.12")]
+)
+def test_the_choice_among_equal_free_blocks_is_named(taken: int, rule: str) -> None:
+    """Of two free segments of 12 MiB the lower one, which is the younger, or the older one."""
+    older, younger = BASE + 64 * MIB, BASE
+    states = {True: (12 * MIB, 12 * MIB, "active_allocated"), False: (12 * MIB, 0, "inactive")}
+    end = tuple(large(at, states[at == taken]) for at in (younger, older))
+    events = []
+    for at in (older, younger):
+        events += [event("segment_alloc", at, 12 * MIB), event("alloc", at, 12 * MIB)]
+    for at in (older, younger):
+        events += freed(at, 12 * MIB)
+    recorded = DeviceSnapshot(0, end, TraceEvents((*events, event("alloc", taken, 12 * MIB))), False)
+    result = replay_device(recorded, NO_OPTIONS, every_rule=True)
+    assert (result.verdict, result.rule, result.rules_that_hold) == ("exact", rule, (rule,))
+    assert dict(summary(result))["of equal free blocks"].endswith(f"as {rule}")
+    before = DeviceSnapshot(0, (large(BASE, states[True]),), TraceEvents(events[2:4]), False)
+    either = replay_device(before, NO_OPTIONS, every_rule=True)
+    assert either.rules_that_hold == ("before torch 2.12", "from torch 2.12")
+
+
 def test_a_missing_segment_is_found_and_described() -> None:
     result = run(
         [
@@ -200,6 +222,7 @@ def test_the_summary_is_readable() -> None:
         ("peak requested", "3.0 MiB"),
         ("peak allocated", "3.0 MiB"),
         ("peak reserved", "20.0 MiB"),
+        ("of equal free blocks", "either rule gives every address, before torch 2.12 and from torch 2.12"),
     ]
     differs = dict(summary(replace(result, verdict="differs", first_mismatch="event 1", ambiguous_blocks=2)))
     assert (differs["first mismatch"], differs["blocks of unrecorded size"]) == ("event 1", "2")
