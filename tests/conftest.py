@@ -3,7 +3,7 @@
 import pytest
 
 from profiler.device import ENGINES, VIRTUAL
-from profiler.gpu.simulated import register
+from profiler.gpu.simulated.device import register
 from profiler.runs.engine import why_not_virtual
 
 register()

@@ -127,6 +127,19 @@ def test_importing_another_room_imports_no_torch():
                 reached |= names
 
 
+def test_what_is_loaded_into_a_program_leaves_the_simulated_gpu_out():
+    """The program's torch may be older than the simulated GPU allows."""
+    pending, reached = ["profiler.recording.inside.program"], set()
+    while pending:
+        by = pending.pop()
+        parts = by.split(".")
+        importing = {".".join(parts[:n]) for n in range(1, len(parts) + 1)} & modules().keys() - reached
+        reached |= importing
+        pending += [name for module in importing for name in imports(modules()[module], late=False)]
+    assert "profiler.training.step" in reached
+    assert not {name for name in reached if is_in(name, ("gpu.simulated.device", "gpu.simulated.operations"))}
+
+
 def test_no_two_public_names_are_alike():
     places: dict[str, list[str]] = defaultdict(list)
     for module, tree in modules().items():

@@ -26,7 +26,7 @@ from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.patched import Patch, patched
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.training.built_in import Batch
 from profiler.training.checkpointing import checkpointed_segments
 from profiler.training.models import build_model, make_batch, tensors_in

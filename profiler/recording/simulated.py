@@ -118,7 +118,7 @@ class SimulatedRecorder(PhaseRecorder):
         self._phase_began = 0  # position among what the listener has noted
 
     def _start(self, stack: ExitStack) -> None:
-        from profiler.gpu.simulated import simulated_gpu
+        from profiler.gpu.simulated.device import simulated_gpu
         from profiler.recording.places import Attribution
 
         listener = self._listener

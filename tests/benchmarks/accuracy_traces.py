@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.gpu.simulated import register
+from profiler.gpu.simulated.device import register
 from tests.support.recorded.comparison import Outcome, matched_events, recorded, simulated
 from tests.support.recorded.programs import TRACES, Trace
 from tests.support.recorded.published import published, simulated_peak_bytes

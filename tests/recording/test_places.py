@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from profiler import simulate
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.recording.simulated import SimulatedRecorder
 from profiler.trace.events import Allocation, Free
 from profiler.trace.phase import Phase

@@ -15,8 +15,8 @@ import torch
 
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, SegmentInfo
 from profiler.gpu.cards import GPU
-from profiler.gpu.simulated import bare_device, register
 from profiler.gpu.simulated.cuda_names import cuda_names
+from profiler.gpu.simulated.device import bare_device, register
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 
 register()  # before the first backward pass of the process: autograd starts its threads there

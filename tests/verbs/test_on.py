@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from profiler.gpu.snapshot import load_snapshot
-from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
+from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed, torch_of_version
 
 PROFILER = [sys.executable, "-m", "profiler", "on"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -84,6 +84,21 @@ def test_a_training_program_is_accounted_for_to_the_byte(tmp_path):
     # output itself, which its own name no more holds than the loss does.
     assert at_end["step 2 forward"]["peak_categories"]["activations"] >= batch
     assert {path.name for path in tmp_path.iterdir()} == {"program.py"}
+
+
+@pytest.mark.parametrize("version", [(2, 6), (2, 11)])
+def test_a_program_has_the_torch_that_it_finds_first(tmp_path, version):
+    """Older than the torch that the simulated GPU needs."""
+    folder = needed(torch_of_version(version)).folder.parent
+    environment = {**ENVIRONMENT, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}"}
+    code = TRAIN + "print('torch', torch.__version__)"
+    done, said = on(tmp_path, code, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "torch {}.{}.".format(*version) in done.stderr
+    (process,) = said["processes"]
+    own = re.search(r"own (\d+) (\d+)", done.stderr)
+    assert process["peak_allocated_bytes"] == int(own[1])
+    assert process["peak"]["categories"]["optimizer_states"] == 2 * 2 * 4 << 20
 
 
 def test_modules_and_lines(tmp_path):

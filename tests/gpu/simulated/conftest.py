@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import bare_device, simulated_gpu
+from profiler.gpu.simulated.device import bare_device, simulated_gpu
 from tests.support.recorded.blocks import BumpAllocator, Ledger
 
 

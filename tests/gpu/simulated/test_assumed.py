@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 KIB = 1024
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 
 
 def test_ctc_loss_keeps_log_alpha(cuda, ledger):

@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 from profiler.gpu.allocator import DeviceOutOfMemory
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 MIB = 1 << 20
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from profiler.gpu.simulated import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 
 def test_floats_made_of_constants_are_known(cuda):

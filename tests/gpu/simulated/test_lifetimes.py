@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import UnsupportedOperation, bare_device
+from profiler.gpu.simulated.device import bare_device
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 from tests.support.recorded.blocks import BumpAllocator
 
 KB = 1024
@@ -140,7 +141,7 @@ def run_script(script):
 def test_the_process_ends_cleanly_with_tensors_alive():
     done = run_script("""
         from profiler.gpu.cards import GPUS
-        from profiler.gpu.simulated import simulated_gpu
+        from profiler.gpu.simulated.device import simulated_gpu
         import torch
         context = simulated_gpu(GPUS["A100-40GB"])
         device = context.__enter__()
@@ -154,7 +155,7 @@ def test_the_process_ends_cleanly_with_tensors_alive():
 def test_a_backward_before_the_device_exists_is_explained():
     done = run_script("""
         import torch
-        from profiler.gpu.simulated import register
+        from profiler.gpu.simulated.device import register
         torch.ones(2, requires_grad=True).sum().backward()
         register()
     """)

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import UnsupportedOperation, simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
+from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 # Two Linear layers, 256 -> 512 -> 256: numbers of elements of their parameters.
 SHAPES = (512 * 256, 512, 256 * 512, 256)

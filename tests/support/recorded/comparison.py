@@ -9,7 +9,7 @@ import torch
 
 from profiler.gpu.cards import GPUS
 from profiler.gpu.replay import replay_device
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from profiler.gpu.snapshot import load_snapshot
 from tests.support.groundtruth import busiest_device, requests
 from tests.support.recorded.blocks import Ledger

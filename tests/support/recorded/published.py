@@ -17,7 +17,7 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 
 NAMES = {
     "NVIDIA A100-SXM4-80GB": "A100-80GB",

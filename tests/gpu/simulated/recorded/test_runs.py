@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from profiler.gpu.cards import GPUS
-from profiler.gpu.simulated import simulated_gpu
+from profiler.gpu.simulated.device import simulated_gpu
 from tests.support.groundtruth import busiest_device, load, needs_snapshots, requests
 from tests.support.recorded.transformer import AdamW, Transformer, cross_entropy
 
