@@ -75,7 +75,7 @@ def _row(panels: np.ndarray, view: View) -> None:
     _lines(peak, view, backward, (backward["peak_allocated_bytes"] - at_rest).astype(float))
     kept.set_title("kept after the forward pass", fontsize=13)
     peak.set_title("at the backward pass's peak", fontsize=13)
-    if view.source == "measured":
+    if view.known == "measured":
         seconds = _seconds(view)
         for name, (colour, marker) in _LOOKS.items():
             line = seconds.loc[name].sort_index()
@@ -83,7 +83,7 @@ def _row(panels: np.ndarray, view: View) -> None:
         time.set_ylabel("seconds a step")
         time.set_title(f"one timing each: √L {_more_time(seconds):+.0f} % at the deepest", fontsize=13)
     else:
-        time.set_axis_off()  # a simulation computes nothing
+        time.set_axis_off()  # kernels did not run
     kept.set_ylabel(f"{view.words}\n{kept.get_ylabel()}")
     for axes in panels:
         axes.set_xlabel("layers")

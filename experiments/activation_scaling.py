@@ -76,7 +76,7 @@ def batch_sweep(forward: pd.DataFrame, closed_forms: Mapping[str, Callable[[int]
         for axes, model in zip(panels, models, strict=True):
             rows = view.records[view.records["model"] == model]
             factor = _sweep(axes, view, rows, "batch", style.BLUE)
-            if model in closed_forms and view.source == "measured":
+            if model in closed_forms and view.on_cpu:
                 batches = sorted({int(batch) for batch in rows["batch"]})
                 sizes = [closed_forms[model](batch) / factor for batch in batches]
                 line, *_ = axes.plot(batches, sizes, color=style.ORANGE, zorder=1, label=_CLOSED)
@@ -155,7 +155,7 @@ def _sweep(
         markerfacecolor="white",
         markeredgewidth=2,
         color=colour,
-        label=prefix + ("measured" if view.source == "measured" else "simulated"),
+        label=prefix + view.known,
     )
     axes.set_ylabel(f"activations after forward ({unit})")
     axes.set_xticks([float(value) for value in truth[dimension]])

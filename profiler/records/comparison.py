@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from profiler.records.select import how_known
 from profiler.trace.ledger import CATEGORIES
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def compare(
         - <category>_difference_bytes, peak_<category>_difference_bytes: their sums are difference_bytes and
           peak_difference_bytes
 
-        Every difference is predicted minus truth: positive where more was predicted than there was.
         - predicted_device: that of the prediction
+        - truth_known, predicted_known: how either is known (profiler.records.select.how_known)
+
+        Every difference is predicted minus truth: positive where more was predicted than there was.
     """
     ok = records[(records["outcome"] == "ok") & records["allocated_bytes"].notna()]
-    ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0])
+    ok = ok.assign(workload_key=ok["run_key"].str.split("-").str[0], known=how_known(ok))
     true, predicted = ok[ok["source"] == truth], ok[ok["source"] == source]
     if across_devices:
         joined = true.merge(
@@ -68,7 +71,11 @@ def compare(
             column = f"{prefix}{category}_bytes"
             difference = joined[f"{column}_predicted"].fillna(0) - joined[column].fillna(0)
             out[f"{prefix}{category}_difference_bytes"] = difference
-    return out.assign(predicted_device=joined["device_predicted"])
+    return out.assign(
+        predicted_device=joined["device_predicted"],
+        truth_known=joined["known"],
+        predicted_known=joined["known_predicted"],
+    )
 
 
 def silent_categories(records: pd.DataFrame, source: str) -> list[str]:
@@ -94,14 +101,16 @@ def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row a (workload, device, phase) with the columns workload, seed, device, step, phase, micro_batch,
         then allocated_bytes and peak_allocated_bytes of each source as <source>_bytes and
-        <source>_peak_bytes, peak_reserved_bytes of the simulation as simulation_peak_reserved_bytes, and
-        peak_difference: where the formula's peak differs from the measured one (the simulated one, where
-        nothing was measured), and by how many bytes, in words.
+        <source>_peak_bytes, peak_reserved_bytes of the simulation as simulation_peak_reserved_bytes, its
+        engine (virtual or simulated) as simulation_engine, and peak_difference: where the formula's peak
+        differs from the measured one (the simulated one, where nothing was measured), and by how many bytes,
+        in words.
     """
     import pandas as pd
 
     key = ["run_key", "phase_index"]
     known = records[records["outcome"] == "ok"]
+    known = known.assign(known=how_known(known))
     out = known.drop_duplicates(key)[
         [*key, *(name for name in _SHARED if name not in ("model", "optimizer"))]
     ]
@@ -110,6 +119,7 @@ def side_by_side(records: pd.DataFrame) -> pd.DataFrame:
         columns = {f"{source}_{prefix}bytes": rows[column] for prefix, column in _QUANTITIES.items()}
         if source == "simulation":
             columns["simulation_peak_reserved_bytes"] = rows["peak_reserved_bytes"]
+            columns["simulation_engine"] = rows["known"]
         out = out.merge(pd.DataFrame(columns), how="left", left_on=key, right_index=True)
     compared = pd.concat([compare(known, truth=truth) for truth in ("measured", "simulation")])
     compared["peak_difference"] = [

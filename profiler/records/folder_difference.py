@@ -121,7 +121,7 @@ def _phases(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
         last_of_each_run(rows[rows["source"].isin(_SOURCES) & (rows["outcome"] != "skipped")])
     )
     if rows.empty:
-        raise ProfilerError(f"{path} holds no measured or simulated run")
+        raise ProfilerError(f"{path} holds no run that was measured, virtual or simulated")
     run = ["workload", "seed", "device"]
     rows = rows.assign(order=rows["source"].map(_SOURCES.index))
     rows = rows[rows["order"] == rows.groupby(run)["order"].transform("min")]

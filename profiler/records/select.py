@@ -1,15 +1,31 @@
-"""Choosing rows among recorded ones: of several recordings the last, and those without an end."""
+"""Choosing rows among recorded ones: of several recordings the last; those without an end; what gave them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from profiler.device import SIMULATED, VIRTUAL
 from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PHASE = ["run_key", "source", "phase_index"]
+
+
+def how_known(records: pd.DataFrame) -> pd.Series[str]:
+    """What gave each row: "measured", "virtual", "simulated"; of a formula its source.
+
+    The sources "measured" and "simulation" are the run where the workload was sent and the run beside it. A
+    virtual GPU, which its name says, is either: the program's own (`profiler run --virtual`), with a
+    simulation beside it, or the one beside the CPU, alone under its run key.
+    """
+    virtual = records["device_name"].str.startswith("virtual ").fillna(False).astype(bool)
+    measured = records["source"] == "measured"
+    simulated = records["source"] == "simulation"
+    beside = records["run_key"].isin(records.loc[measured, "run_key"])
+    words = records["source"].astype(str).mask(simulated, SIMULATED)
+    return words.mask(virtual & (measured | (simulated & ~beside)), VIRTUAL)
 
 
 def last_of_each_run(records: pd.DataFrame) -> pd.DataFrame:
@@ -40,8 +56,9 @@ def last_of_each_workload(records: pd.DataFrame) -> pd.DataFrame:
 def without_end(records: pd.DataFrame) -> list[str]:
     """A line for each run that ran out of memory, or that could not be simulated."""
     lines = []
+    records = records.assign(known=how_known(records))
     for row in records[records["outcome"] != "ok"].itertuples():
-        how = f"{row.workload}, {row.source} on {row.device}"
+        how = f"{row.workload}, {row.known} on {row.device}"
         if row.outcome == "out_of_memory":
             lines.append(f"out of memory: {how}, in {Phase(row.step, row.phase, row.micro_batch)}")
         else:

@@ -74,6 +74,8 @@ def run(options: Namespace) -> None:
         raise ProfilerError(f"no run in {recording.folder} has {options.workload!r} in its words")
     if recording.about["device"].startswith("simulated"):
         console.print("a rehearsal: what is called measured here was simulated too", style="yellow")
+    if recording.about["device"].startswith("virtual-"):
+        console.print("what is called measured here ran on a virtual GPU", style="yellow")
     _print_versions(recording, console)
     with tempfile.TemporaryDirectory() as traces:
         predicted = _predicted(recording, keys, Path(traces), console)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from profiler.device import CPU, Device
+from profiler.device import CPU, SIMULATED, VIRTUAL, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import (
     alone_with,
@@ -28,7 +28,7 @@ from profiler.files import (
 from profiler.gpu.cards import DEFAULT_GPU
 from profiler.records import table as records
 from profiler.records.comparison import compare, set_aside, side_by_side, silent_categories
-from profiler.records.select import last_of_each_run, recorded_twice, without_end
+from profiler.records.select import how_known, last_of_each_run, recorded_twice, without_end
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import format_bytes, parse_bytes
@@ -163,12 +163,11 @@ def _levels(recorded: pd.DataFrame) -> str:
     What it says nothing of is set aside, by name.
     """
     words = []
-    for truth, said in (("measured", "measured"), ("simulation", "simulated")):
-        compared = compare(recorded, truth=truth)
-        if not compared.empty:
+    for truth in ("measured", "simulation"):
+        for known, compared in compare(recorded, truth=truth).groupby("truth_known", sort=False):
             left, named = set_aside(compared, silent_categories(recorded, "formula"))
             aside = f", {' and '.join(named)} aside" if named else ""
-            words.append(f"{int((left == 0).sum())} of {len(compared)} {said}{aside}")
+            words.append(f"{int((left == 0).sum())} of {len(compared)} {known}{aside}")
     return "; ".join(words)
 
 
@@ -221,12 +220,10 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
 
 def _peaks(rows: Sequence[records.Row]) -> str:
     """The peak that each source says, in a line."""
-    words = []
-    for source, said in (("measured", "measured"), ("simulation", "simulated"), ("formula", "by formula")):
-        of_source = (row["peak_allocated_bytes"] for row in rows if row["source"] == source)
-        sizes = [int(size) for size in of_source if size is not None]
-        if sizes:
-            words.append(f"{format_bytes(max(sizes))} {said}")
+    table = records.frame(rows)
+    peaks = table.groupby(how_known(table))["peak_allocated_bytes"].max().dropna()
+    said = {"measured": "measured", VIRTUAL: VIRTUAL, SIMULATED: SIMULATED, "formula": "by formula"}
+    words = [f"{format_bytes(int(peaks[known]))} {word}" for known, word in said.items() if known in peaks]
     ends = {str(row["outcome"]).replace("_", " ") for row in rows} - {"ok"}
     return ", ".join((["peak " + ", ".join(words)] if words else []) + sorted(ends)) or "no rows"
 

@@ -1,4 +1,4 @@
-"""`profiler show`: predicted against measured or simulated, phase by phase, as tables."""
+"""`profiler show`: predicted against measured, virtual or simulated, phase by phase, as tables."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from profiler.device import SIMULATED, VIRTUAL
 from profiler.errors import ProfilerError
 from profiler.records import table as records
 from profiler.records.comparison import compare, peak_differences, set_aside, silent_categories
@@ -20,14 +21,14 @@ from profiler.views import screen
 if TYPE_CHECKING:
     import pandas as pd
 
-SUMMARY = "tables of what was measured, or simulated, against what was predicted"
+SUMMARY = "tables of what was measured, virtual or simulated, against what was predicted"
 DESCRIPTION = (
-    "Hold a prediction against what was measured, phase by phase, and the formulas against the simulation "
-    "too."
+    "Hold a prediction against what was measured, phase by phase, and the formulas against the GPU beside it "
+    "too, virtual or simulated."
 )
 EXAMPLES = "example: profiler show results/cpu/naive_step"
-_SAID = {"measured": "measured", "simulation": "simulated"}
 _TABLES_SHOWN = 4  # without being asked for
+_SAYS = {VIRTUAL: "the virtual GPU", SIMULATED: "the simulated GPU"}
 _PARTS_NAMED = 2  # of a peak, in a table; comparison.csv has all
 
 
@@ -58,36 +59,36 @@ def run(options: Namespace) -> None:
     rows, problems = records.read_below(results)
     found = last_of_each_workload(last_of_each_run(rows))
     chosen = found[found["workload"].str.contains(workload, regex=False)] if workload else found
-    comparisons = [("measured", compare(chosen, source))]
+    both = [compare(chosen, source)]
     if source == "simulation":
-        comparisons.append(("measured", compare(chosen, source, across_devices=True)))
+        both.append(compare(chosen, source, across_devices=True))
     else:
-        comparisons.append(("simulation", compare(chosen, source, truth="simulation")))
-    comparisons = [(truth, compared) for truth, compared in comparisons if not compared.empty]
+        both.append(compare(chosen, source, truth="simulation"))
+    known = ["truth_known", "predicted_known"]
+    comparisons = [rows for one in both for _, rows in one.groupby(known, sort=False)]
     if not comparisons:
         words = f" of a workload with {workload!r}" if workload else ""
         raise ProfilerError(f"no phase in {results}{words} is both measured and predicted by {source!r}")
     console = screen.console()
-    for truth, compared in comparisons:
-        _sum_up(compared, _SAID[truth], source, silent_categories(chosen, source), console)
+    for compared in comparisons:
+        _sum_up(compared, silent_categories(chosen, source), console)
     for words in (*without_end(chosen), *problems):
         console.print(words, style="yellow", soft_wrap=True)
-    tables = sum(compared.groupby(["workload", "device"]).ngroups for _, compared in comparisons)
+    tables = sum(compared.groupby(["workload", "device"]).ngroups for compared in comparisons)
     if not options.all and not workload and tables > _TABLES_SHOWN:
         console.print(f"{tables} tables, phase by phase: --all, or --workload TEXT for some", style="dim")
         return
-    for truth, compared in comparisons:
-        for keys, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
+    for compared in comparisons:
+        for _, phases in compared.groupby(["workload", "device", "predicted_device"], sort=False):
             one = phases[phases["seed"] == phases["seed"].min()]
-            console.print(_table(_title(truth, source, *keys), _SAID[truth], source, one))
+            console.print(_table(one))
 
 
-def _title(truth: str, source: str, workload: str, device: str, predicted_device: str) -> str:
-    other = f", {source} on {predicted_device}" if predicted_device != device else ""
-    return f"{workload}, {_SAID[truth]} on {device}{other}"
-
-
-def _table(title: str, truth: str, source: str, phases: pd.DataFrame) -> Table:
+def _table(phases: pd.DataFrame) -> Table:
+    first = phases.iloc[0]
+    truth, source, device = first["truth_known"], first["predicted_known"], first["predicted_device"]
+    other = f", {source} on {device}" if device != first["device"] else ""
+    title = f"{first['workload']}, {truth} on {first['device']}{other}"
     names = (f"allocated, {truth}", source, "difference", f"peak, {truth}", source)
     numbers = (screen.number(name) for name in names)
     table = screen.table("phase", *numbers, "the peak's difference lies in", title=title)
@@ -109,11 +110,12 @@ def _signed(category: str, size_bytes: int) -> str:
     return f"{sign}{format_bytes(abs(size_bytes))} {category.replace('_', ' ')}"
 
 
-def _sum_up(compared: pd.DataFrame, truth: str, source: str, silent: list[str], console: Console) -> None:
+def _sum_up(compared: pd.DataFrame, silent: list[str], console: Console) -> None:
+    truth, source = compared["truth_known"].iloc[0], compared["predicted_known"].iloc[0]
     exact = int((compared["difference_bytes"] == 0).sum())
     across = compared["device"].ne(compared["predicted_device"]).any()
-    where = " on another device" if across else ""
-    words = f"{exact} of {len(compared)} {truth} phase levels are what {source}{where} says to the byte"
+    where, says = " on another device" if across else "", _SAYS.get(source, source)
+    words = f"{exact} of {len(compared)} {truth} phase levels are what {says}{where} says to the byte"
     left, named = set_aside(compared, silent)
     aside = int((left == 0).sum())
     if aside > exact:

@@ -69,7 +69,7 @@ def test_show_says_which_runs_have_no_end(rows, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "out of memory: gpt2, adam, measured on cpu, in step 2 optimizer_step" in lines
     assert (
-        "skipped: gpt2, paged_adamw8bit, simulation on a100: RuntimeError: no managed memory [here]" in lines
+        "skipped: gpt2, paged_adamw8bit, simulated on a100: RuntimeError: no managed memory [here]" in lines
     )
 
 
@@ -129,5 +129,5 @@ def test_the_page_of_results_has_measured_and_simulated_runs_and_no_traces(rows,
     assert "runs: 5 rows" in text
     assert "<td>gpt2, adam</td><td>measured, cpu</td><td>step 2 optimizer step</td>" in text
     assert "<td>gpt2, adam</td><td>simulated, a100</td>" in text
-    assert "skipped: gpt2, paged_adamw8bit, simulation on a100" in text
+    assert "skipped: gpt2, paged_adamw8bit, simulated on a100" in text
     assert "simulation off by" not in text  # nothing was both measured and simulated

@@ -11,7 +11,7 @@ from profiler.errors import ProfilerError
 from profiler.files import read_table
 from profiler.records import table as records
 from profiler.records.comparison import compare
-from profiler.records.select import last_of_each_run, last_of_each_workload, without_end
+from profiler.records.select import how_known, last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 from profiler.views.pages.page import IMAGE_KINDS, image, page, table
@@ -108,16 +108,17 @@ def _table(path: Path) -> str:
 
 
 def _runs(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """One row a run: its peak, measured or else simulated, and by how much each prediction of it is off."""
+    """One row a run: its peak, measured or else of the GPU beside it, and how far each prediction is off."""
     sources = ("formula", "textbook", "simulation")
     head = ["run", "how", "peak in", "peak", *(f"{source} off by" for source in sources)]
     runs: dict[str, list[str]] = {}
-    for truth, how in (("measured", "measured"), ("simulation", "simulated")):
+    rows = rows.assign(known=how_known(rows))
+    for truth in ("measured", "simulation"):
         known = rows[(rows["source"] == truth) & (rows["outcome"] == "ok") & ~rows["run_key"].isin(runs)]
         for key, phases in known.groupby("run_key", sort=False):
             top = phases.loc[phases["peak_allocated_bytes"].idxmax()]
             phase = str(Phase(int(top["step"]), str(top["phase"]), int(top["micro_batch"])))
-            words = [str(top["workload"]), f"{how}, {top['device']}", phase.replace("_", " ")]
+            words = [str(top["workload"]), f"{top['known']}, {top['device']}", phase.replace("_", " ")]
             runs[str(key)] = [*words, format_bytes(int(top["peak_allocated_bytes"])), *("" for _ in sources)]
         of_these = rows[rows["run_key"].isin(known["run_key"])]
         for column, source in enumerate(sources, start=_WORDS_OF_A_RUN + 1):
