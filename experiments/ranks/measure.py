@@ -75,6 +75,11 @@ def compared(way: str, ranks: int, predicted_bytes: int, measured_bytes: int) ->
     }
 
 
+def _how_close(difference_bytes: pd.Series[int]) -> str:
+    worst = int(difference_bytes.abs().max())
+    return f"the formula is off by {worst:,} bytes at most" if worst else "the formula is equal to the byte"
+
+
 def by_ranks(table: pd.DataFrame, title: str) -> Figure:
     """Bytes by the number of ranks, a line for each way: the formula. What was measured: points."""
     import matplotlib.pyplot as plt
@@ -92,7 +97,6 @@ def by_ranks(table: pd.DataFrame, title: str) -> Figure:
     axes.set_ylim(0)
     axes.set_xlabel("ranks")
     axes.set_ylabel("MiB on one GPU")
-    worst = table["difference_bytes"].abs().max()
-    axes.set_title(f"{title}: the formula is off by {worst:,} bytes at most")
+    axes.set_title(f"{title}: {_how_close(table['difference_bytes'])}")
     axes.legend()
     return figure

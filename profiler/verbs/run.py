@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -20,15 +19,19 @@ from profiler.errors import ProfilerError, first_line
 from profiler.files import (
     alone_with,
     check_writable,
-    read_table,
-    write_atomically,
     write_csv,
-    write_table,
 )
 from profiler.gpu.cards import DEFAULT_GPU
 from profiler.records import table as records
 from profiler.records.comparison import compare, set_aside, side_by_side, silent_categories
-from profiler.records.select import how_known, last_of_each_run, recorded_twice, without_end
+from profiler.records.own_tables import ABOUT, read_tables, write_tables
+from profiler.records.select import (
+    how_known,
+    last_of_each_run,
+    last_of_each_workload,
+    recorded_twice,
+    without_end,
+)
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import format_bytes, parse_bytes
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
 SUMMARY = "run experiments, keep their records and draw their figures"
 DESCRIPTION = "Run experiments. What has been recorded is not run again, so a stopped run continues."
 EXAMPLES = "example: profiler run naive_step --size small"
+_RECORDS = "records.parquet"
+_OF_RUNS = ("device", "virtual", "size", "results", "gpu", "engine", "limit", "fresh", "repredict")
+_NOT_DRAWN = "not all figures drawn: runs have no end"
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -55,10 +61,8 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="names from `profiler list`")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one")
     add_virtual(parser)
-    parser.add_argument("--size", choices=["small", "full"], default="full", help="default: full")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="FOLDER", help="default: results"
-    )
+    parser.add_argument("--size", choices=["small", "full"], help="default: full")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="default: results")
     parser.add_argument("--gpu", help=f"a GPU that is not there, beside the CPU; default: {DEFAULT_GPU}")
     add_engine(parser)
     parser.add_argument("--limit", metavar="SIZE", help="memory that a run may take, as in 2GiB")
@@ -67,6 +71,12 @@ def add_options(parser: ArgumentParser) -> None:
         "--repredict",
         action="store_true",
         help="predict again what has been recorded, measure only what is new",
+    )
+    parser.add_argument(
+        "--redraw",
+        type=Path,
+        metavar="FOLDER",
+        help="run nothing: draw again what is recorded in a folder, as in results/cpu",
     )
 
 
@@ -95,6 +105,8 @@ def run(options: Namespace) -> int | None:
     Raises ProfilerError for an unknown experiment or device, a folder that cannot be written, records that
     cannot be read; what had finished by then is kept. At the end also if figures lack runs without an end.
     """
+    if options.redraw:
+        return _redraw(options)
     if options.virtual:
         return again_virtually(options)
     from profiler.runs.provenance import check_device, default_device, device_class
@@ -112,7 +124,7 @@ def run(options: Namespace) -> int | None:
     absent = device_from(options) if device.kind == CPU else None
     settings = RunSettings(parse_bytes(options.limit) if options.limit else None)
     small = "-small" if options.size == "small" else ""
-    results = options.results / f"{device_class(device)}{small}"
+    results = (options.results or Path("results")) / f"{device_class(device)}{small}"
     check_writable(results)
     style.use_style()
     console = screen.console()
@@ -121,30 +133,62 @@ def run(options: Namespace) -> int | None:
     for number, name in enumerate(names, 1):
         began = time.monotonic()
         console.print(screen.styled(f"{number}/{len(names)} ", (name, "bold"), f"  {asked[name]}"))
-        how = (options.size, options.fresh, options.repredict)
+        how = (options.size or "full", options.fresh, options.repredict)
         experiment = _Experiment(name, results / name, device, settings, absent, *how)
         with alone_with(experiment.folder / "run", partial(_say_waiting, console)):
             if name in catalog.WORKLOADS:
                 asks = catalog.WORKLOADS[name]
                 recorded = _measure(experiment, asks, console)
                 levels = _levels(recorded)
-                try:
-                    found = _draw(experiment, asks.figures(recorded), console)
-                except (LookupError, ValueError):
-                    if (recorded["outcome"] == "ok").all():
-                        raise
-                    undrawn.append(name)  # a figure lacks a run without an end; the other experiments do not
-                    found = "not all figures drawn: runs have no end"
+                found = _draw_recorded(asks, recorded, experiment.folder, console)
+                undrawn += [name] if found == _NOT_DRAWN else []
             else:
                 makes, levels = catalog.TABLES[name], ""
-                found = _draw(experiment, makes.figures(_tabulate(experiment, makes, console)), console)
+                tables = _tabulate(experiment, makes, console)
+                found = _draw(experiment.folder, makes.figures(tables), console)
         finished.append(_Finished(name, found, levels, time.monotonic() - began))
     _sum_up(finished, results, console)
+    _complain(undrawn)
+    return None
+
+
+def _redraw(options: Namespace) -> None:
+    """Draw what is recorded in a folder again, of each run its last record; comparison.csv with it.
+
+    Raises ProfilerError for a folder without experiments of those names, or records that cannot be read.
+    """
+    make_importable()
+    from experiments import catalog
+
+    refuse(options, _OF_RUNS, "is for a run; --redraw runs nothing")
+    for name in options.experiments:
+        catalog.check_name(name)
+    files = {**dict.fromkeys(catalog.WORKLOADS, _RECORDS), **dict.fromkeys(catalog.TABLES, ABOUT)}
+    names = [
+        n for n in options.experiments or catalog.questions() if (options.redraw / n / files[n]).exists()
+    ]
+    if not names:
+        raise ProfilerError(f"nothing recorded in {options.redraw} to draw; as in --redraw results/cpu")
+    style.use_style()
+    console, undrawn = screen.console(), []
+    for name in names:
+        folder = options.redraw / name
+        with alone_with(folder / "run", partial(_say_waiting, console)):
+            if name in catalog.WORKLOADS:
+                recorded = last_of_each_workload(last_of_each_run(records.read(folder / _RECORDS)))
+                write_csv(folder / "comparison.csv", side_by_side(recorded))
+                found = _draw_recorded(catalog.WORKLOADS[name], recorded, folder, console)
+                undrawn += [name] if found == _NOT_DRAWN else []
+            else:
+                _draw(folder, catalog.TABLES[name].figures(read_tables(folder)[1]), console)
+    _complain(undrawn)
+
+
+def _complain(undrawn: Sequence[str]) -> None:
     if undrawn:
         raise ProfilerError(
             f"not all figures drawn of {', '.join(undrawn)}: runs have no end, see above; records are kept"
         )
-    return None
 
 
 @dataclass(frozen=True)
@@ -191,7 +235,7 @@ def _duration(seconds: float) -> str:
 
 def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> pd.DataFrame:
     """Run what has no record yet; returns the records of all of the experiment's runs."""
-    path = experiment.folder / "records.parquet"
+    path = experiment.folder / _RECORDS
     runs = _runs(experiment, asks)
     done = set() if experiment.fresh else _done(last_of_each_run(records.read(path)))
     todo = [run for key, run in runs.items() if key not in done]
@@ -295,16 +339,14 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
 
     folder = experiment.folder
     about = provenance(experiment.device) | {"size": experiment.size}
-    path = folder / "about.json"
-    if path.exists() and not experiment.fresh:
+    if (folder / ABOUT).exists() and not experiment.fresh:
         try:
-            old = json.loads(path.read_text())
-            if all(old[name] == about[name] for name in ("size", "torch_version", "device_name")):
-                tables = {name: read_table(folder / f"{name}.parquet") for name in old["tables"]}
+            old, tables = read_tables(folder)
+            if all(about[name] == value for name, value in old.items()):
                 console.print("  recorded already")
                 return tables
-        except (ProfilerError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            console.print(f"  not as it was written, run again: {path.name} ({first_line(error)})")
+        except ProfilerError as error:
+            console.print(f"  run again: {first_line(error)}")
     with console.status("running") as status:
 
         def progress(step: str) -> None:
@@ -313,10 +355,7 @@ def _tabulate(experiment: _Experiment, makes: MakesTables, console: Console) -> 
                 console.print(f"  {step}")
 
         tables = makes.tables(experiment.size, experiment.device.kind, progress)
-    for name, table in tables.items():
-        write_table(folder / f"{name}.parquet", table)
-    text = json.dumps(about | {"tables": list(tables)}, indent=2)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+    write_tables(folder, about, tables)
     return tables
 
 
@@ -324,11 +363,20 @@ def _say_waiting(console: Console) -> None:
     console.print("  another process is at this experiment in this folder; waiting for it")
 
 
-def _draw(experiment: _Experiment, figures: dict[str, Figure], console: Console) -> str:
+def _draw_recorded(asks: RunsWorkloads, recorded: pd.DataFrame, folder: Path, console: Console) -> str:
+    try:
+        return _draw(folder, asks.figures(recorded), console)
+    except (LookupError, ValueError):
+        if (recorded["outcome"] == "ok").all():
+            raise
+        return _NOT_DRAWN  # a figure lacks a run without an end; the other experiments do not
+
+
+def _draw(folder: Path, figures: dict[str, Figure], console: Console) -> str:
     """Write the figures; returns what the first of them shows, which is its headline."""
     found = ""
     for name, figure in figures.items():
         found = found or style.finding(figure)
-        path, _ = style.save(figure, experiment.folder, name)
+        path, _ = style.save(figure, folder, name)
         console.print(f"  {path}")
     return found

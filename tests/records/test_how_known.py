@@ -1,5 +1,7 @@
 """The word for a run is that of the engine that ran: measured, virtual or simulated."""
 
+import shutil
+
 import pytest
 
 from experiments.activation_scaling import batch_sweep
@@ -64,3 +66,36 @@ def test_every_view_says_what_gave_a_run(sources, device_name, words, tmp_path, 
         assert f"2 of 2 {word} phase levels are what formula says to the byte" in said
         assert f"bert-tiny, 1, {word} on a100" in said
     assert f"{words[0]}, a100" in results_page(tmp_path, {})
+
+
+def test_what_is_recorded_is_drawn_again_and_nothing_runs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("profiler.runs.rows.experiment_rows", lambda *_: pytest.fail("a run"))
+    folder = tmp_path / "results" / "activation_checkpointing"
+    shutil.copytree("results/cpu/activation_checkpointing", folder)
+    drawn = [folder / "depth.png", folder / "depth.svg", folder / "comparison.csv"]
+    before = (folder / "records.parquet").read_bytes()
+    for path in drawn:
+        path.write_text("old")
+    assert main(["run", "--redraw", str(folder.parent)]) == 0
+    assert str(folder / "depth.png") in capsys.readouterr().out
+    assert drawn[0].stat().st_size > 10_000
+    assert "two timings" in (svg := drawn[1].read_text())
+    assert "simulated A100-40GB" in svg
+    # 28 runs of 9 phases on the CPU, and as many on the GPU.
+    assert len(drawn[2].read_text().splitlines()) == 1 + 2 * 28 * 9
+    assert (folder / "records.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "nothing recorded in"),
+        (["--size", "small"], "--size is for a run"),
+        (["naive_stepp"], "unknown experiment 'naive_stepp'; did you mean naive_step?"),
+    ],
+)
+def test_drawing_again_what_is_not_there_is_one_line(tmp_path, capsys, more, words):
+    assert main(["run", *more, "--redraw", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1

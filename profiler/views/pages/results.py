@@ -11,6 +11,7 @@ from profiler.errors import ProfilerError
 from profiler.files import read_table
 from profiler.records import table as records
 from profiler.records.comparison import compare
+from profiler.records.own_tables import ABOUT
 from profiler.records.select import how_known, last_of_each_run, last_of_each_workload, without_end
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
@@ -20,7 +21,7 @@ from profiler.views.screen import plain
 if TYPE_CHECKING:
     import pandas as pd
 
-_RECORDS, _ABOUT = "records.parquet", "about.json"  # one of them is in each experiment's folder
+_RECORDS = "records.parquet"  # this or ABOUT is in each experiment's folder
 _ROWS_SHOWN = 40
 _WORDS_OF_A_RUN = 3  # columns before its numbers
 
@@ -34,7 +35,7 @@ def results_page(folder: Path, questions: Mapping[str, str]) -> str:
 
     Raises ProfilerError if there are no results.
     """
-    found = sorted({path.parent for name in (_RECORDS, _ABOUT) for path in folder.rglob(name)})
+    found = sorted({path.parent for name in (_RECORDS, ABOUT) for path in folder.rglob(name)})
     if not found:
         raise ProfilerError(f"no results in {folder}; `profiler run` makes them")
     names = [str(path.relative_to(folder)) if path != folder else folder.name for path in found]
