@@ -148,8 +148,9 @@ def _overload(name: str) -> Any:
 
 
 def _casts_on_cuda(name: str) -> bool:
-    """Whether the installed torch has the op on its list: torch 2.11 does not cast `rms_norm`."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCUDA")
+    """Whether the installed torch has the op, and on its list: torch 2.11 does not cast `rms_norm`."""
+    exists = hasattr(torch.ops.aten, name.partition(".")[0])
+    return exists and torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "AutocastCUDA")
 
 
 def _refuse(*args: Any, **kwargs: Any) -> Any:
