@@ -73,8 +73,10 @@ def _facts(
 
 def _count(workload: Workload, gpu: GPU) -> ModelFacts | ProfilerError:
     from profiler.formula.facts import facts_on
+    from profiler.training.user_code import errors_in_one_line
 
     try:
-        return facts_on(gpu, workload)
+        with errors_in_one_line(workload.model):
+            return facts_on(gpu, workload)
     except ProfilerError as error:
         return error

@@ -22,14 +22,13 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from profiler.errors import ProfilerError
 from profiler.formula.terms import ModelFacts, Parameter, RecomputedSegment
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.gpu.patched import Patch, patched
 from profiler.gpu.simulated.device import simulated_gpu
 from profiler.training.built_in import Batch
 from profiler.training.checkpointing import checkpointed_segments
-from profiler.training.models import build_model, make_batch, tensors_in
+from profiler.training.models import build_model, constants_in, make_batch, tensors_in
 from profiler.training.step import compute_loss
 from profiler.workload import Workload
 
@@ -38,9 +37,12 @@ _NORMALIZATIONS = (_ATEN.native_layer_norm.default, _ATEN.native_batch_norm.defa
 
 
 def facts_on(gpu: GPU | None, workload: Workload) -> ModelFacts:
-    """Counted with the kernels of `gpu`; with the CPU's for None, or where the GPU's cannot be simulated."""
+    """Counted with the kernels of `gpu`; with the CPU's for None, or where the GPU's cannot be simulated.
+
+    A model of the user's own raises there whatever it raises.
+    """
     if gpu is not None:
-        with suppress(RuntimeError, ProfilerError):
+        with suppress(Exception):
             return count_on_gpu(workload, gpu)
     return count(workload)
 
@@ -71,7 +73,7 @@ def count_on(device: torch.device, workload: Workload, model: torch.nn.Module) -
     numbers_bytes = _storage_bytes(_wrapped_numbers(nodes)) if device.type == "cpu" else 0
     return ModelFacts(
         parameters=tuple(_parameters(model, nodes, plain.first_uses)),
-        buffer_bytes=_storage_bytes(model.buffers()),
+        buffer_bytes=_storage_bytes(constants_in(model)),
         input_bytes=_storage_bytes(tensors_in(batch)),
         saved_bytes=kept.saved_bytes() + numbers_bytes,
         loss_bytes=kept.loss_bytes,
@@ -262,7 +264,9 @@ class _Watch(TorchDispatchMode):
         self._device_type = device_type
         self._model_device_type = next(model.parameters()).untyped_storage().device.type
         self._parameters = {_storage(p): p.requires_grad for p in model.parameters()}
-        self._held = self._parameters.keys() | {_storage(t) for t in (*model.buffers(), *tensors_in(batch))}
+        self._held = self._parameters.keys() | {
+            _storage(t) for t in (*constants_in(model), *tensors_in(batch))
+        }
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.position += 1

@@ -74,7 +74,7 @@ class ModelFacts:
 
     Attributes:
         parameters: each parameter tensor, in the order of `model.parameters()` (tied ones once).
-        buffer_bytes: all buffers together, not trained and not saved.
+        buffer_bytes: all buffers, and scales of quantized weights, together; not trained and not saved.
         input_bytes: one micro-batch.
         saved_bytes: activations kept at the end of the forward pass, the loss and the next two excluded.
         loss_bytes: the loss.

@@ -252,6 +252,9 @@ def _recorder(model: torch.nn.Module, state: TrainingState) -> tuple[Device, Pha
 
         alive = storages(state, first.device).items()
         return Device(CPU), CpuRecorder(baseline=[Allocation(*block, block[1]) for block in alive])
+    if kind == "meta":
+        name = type(model).__name__
+        raise ProfilerError(f"{name} is on 'meta', without memory: call its to_empty(device=...) before")
     raise ProfilerError(f"no recorder for a model on {kind!r}; cpu and cuda can be recorded")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from profiler.training.models import tensors_in
+from profiler.training.models import constants_in, tensors_in
 from profiler.training.step import TrainingState
 
 
@@ -14,8 +14,8 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     """Category by storage address of what the training loop holds on `device`.
 
     A storage under two headings (a batch that is also saved for backward) keeps the first in the order
-    parameters, gradients, optimizer states (and the loss scale), inputs (batch and buffers), activations (the
-    loss).
+    parameters, gradients, optimizer states (and the loss scale), inputs (batch, buffers and scales of
+    quantized weights), activations (the loss).
     Holds no tensor when it returns.
     """
     found: dict[int, str] = {}
@@ -57,7 +57,7 @@ def _held(state: TrainingState) -> Iterator[tuple[torch.Tensor, str]]:
     if state.batch is not None:
         yield from ((tensor, "inputs") for tensor in tensors_in(state.batch))
     for module in state.modules:
-        yield from ((buffer, "inputs") for buffer in module.buffers())
+        yield from ((buffer, "inputs") for buffer in constants_in(module))
     if state.loss is not None:
         yield state.loss, "activations"
 

@@ -54,8 +54,8 @@ def examine(workload: Workload) -> tuple[str, int]:
         _check_heeded(workload, model)
         module = build_model(workload, initialize=False)
         longest = longest_sequence(module)
-        makes_its_own_batches = model.code is not None and not model.assumed  # length is its own affair
-        if longest is not None and workload.length > longest and not makes_its_own_batches:
+        makes_its_own_batches = model.code is not None and hasattr(model.code.module(), "make_batch")
+        if longest is not None and workload.length > longest and not makes_its_own_batches:  # its own affair
             raise ProfilerError(
                 f"{workload.model} reads at most {longest} tokens, not --length {workload.length}"
             )
@@ -110,6 +110,30 @@ def make_batch(workload: Workload, device: torch.device) -> Batch:
         raise ProfilerError(f"{workload.model} needs a length of at least 1 ({model.unit})")
     with precision.default_dtype(workload.precision):
         return model.family.batch(workload, model.settings, device)
+
+
+def constants_in(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """The model's buffers, and what a library keeps beside its own kind of parameters: scales of quantized
+    weights (bitsandbytes/functional.py, QuantState).
+    """
+    yield from model.buffers()
+    for parameter in model.parameters():
+        if not type(parameter).__module__.startswith("torch."):  # FSDP's flat parameters hold themselves
+            yield from _tensors_on(parameter)
+
+
+def _tensors_on(holder: object, deep: int = 2) -> Iterator[torch.Tensor]:
+    """Those that are attributes of it, and of the plain objects that are."""
+    for value in vars(holder).values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif (
+            deep
+            and hasattr(value, "__dict__")
+            and not isinstance(value, torch.nn.Module)
+            and not callable(value)
+        ):
+            yield from _tensors_on(value, deep - 1)
 
 
 def tensors_in(batch: Batch) -> list[torch.Tensor]:

@@ -25,9 +25,11 @@ from profiler.errors import ProfilerError
 from profiler.training.built_in import MODELS, Batch, Model, ModelFamily
 from profiler.training.guessed_inputs import guess
 from profiler.training.transformers_models import CHECKPOINTS, load_config, model_of, task_batch
-from profiler.training.unwritten_weights import weights_left_unwritten
+from profiler.training.unwritten_weights import materialise, weights_left_unwritten
 from profiler.training.user_code import UserCode, split_reference
 from profiler.workload import Workload
+
+_MATERIALISED = "weights built on the meta device are given memory, tied ones once"
 
 
 def own_model(workload: Workload) -> Model:
@@ -116,16 +118,18 @@ def _from_factory(name: str, code: UserCode) -> Model:
                 f"make_optimizer in {code.location} would not be used beside a model: take it out and choose "
                 "--optimizer, or give your whole training function as --loop"
             )
-        assumed = ""
+        assumed = [_MATERIALISED] if materialise(example) else []
         if make_batch is None:
-            make_batch, guessed_loss, assumed = guess(example)
+            make_batch, guessed_loss, inputs = guess(example)
             compute_loss = compute_loss or guessed_loss
+            assumed.append(inputs)
         layers = layers_of(example)
         del example
 
     def build(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
         with code.in_use():
             module: torch.nn.Module = factory()
+            materialise(module)
             return module.train()
 
     def batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
@@ -137,7 +141,7 @@ def _from_factory(name: str, code: UserCode) -> Model:
             return _checked_loss((compute_loss or _own_loss)(model, batch))
 
     family = ModelFamily(build, batch, layers, "", attention=False, loss=loss)
-    return Model(family, {}, "", assumed, code)
+    return Model(family, {}, "", "; ".join(assumed), code)
 
 
 def layers_of(model: torch.nn.Module) -> str:

@@ -56,6 +56,32 @@ def weights_left_unwritten() -> Iterator[None]:
         yield
 
 
+def materialise(model: torch.nn.Module) -> bool:
+    """Give memory on the CPU to what was built on the meta device; whether anything was.
+
+    As `Module.to_empty`, which would untie what is tied: values are undefined, and those of integers, which
+    can be indices, 0. A parameter keeps its class and what is written on it.
+    """
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta:
+                    tensors[name] = made[id(tensor)] = made.get(id(tensor), _with_memory(tensor))
+    return bool(made)
+
+
+def _with_memory(tensor: torch.Tensor) -> torch.Tensor:
+    plain = tensor.detach().as_subclass(torch.Tensor)
+    new = torch.empty_like if tensor.is_floating_point() else torch.zeros_like
+    data = new(plain, device="cpu")
+    if not isinstance(tensor, torch.nn.Parameter):
+        return data
+    parameter: torch.Tensor = torch.Tensor._make_subclass(type(tensor), data, tensor.requires_grad)
+    parameter.__dict__.update(tensor.__dict__)
+    return parameter
+
+
 class _SkipFills(TorchFunctionMode):
     """Answers fills of large CPU tensors without touching them."""
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from profiler.device import ENGINES, SIMULATED, VIRTUAL, Device
 from profiler.errors import ProfilerError
-from profiler.formula.per_phase import phase_terms
-from profiler.formula.terms import PhaseTerms
+from profiler.formula.terms import ModelFacts
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
 from profiler.trace.run import CHANGES_MEMORY, Run
@@ -187,11 +186,13 @@ def say_what_it_rests_on(run: Run, asked: str | None) -> None:
         screen.console().print(line, style=style, soft_wrap=True)
 
 
-def formula(workload: Workload, gpu: GPU) -> list[PhaseTerms]:
-    """The terms of each phase, their activations counted with the kernels of `gpu`."""
+def facts(workload: Workload, gpu: GPU) -> ModelFacts:
+    """What the formula counts, with the kernels of `gpu`; raises ProfilerError, one line, where it cannot."""
     from profiler.formula.facts import count_on_gpu
+    from profiler.training.user_code import errors_in_one_line
 
-    return phase_terms(workload, count_on_gpu(workload, gpu), "cuda")
+    with errors_in_one_line(f"no formula of {workload.model}"):
+        return count_on_gpu(workload, gpu)
 
 
 def count_and_name(text: str) -> tuple[int, str]:

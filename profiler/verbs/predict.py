@@ -66,30 +66,36 @@ def run(options: Namespace) -> int:
         words.refuse(options, ("terms",), f"is for a model; there is no formula of {options.loop}")
     with redirect_stdout(sys.stderr) if options.json else nullcontext():  # what a user's program prints
         prediction = words.predicted(options)
-    formula, terms = _formula(prediction) if prediction.workload is not None else ([], [])
+    formula, terms, no_formula = _formula(prediction)
     report = _report(prediction, formula)
     report["formula"] = [phase.to_dict() for phase in terms]
+    report["no_formula"] = no_formula
     written = _write(prediction, options.output, formula) if options.output else []
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         _show(report, written)
         words.say_what_it_rests_on(prediction, options.engine)
+        if no_formula:
+            screen.console().print(no_formula, style="yellow", soft_wrap=True)
         if options.terms:
             _show_terms(report["formula"])
     return words.DOES_NOT_FIT if prediction.out_of_memory else 0
 
 
-def _formula(run: Run) -> tuple[list[Row], list[PhaseTerms]]:
-    """What both formulas say, as records; and the terms of the one of phases."""
-    from profiler.formula.facts import count_on_gpu
+def _formula(run: Run) -> tuple[list[Row], list[PhaseTerms], str]:
+    """What both formulas say, as records; the terms of the one of phases; or why there is none."""
     from profiler.runs.rows import formula_rows
 
     workload, gpu = run.workload, run.device.gpu
-    assert workload is not None
     assert gpu is not None
-    facts = count_on_gpu(workload, gpu)
-    return list(formula_rows(workload, facts, "cuda")), phase_terms(workload, facts, "cuda")
+    if workload is None:
+        return [], [], ""
+    try:
+        facts = words.facts(workload, gpu)
+    except ProfilerError as error:
+        return [], [], str(error)
+    return list(formula_rows(workload, facts, "cuda")), phase_terms(workload, facts, "cuda"), ""
 
 
 # --- what was found, as plain data ---------------------------------------------------------------------

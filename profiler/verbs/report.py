@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.files import write_atomically
+from profiler.formula.per_phase import phase_terms
 from profiler.verbs import options as words
 from profiler.verbs.list import questions
 from profiler.views import screen
@@ -100,7 +102,12 @@ def _formula(run: Run) -> list[Mapping[str, Any]]:
     """What the formula says of each phase; nothing where the workload or the GPU is not known."""
     if run.workload is None or run.device.gpu is None:
         return []
-    return [phase.to_dict() for phase in words.formula(run.workload, run.device.gpu)]
+    try:
+        facts = words.facts(run.workload, run.device.gpu)
+    except ProfilerError as error:
+        print(error, file=sys.stderr)
+        return []
+    return [phase.to_dict() for phase in phase_terms(run.workload, facts, "cuda")]
 
 
 def _write_run(run: Run, options: Namespace, formula: Sequence[Mapping[str, Any]]) -> None:

@@ -72,9 +72,15 @@ def _set_data(tensor: torch.Tensor, data: torch.Tensor) -> None:
 
 
 def _as_kind_of(tensor: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """`data` with the class of `tensor`, a parameter's of a library too, and all that is written on it."""
     if torch.nn.parameter.is_lazy(tensor):  # of a lazy module, without a shape yet
         return type(tensor)(tensor.requires_grad, data.device, data.dtype)  # type: ignore[call-arg,arg-type]
-    return torch.nn.Parameter(data, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data
+    if type(tensor) is torch.Tensor:
+        return data
+    trained = tensor.requires_grad and (data.is_floating_point() or data.is_complex())
+    same: torch.Tensor = torch.Tensor._make_subclass(type(tensor), data, trained)
+    same.__dict__.update(tensor.__dict__)
+    return same
 
 
 _compatible = torch._has_compatible_shallow_copy_type

@@ -10,7 +10,14 @@ import torch
 
 from profiler.gpu.simulated import autocast, dispatch, library_choice
 from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, new_tensor, resize
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE, RULED_OPERATIONS, Metadata, contiguous
+from profiler.gpu.simulated.tensors.outputs import (
+    DEVICE_TYPE,
+    PLACEMENTS,
+    RULED_OPERATIONS,
+    Metadata,
+    Placement,
+    contiguous,
+)
 from profiler.gpu.simulated.tensors.storage import span_bytes
 from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
@@ -196,8 +203,20 @@ _COMPOSITES: dict[str, Callable[..., Any]] = {
 # Composites that cuDNN takes over, simulated as they decompose.
 _RECURRENT = ("lstm.input", "lstm.data", "gru.input", "gru.data", "rnn_tanh.input", "rnn_relu.input")
 
-# In-place kernels of bitsandbytes, which has a composite of many steps for devices that it does not know.
-_BITSANDBYTES = ("optimizer_update_8bit_blockwise", "optimizer_update_32bit")
+_SCALES_FIRST = Placement((1, 0))
+
+# Kernels of bitsandbytes, which has composites of many steps for devices that it does not know: those in
+# place, and those that return tensors (backends/cuda/ops.py; where it says, in another order).
+# A product with 4-bit weights is the composite, as on CUDA: dequantized, then multiplied. On CUDA one kernel
+# does both for few rows, at most 1536, where it is faster: this is then an upper bound.
+_BITSANDBYTES_IN_PLACE = ("optimizer_update_8bit_blockwise", "optimizer_update_32bit")
+_BITSANDBYTES = {
+    "quantize_4bit": _SCALES_FIRST,
+    "quantize_blockwise": _SCALES_FIRST,
+    "dequantize_4bit": None,
+    "dequantize_blockwise": None,
+    "int8_linear_matmul": None,
+}
 
 # Pure bookkeeping on the TensorImpl: the CPU kernel serves.
 _CPU_KERNELS = (
@@ -219,6 +238,14 @@ def _borrowed(op: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """A kernel that writes in place and allocates nothing."""
+
+
+def _of_bitsandbytes(name: str, *args: Any, **kwargs: Any) -> Any:
+    op = getattr(torch.ops.bitsandbytes, name).default  # there once the library is imported
+    placement = _BITSANDBYTES[name]
+    if placement is not None:
+        PLACEMENTS.setdefault(op, lambda arguments, version: placement)
+    return dispatch.run_operation(op, *args, **kwargs)
 
 
 def _single_kernels() -> list[str]:
@@ -260,6 +287,8 @@ def register_operations() -> None:
     for name in _RECURRENT:
         above_autograd.impl(name, partial(library_choice.recurrent, _overload(name)))
     bitsandbytes = torch.library.Library("bitsandbytes", "IMPL", "PrivateUse1")
-    for name in _BITSANDBYTES:
+    for name in _BITSANDBYTES_IN_PLACE:
         bitsandbytes.impl(name, _nothing)
+    for name in _BITSANDBYTES:
+        bitsandbytes.impl(name, partial(_of_bitsandbytes, name))
     _libraries.extend((fallback, library, above_autograd, bitsandbytes, *autocast.register_autocast()))

@@ -1,0 +1,123 @@
+"""Models of a user's own that hold more than plain weights on the CPU: on both engines, end to end."""
+
+import json
+
+import pytest
+
+from profiler.cli import main
+from profiler.device import SIMULATED, VIRTUAL
+from profiler.runs.engine import why_not_virtual
+
+WIDTH, DEPTH, RANK, CLASSES = 1024, 2, 8, 10
+QLORA = f"""
+import torch
+from torch import nn
+import bitsandbytes as bnb
+
+class Adapted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base = bnb.nn.Linear4bit(
+            {WIDTH}, {WIDTH}, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+        )
+        self.down = nn.Linear({WIDTH}, {RANK}, bias=False, dtype=torch.bfloat16)
+        self.up = nn.Linear({RANK}, {WIDTH}, bias=False, dtype=torch.bfloat16)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+def make_model():
+    head = nn.Linear({WIDTH}, {CLASSES}, bias=False, dtype=torch.bfloat16)
+    return nn.Sequential(*(Adapted() for _ in range({DEPTH})), head)
+
+def make_batch(batch, length, device):
+    return torch.randn(batch, {WIDTH}, device=device, dtype=torch.bfloat16)
+
+def compute_loss(model, batch):
+    return model(batch).float().sum()
+"""
+
+
+def predict(capsys, engine, *arguments):
+    code = main(["predict", *arguments, "--engine", engine, "--json"])
+    assert code == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_four_bit_weights_with_trained_adapters(capsys, tmp_path):
+    """More rows than CUDA's kernel for few of them takes, so that both engines dequantize, then multiply."""
+    program = tmp_path / "four_bits.py"
+    program.write_text(QLORA)
+    arguments = (f"{program}:make_model", "--batch", "2048", "--optimizer", "adamw")
+    simulated = predict(capsys, SIMULATED, *arguments)
+    base, trained = WIDTH * WIDTH, DEPTH * 2 * RANK * WIDTH + CLASSES * WIDTH
+    at_peak = simulated["peak"]["categories"]
+    assert at_peak["parameters"] == DEPTH * base // 2 + 2 * trained
+    assert at_peak["optimizer_states"] == 2 * 2 * trained
+    # Scales of 64 weights each in 8 bits, of those one in 32 bits for 256, an offset, the values of 4 bits,
+    # and those of 8 bits: the first two for every weight, the tables too.
+    scales = DEPTH * (base // 64 + 4 * base // 64 // 256 + 4 + 4 * 16 + 4 * 256)
+    loaded = simulated["phases"][0]
+    assert loaded["formula_bytes"] == at_peak["parameters"] + scales
+    for phase in simulated["phases"]:
+        assert phase["formula_peak_bytes"] <= phase["peak_allocated_bytes"]
+    if why_not_virtual():
+        pytest.skip(why_not_virtual())
+    virtual = predict(capsys, VIRTUAL, *arguments)
+    assert virtual["phases"] == simulated["phases"]
+    assert virtual["peak"]["categories"] == at_peak
+
+
+META = """
+import torch
+from torch import nn
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(1000, 64)
+        self.head = nn.Linear(64, 1000, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("positions", torch.arange(128))
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens + 0 * self.positions[: tokens.shape[1]]))
+
+def make_model():
+    with torch.device("meta"):
+        return Tied()
+"""
+
+
+def test_what_is_built_on_meta_is_given_memory_once(capsys, engine, tmp_path):
+    program = tmp_path / "on_meta.py"
+    program.write_text(META)
+    report = predict(capsys, engine, f"{program}:make_model", "--batch", "2", "--length", "16")
+    assert report["parameters"] == 64_000  # tied
+    assert report["assumed"].startswith("weights built on the meta device are given memory, tied ones once")
+    loaded = report["phases"][0]
+    assert loaded["allocated_bytes"] == loaded["formula_bytes"] == 4 * 64_000 + 8 * 128
+
+
+def test_a_model_that_the_formula_cannot_count_has_the_engines_answer(capsys, tmp_path):
+    """It asks for compiled kernels, which a simulated GPU does not have."""
+    if why_not_virtual():
+        pytest.skip(why_not_virtual())
+    program = tmp_path / "reads.py"
+    program.write_text("""
+import torch
+
+class Reads(torch.nn.Linear):
+    def forward(self, x):
+        torch.cuda.CUDAGraph()
+        return super().forward(x)
+
+def make_model():
+    return Reads(8, 8)
+""")
+    report = predict(capsys, VIRTUAL, f"{program}:make_model", "--batch", "2")
+    assert report["peak"]["allocated_bytes"] > 0
+    assert report["formula"] == []
+    assert "no formula of" in report["no_formula"]
+    assert "cannot be simulated: torch.cuda.CUDAGraph" in report["no_formula"]
+    assert "reads.py:6" in report["no_formula"]
