@@ -1,4 +1,12 @@
-"""The simulated device exists before the first backward of the process, when autograd starts its threads."""
+"""One thread a process, and the simulated device before the first backward, when autograd starts its threads.
+
+Tests run in as many processes as there are cores; with a thread a core in each, and in the programs that they
+start, they wait for each other most of the time.
+"""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
 
 import pytest
 

@@ -8,6 +8,7 @@ underscore are helpers.
 """
 
 import argparse
+import gc
 import importlib.util
 import inspect
 import json
@@ -18,6 +19,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+import torch._dynamo  # 2 s, which each function's first optimizer would take
 
 import profiler
 
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--simulated", metavar="GPU")
     options = parser.parse_args()
+    gc.freeze()  # what is loaded is not looked through in each child
     for name, function in functions(options.file).items():
         if options.names and name not in options.names:
             continue
