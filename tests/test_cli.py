@@ -97,9 +97,9 @@ def test_a_results_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_killed_run_continues_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "profiler", "run", "activation_scaling"]
+    command = [sys.executable, "-m", "profiler", "run", "gradient_accumulation"]
     command += ["--device", "cpu", "--size", "small", "--results", str(tmp_path)]
-    path = tmp_path / "cpu-small" / "activation_scaling" / "records.parquet"
+    path = tmp_path / "cpu-small" / "gradient_accumulation" / "records.parquet"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline:
@@ -108,13 +108,13 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     process.wait()
     kept = pd.read_parquet(path)
     finished = kept["run_key"].nunique()
-    assert 1 <= finished < 24
+    assert 1 <= finished < 10
 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{finished} of 24 runs recorded already" in done.stdout
+    assert f"{finished} of 10 runs recorded already" in done.stdout
     everything = pd.read_parquet(path)
-    assert everything["run_key"].nunique() == 24  # 12 measured, 12 simulated
+    assert everything["run_key"].nunique() == 10  # 5 measured, 5 on a GPU that is not there
     pd.testing.assert_frame_equal(everything.head(len(kept)), kept)
-    assert (path.parent / "batch.png").stat().st_size > 10_000
+    assert (path.parent / "gpt2-tiny.png").stat().st_size > 10_000
 
     assert main(["show", str(tmp_path)]) == 0
