@@ -9,7 +9,7 @@ from profiler.records.comparison import compare
 from profiler.views.figures import style
 from profiler.views.figures.panels import View, of_the_first, views
 from profiler.views.figures.phases import CATEGORY_COLOURS
-from profiler.workload import EIGHT_BIT_PLAIN, OPTIMIZERS, Workload
+from profiler.workload import OPTIMIZERS_RUN, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def workloads(size: str, device: str) -> list[Workload]:
     In full size a GPT-2 of 6 layers: the embedding, 38 of its 82 million parameters, stays in 32 bits.
     """
     few, many = _REAL if size == "full" else _TINY
-    chosen = [_workload(few, optimizer) for optimizer in OPTIMIZERS if optimizer not in EIGHT_BIT_PLAIN]
+    chosen = [_workload(few, optimizer) for optimizer in OPTIMIZERS_RUN]
     chosen += [_workload(few, "adam", implementation) for implementation in _IMPLEMENTATIONS]
     return chosen + [_workload(many, optimizer) for optimizer in _COMPARED]
 

@@ -18,6 +18,8 @@ EIGHT_BIT_AS_TRAINER = ("adam8bit", "adamw8bit", "paged_adamw8bit")
 EIGHT_BIT_PLAIN = ("adam8bit_plain", "adamw8bit_plain", "paged_adamw8bit_plain")
 EIGHT_BIT_OPTIMIZERS = EIGHT_BIT_AS_TRAINER + EIGHT_BIT_PLAIN
 OPTIMIZERS = PLAIN_OPTIMIZERS + TRANSFORMERS_OPTIMIZERS + EIGHT_BIT_OPTIMIZERS
+# Each once, in experiments and the suite: the 8-bit ones as the Trainer has them.
+OPTIMIZERS_RUN = PLAIN_OPTIMIZERS + TRANSFORMERS_OPTIMIZERS + EIGHT_BIT_AS_TRAINER
 IMPLEMENTATIONS = ("default", "forloop", "foreach", "fused")
 PRECISIONS = ("fp32", "amp_bf16", "amp_fp16", "bf16", "fp16_master")
 CHECKPOINTING = ("none", "every_layer", "sqrt", "selective")

@@ -83,7 +83,7 @@ class PhaseRecorder(ABC):
             self.reserved_bytes[:end],
             {at: changes for at, changes in self.segment_changes.items() if at < end},
             refusals=tuple(self.refusals),
-            rests_on=tuple(map(str, self.assumed_reads)),
+            rests_on=tuple(map(str, self.rests_on)),
         )
 
     def measurements(self) -> list[PhaseMeasurement]:
@@ -122,8 +122,8 @@ class PhaseRecorder(ABC):
         return ()
 
     @property
-    def assumed_reads(self) -> Sequence[object]:
-        """The lines that read what is not computed, and what they were answered with; none where it is."""
+    def rests_on(self) -> Sequence[object]:
+        """What it rests on, a line each: what was read and not computed, or called and not modelled."""
         return ()
 
     @abstractmethod

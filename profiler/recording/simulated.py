@@ -170,8 +170,8 @@ class SimulatedRecorder(PhaseRecorder):
         return self._listener.refusals
 
     @property
-    def assumed_reads(self) -> Sequence[object]:
-        """Where the program read what is not computed, and what it was answered with; workspaces left out."""
+    def rests_on(self) -> Sequence[object]:
+        """What was read that is not computed, with what it was answered; that workspaces are left out."""
         reads = self._reads.reads if self._reads is not None else ()
         causes = (entry.op or "" for entry in self.entries if isinstance(entry, Allocation))
         convolved = any(cause.startswith("aten::cudnn_convolution") for cause in causes)

@@ -14,7 +14,7 @@ from typing import Any
 
 from profiler.runs.run_settings import RunSettings
 from profiler.units import GIB, MIB
-from profiler.workload import EIGHT_BIT_PLAIN, OPTIMIZERS, Workload
+from profiler.workload import OPTIMIZERS_RUN, Workload
 
 EXPANDABLE_SEGMENTS = "expandable_segments:True"
 # One of each kind of model, in the size that takes a second on a CPU: model, batch, length.
@@ -153,11 +153,7 @@ def _techniques(base: Workload, limit_bytes: int) -> Iterator[Case]:
     yield Case(replace(base, attention="eager"))
     yield Case(replace(base, micro_batches=3))
     yield Case(base, EXPANDABLE_SEGMENTS)
-    yield from (
-        Case(replace(base, optimizer=optimizer))
-        for optimizer in OPTIMIZERS
-        if optimizer not in EIGHT_BIT_PLAIN
-    )
+    yield from (Case(replace(base, optimizer=optimizer)) for optimizer in OPTIMIZERS_RUN)
     yield Case(replace(base, optimizer="adafactor", optimizer_implementation="foreach"))
     yield Case(replace(base, optimizer="sgd", optimizer_implementation="fused"))
     yield Case(replace(base, precision="amp_bf16", checkpointing="every_layer", micro_batches=2))

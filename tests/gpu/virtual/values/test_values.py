@@ -67,6 +67,41 @@ print(json.dumps([
     ]
 
 
+def test_zeros_take_no_memory_of_the_host_and_read_as_zero_where_ones_were():
+    code = """
+import json, torch
+def resident():
+    return 4096 * int(open("/proc/self/statm").read().split()[1])
+ones = torch.ones(12 << 20, dtype=torch.uint8, device="cuda")  # its values are followed: written
+address, total = ones.data_ptr(), ones.sum().item()
+del ones
+zeros = torch.zeros(12 << 20, dtype=torch.uint8, device="cuda")
+block = [zeros.data_ptr() == address, total, zeros.sum().item(), zeros.cpu().any().item()]
+weight = torch.nn.Parameter(torch.zeros(1 << 20, device="cuda"))
+optimizer = torch.optim.Adam([weight])
+def step():
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+step()  # what a first step loads is not counted
+before = resident()
+large = torch.zeros(1 << 30, dtype=torch.uint8, device="cuda")
+followed = [torch.zeros(12 << 20, dtype=torch.uint8, device="cuda") for _ in range(20)]  # as of 8-bit states
+weight = torch.nn.Parameter(torch.zeros(64 << 20, device="cuda"))
+optimizer = torch.optim.Adam([weight])
+step()
+state = optimizer.state[weight]
+taken = [large.nbytes, state["exp_avg"].nbytes, state["exp_avg_sq"].nbytes, torch.cuda.memory_allocated()]
+print(json.dumps([block, taken, resident() - before, [large[0].item(), large[-1].item()]]))
+"""
+    block, taken, resident_bytes, ends = answer(code, A100, needed(installed_torch()))
+    assert block == [True, 12 << 20, 0, False]
+    assert taken[:3] == [1 << 30, 256 << 20, 256 << 20]
+    assert taken[3] > (1 << 30) + 4 * (256 << 20)
+    assert ends == [0, 0]
+    # Over 2 GiB of the device; of the host the page tables at most, and what Python took for a few objects.
+    assert resident_bytes < 16 << 20
+
+
 def test_random_integers_are_drawn_and_drawn_again_from_the_same_seed():
     code = """
 import json, torch
