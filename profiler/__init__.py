@@ -202,7 +202,7 @@ def terms(workload: Workload, gpu: GPU | str | None = None) -> list[PhaseTerms]:
     from profiler.training.models import examine
     from profiler.training.user_code import errors_in_one_line
 
-    examine(workload)
+    examine(workload, None if gpu is None else _gpu(gpu))
     with errors_in_one_line(workload.model):
         facts = count(workload) if gpu is None else count_on_gpu(workload, _gpu(gpu))
     return phase_terms(workload, facts, "cpu" if gpu is None else "cuda")

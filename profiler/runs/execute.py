@@ -56,7 +56,7 @@ def run_on(
 
     # Where a GPU seems to be there, libraries would look for the GPU's own libraries.
     import_library(workload)
-    assumed, parameters = examine(workload)
+    assumed, parameters = examine(workload, device.gpu if device.kind == SIMULATED else None)
     limit_bytes = settings.limit_bytes if device.kind != SIMULATED else None
     if limit_bytes is not None:
         count(workload)  # imports the model's code, which the limit is not about

@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -302,7 +301,6 @@ def _serve(
         try:
             message = ("result", function(*arguments, **options))
         except ProfilerError as error:
-            traceback.print_exc()
             message = ("error", str(error))
         sender.send(message)
 

@@ -29,7 +29,7 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
     if config is not None and hasattr(config, "model_type"):
         from profiler.training.transformers_models import task_batch
 
-        batch, words = task_batch(config, type(model))
+        batch, words = task_batch(config, type(_inside(model)))
         return batch, None, f"inputs guessed: {words}"
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -49,6 +49,13 @@ def guess(model: torch.nn.Module) -> tuple[MakeBatch, Loss | None, str]:
         f"cannot guess the inputs of {type(model).__name__}; "
         "define make_batch(batch, length, device) beside it"
     )
+
+
+def _inside(model: torch.nn.Module) -> torch.nn.Module:
+    """The model of transformers that a wrapper such as PEFT's calls: the outermost that is one."""
+    from transformers import PreTrainedModel
+
+    return next((module for module in model.modules() if isinstance(module, PreTrainedModel)), model)
 
 
 def _images(channels: int) -> MakeBatch:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 
 from profiler.errors import ProfilerError
+from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.training import checkpointing, precision
 from profiler.training.built_in import MODELS, Batch, Model
 from profiler.training.guessed_inputs import longest_sequence
@@ -40,16 +42,31 @@ def code_in_use(workload: Workload) -> Iterator[None]:
         yield
 
 
-def examine(workload: Workload) -> tuple[str, int]:
+@contextmanager
+def _seeing(workload: Workload, gpu: GPU | None) -> Iterator[None]:
+    """Where a user's own code finds `gpu`, simulated and without limit: it may build its model there."""
+    code = None if workload.model in MODELS else code_of(workload.model)
+    if code is None or gpu is None:
+        yield
+        return
+    from profiler.gpu.simulated.device import simulated_gpu
+
+    code.import_libraries()
+    with simulated_gpu(replace(gpu, memory_bytes=UNLIMITED_BYTES)):
+        yield
+
+
+def examine(workload: Workload, gpu: GPU | None = None) -> tuple[str, int]:
     """Look at the workload's model before it runs: what was assumed, or "", and its number of parameters.
 
-    The model built for that takes no memory, however large it is: its weights are not written.
+    The model built for that takes no memory, however large it is: its weights are not written. `gpu` is one
+    that it will be simulated on.
 
     Raises ProfilerError, one line, for a model that does not exist or cannot be built, for whatever the
     user's own code raises, for a length that the model cannot read, and for fields of the workload that
     the model would not heed.
     """
-    with code_in_use(workload), errors_in_one_line(workload.model):
+    with code_in_use(workload), errors_in_one_line(workload.model), _seeing(workload, gpu):
         model = find_model(workload)
         _check_heeded(workload, model)
         module = build_model(workload, initialize=False)

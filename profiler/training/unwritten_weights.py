@@ -64,7 +64,8 @@ def materialise(model: torch.nn.Module) -> bool:
     """
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
+        held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in held:
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_meta:
                     tensors[name] = made[id(tensor)] = made.get(id(tensor), _with_memory(tensor))

@@ -58,7 +58,7 @@ def run(options: Namespace) -> None:
     gpu = device.gpu
     assert gpu is not None
     settings = words.allocator_settings(options)
-    examine(workload)  # a sequence too long is said here
+    examine(workload, gpu)  # a sequence too long is said here
     console = screen.console()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         counting = progress.add_task("counting", total=None)

@@ -1,4 +1,4 @@
-"""The formula on models drawn at random, with frozen, unused and tied layers, against the simulation.
+"""The formula on models drawn at random, with frozen, unused, tied and adapted layers, against simulation.
 
 What it says of a level is the level, and what it says of a peak is never more than the peak; both without
 workspaces and rounding, of which it does not speak.
@@ -27,12 +27,16 @@ SCALARS_BYTES = 8  # of a micro-batch's loss, let go a moment before the formula
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer and what follows it; `reuse` applies it once more, where its shape allows."""
+    """A linear layer and what follows it; `reuse` applies it once more, where its shape allows.
+
+    `rank`: of a trained adapter beside it (LoRA), 0 for none.
+    """
 
     width: int
     then: str
     frozen: bool
     reuse: bool
+    rank: int = 0
 
 
 LAYERS = st.lists(
@@ -42,6 +46,7 @@ LAYERS = st.lists(
         then=st.sampled_from(["nothing", "relu", "norm", "dropout"]),
         frozen=st.booleans(),
         reuse=st.booleans(),
+        rank=st.sampled_from([0, 0, 4]),
     ),
     min_size=1,
     max_size=5,
@@ -56,11 +61,20 @@ class Drawn(torch.nn.Module):
         self.plan = plan
         widths = [32, *(layer.width for layer in plan)]
         self.linear = torch.nn.ModuleList(torch.nn.Linear(a, b) for a, b in pairwise(widths))
+        self.adapter = torch.nn.ModuleList(
+            self.beside(a, layer) for a, layer in zip(widths, plan, strict=False)
+        )
         self.then = torch.nn.ModuleList(self.follower(layer) for layer in plan)
         for layer, linear in zip(plan, self.linear, strict=True):
             linear.requires_grad_(not layer.frozen)
         self.unused = torch.nn.Linear(unused, unused) if unused else None
         self.head = torch.nn.Linear(widths[-1], CLASSES)
+
+    def beside(self, features: int, layer: Layer) -> torch.nn.Module:
+        if not layer.rank:
+            return torch.nn.Identity()
+        down = torch.nn.Linear(features, layer.rank, bias=False)
+        return torch.nn.Sequential(down, torch.nn.Linear(layer.rank, layer.width, bias=False))
 
     def follower(self, layer: Layer) -> torch.nn.Module:
         match layer.then:
@@ -75,8 +89,9 @@ class Drawn(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         hidden = inputs
-        for layer, linear, then in zip(self.plan, self.linear, self.then, strict=True):
-            hidden = then(linear(hidden))
+        parts = zip(self.plan, self.linear, self.adapter, self.then, strict=True)
+        for layer, linear, adapter, then in parts:
+            hidden = then(linear(hidden) + adapter(hidden) if layer.rank else linear(hidden))
             if layer.reuse and linear.in_features == linear.out_features:
                 hidden = linear(hidden)
         return torch.nn.functional.cross_entropy(self.head(hidden), targets)

@@ -121,3 +121,76 @@ def make_model():
     assert "no formula of" in report["no_formula"]
     assert "cannot be simulated: torch.cuda.CUDAGraph" in report["no_formula"]
     assert "reads.py:6" in report["no_formula"]
+
+
+BUILT_ON_CUDA = """
+import torch
+
+class Drawn(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator(device="cuda").manual_seed(3)
+        self.weight = torch.nn.Parameter(torch.randn(64, 256, generator=generator, device="cuda"))
+        torch.nn.init.normal_(self.weight, generator=generator)
+
+    def forward(self, x):
+        return x @ self.weight
+
+def make_model():
+    return Drawn()
+
+def make_batch(batch, length, device):
+    return torch.randn(batch, 64, device=device)
+
+def compute_loss(model, batch):
+    return model(batch).sum()
+"""
+
+
+def test_a_model_that_is_built_on_the_gpu_with_its_generator(capsys, engine, tmp_path):
+    program = tmp_path / "built_on_cuda.py"
+    program.write_text(BUILT_ON_CUDA)
+    report = predict(capsys, engine, f"{program}:make_model", "--batch", "2")
+    assert report["phases"][0]["allocated_bytes"] == report["phases"][0]["formula_bytes"] == 4 * 64 * 256
+
+
+WRAPPED = """
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+class Wrapper(torch.nn.Module):
+    def __init__(self, base_model):
+        super().__init__()
+        self.base_model = base_model
+        self.config = base_model.config
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+def base():
+    return GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=128, n_positions=32))
+
+def wrapped():
+    model = base()
+    model.requires_grad_(False)
+    model.lm_head = torch.nn.Linear(64, 128, bias=False)
+    return Wrapper(model)
+
+def adapted():
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(base(), LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True))
+"""
+
+
+@pytest.mark.parametrize(("function", "trained"), [("wrapped", 64 * 128), ("adapted", 4 * (64 + 3 * 64))])
+def test_a_wrapper_of_transformers_is_fed_as_what_it_wraps(capsys, engine, tmp_path, function, trained):
+    if function == "adapted":
+        pytest.importorskip("peft")
+    program = tmp_path / "wraps.py"
+    program.write_text(WRAPPED)
+    report = predict(capsys, engine, f"{program}:{function}", "--batch", "2", "--length", "8")
+    assert report["assumed"] == "inputs guessed: random tokens with a label each, no padding"
+    states = {phase["phase"]: phase["formula_bytes"] for phase in report["phases"]}
+    gained = states["step 1 zero_grad"] - states["model_loaded"]
+    assert gained == 2 * 4 * trained  # Adam's two states of what is trained
