@@ -55,7 +55,7 @@ def run_on(
     from profiler.training.user_code import errors_in_one_line
 
     # Where a GPU seems to be there, libraries would look for the GPU's own libraries.
-    import_library(workload)
+    import_library(workload, device)
     assumed, parameters = examine(workload, device.gpu if device.kind == SIMULATED else None)
     limit_bytes = settings.limit_bytes if device.kind != SIMULATED else None
     if limit_bytes is not None:
