@@ -52,7 +52,7 @@ ALWAYS = set(reading.WRAPPERS) - {"copy_"}
 # The kernel of `2 ** x` calls it with a number that lies on the GPU, which Python is not given.
 _NOT_WRAPPED = {"pow.Tensor_Tensor_out"}
 
-_wrapped: list[tuple[str, Kernel]] = []  # those of forward passes only
+_wrapped: list[tuple[str, Kernel, torch._ops.OpOverload]] = []  # those of forward passes only
 _overrides: dict[torch._ops.OpOverload, Kernel | None] = {}  # all of them, None: as it is
 
 
@@ -91,7 +91,7 @@ def _wrap_all() -> None:
         if packet in ALWAYS or namespace == "c10d":
             libraries[namespace].impl(name, wrapped, below.KEY, with_keyset=True)
         else:
-            _wrapped.append((name, wrapped))
+            _wrapped.append((name, wrapped, operation))
     forward_passes.start()
 
 
@@ -122,23 +122,24 @@ class _ForwardPasses:
         self._lock = threading.RLock()
         self._pauses = 0
         self._library: Any = None
+        self._of_threads: list[Any] = []
 
     def start(self) -> None:
         """Wrap them, and follow the backward passes of this process."""
         self._pause(0)
         for module in (torch.autograd, torch.autograd.graph):
-            module._engine_run_backward = self._paused(torch.autograd.graph._engine_run_backward, 1)  # type: ignore[attr-defined]
+            module._engine_run_backward = self._unfollowed(torch.autograd.graph._engine_run_backward)  # type: ignore[attr-defined]
         own = torch.autograd.function.BackwardCFunction
-        own.apply = self._paused(own.apply, -1)  # type: ignore[method-assign]
+        own.apply = self._followed_again(own.apply)  # type: ignore[method-assign]
         frame, function = checkpoint._CheckpointFrame, checkpoint.CheckpointFunction
         initialize, forward = frame.__init__, function.forward
 
         def initialize_frame(frame: Any, recompute: Callable[..., Any], *rest: Any, **keywords: Any) -> None:
-            initialize(frame, self._paused(recompute, -1), *rest, **keywords)
+            initialize(frame, self._followed_again(recompute), *rest, **keywords)
 
         def forward_of(ctx: Any, run: Callable[..., Any], *rest: Any) -> Any:
             result = forward(ctx, run, *rest)
-            ctx.run_function = self._paused(run, -1)
+            ctx.run_function = self._followed_again(run)
             return result
 
         frame.__init__ = initialize_frame  # type: ignore[method-assign, assignment]
@@ -146,8 +147,8 @@ class _ForwardPasses:
 
     @property
     def followed(self) -> bool:
-        """Whether the kernels are wrapped now."""
-        return self._library is not None
+        """Whether this thread's calls are followed now."""
+        return self._library is not None or below.thread_is_followed()
 
     def _pause(self, by: int) -> None:
         with self._lock:
@@ -159,19 +160,54 @@ class _ForwardPasses:
                 known.forget_floats()
                 # torch.library.Library would take five times as long for each.
                 self._library = torch._C._dispatch_library("IMPL", "aten", "")
-                for name, wrapped in _wrapped:
+                for name, wrapped, _ in _wrapped:
                     self._library.impl(name, below.KEY, wrapped, True)
 
-    def _paused(self, function: Callable[..., Any], by: int) -> Callable[..., Any]:
+    def _unfollowed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A backward pass."""
+
         @functools.wraps(function)
         def run(*arguments: Any, **keywords: Any) -> Any:
-            self._pause(by)
+            self._pause(1)
             try:
-                return function(*arguments, **keywords)
+                with below.thread_followed(False):
+                    return function(*arguments, **keywords)
             finally:
-                self._pause(-by)
+                self._pause(-1)
+                if below.thread_is_followed():  # a function that is followed began it
+                    known.forget_floats()
 
         return run
+
+    def _followed_again(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that a backward pass calls, for each layer perhaps: wrapping all takes too long."""
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            if self.followed:
+                return function(*arguments, **keywords)
+            known.forget_floats()
+            self._stand_at_thread_key()
+            with below.thread_followed(True):
+                return function(*arguments, **keywords)
+
+        return run
+
+    def _stand_at_thread_key(self) -> None:
+        """Wrap the kernels once more, for threads that pass that key."""
+        with self._lock:
+            if self._of_threads:
+                return
+            self._of_threads = [
+                torch._C._dispatch_library("IMPL", namespace, below.THREAD_KEY_NAME)
+                for namespace in ("_", "aten")
+            ]
+            self._of_threads[0].fallback_fallthrough()
+            for name, _, operation in _wrapped:
+                override = _overrides[operation]
+                assert override is not None
+                wrapped = below.for_thread(override, operation)
+                self._of_threads[1].impl(name, below.THREAD_KEY_NAME, wrapped, True)
 
 
 forward_passes = _ForwardPasses()

@@ -104,3 +104,26 @@ checkpoint(run, torch.ones(8, 64, device="cuda"), use_reentrant=False).sum().bac
 print(json.dumps(modes))
 """
     assert answer(code, A100, needed(installed_torch())) == [0, 0]
+
+
+def test_values_are_true_where_a_checkpoint_runs_its_function_again():
+    code = """
+import json, torch
+from torch.utils.checkpoint import checkpoint
+seen = []
+layer = torch.nn.Linear(64, 64).cuda()
+def run(x):
+    falling = torch.arange(3, device="cuda").flip(0)
+    lower = torch.tril_indices(3, 3, device="cuda")
+    here = torch.arange(4) * 2
+    seen.append([falling.tolist(), lower.sum().item(), here.tolist()])
+    return layer(x).relu()
+for reentrant in (False, True):
+    x = torch.ones(8, 64, device="cuda", requires_grad=True)
+    for _ in range(2):
+        x = checkpoint(run, x, use_reentrant=reentrant)
+    x.sum().backward()
+print(json.dumps(seen))
+"""
+    # Rows 0, 1, 1, 2, 2, 2 and columns 0, 0, 1, 0, 1, 2; two forward passes, each again, in two ways
+    assert answer(code, A100, needed(installed_torch())) == [[[2, 1, 0], 12, [0, 2, 4, 6]]] * 8

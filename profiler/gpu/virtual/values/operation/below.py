@@ -7,7 +7,8 @@ PyTorch has kernels for a few factory functions alone; from there it redispatche
 pass it, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,6 +20,12 @@ _DIRECT = hasattr(torch.library, "get_kernel")
 KEY = "CUDA" if _DIRECT else "BackendSelect"
 _CUDA = torch._C.DispatchKey.CUDA
 _below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
+
+# A key that PyTorch itself never uses: no tensor has it and no kernel stands there. A thread that includes it
+# passes it with every call, between autograd and Python's modes.
+THREAD_KEY_NAME = "Fake"
+_THREAD_KEY = torch._C._parse_dispatch_key(THREAD_KEY_NAME)
+_thread_key = torch._C.DispatchKeySet(_THREAD_KEY)
 
 
 def kernel_of(full_name: str, operation: torch._ops.OpOverload) -> Kernel | None:
@@ -49,3 +56,41 @@ def for_cuda(override: Kernel, kernel: Kernel) -> Kernel:
             raise
 
     return run
+
+
+def for_thread(override: Kernel, operation: torch._ops.OpOverload) -> Kernel:
+    """What stands at the key of threads: `override` where the CUDA kernel would run, else the call itself."""
+    signature = Signature(operation)
+
+    def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+        rest = keys - _thread_key
+        try:
+            if not rest.has(torch._C.DispatchKey.Python) and (
+                (rest & _below).highestPriorityTypeId() == _CUDA or _makes_on_cuda(keywords)
+            ):
+                return override(rest, *arguments, **keywords)
+            return operation.redispatch(rest, *signature.with_numbers(arguments), **keywords)
+        except BaseException:
+            del arguments, keywords
+            raise
+
+    def _makes_on_cuda(keywords: dict[str, object]) -> bool:
+        return not signature.takes_tensors and getattr(keywords.get("device"), "type", "") == "cuda"
+
+    return run
+
+
+@contextmanager
+def thread_followed(followed: bool) -> Iterator[None]:
+    """Inside, this thread passes the key or does not; a backward pass begun here inherits it."""
+    before = thread_is_followed()
+    torch._C._dispatch_tls_set_dispatch_key_included(_THREAD_KEY, followed)
+    try:
+        yield
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_included(_THREAD_KEY, before)
+
+
+def thread_is_followed() -> bool:
+    """Whether this thread passes the key."""
+    return bool(torch._C._dispatch_tls_is_dispatch_key_included(_THREAD_KEY))

@@ -17,6 +17,7 @@ class Signature:
         self._tensors = [
             i for i, a in enumerate(schema.arguments) if str(a.type) in ("Tensor", "Optional[Tensor]")
         ]
+        self.takes_tensors = any("Tensor" in str(argument.type) for argument in schema.arguments)
         self._written = [(i, a.name, a.is_out) for i, a in enumerate(schema.arguments) if a.alias_info]
 
     def by_name(self, arguments: tuple, keywords: dict[str, object]) -> dict[str, object]:
