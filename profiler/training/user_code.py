@@ -13,6 +13,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -212,9 +213,15 @@ def is_user_code(filename: str) -> bool:
 
 def short_path(filename: str) -> str:
     """The file relative to the longest folder of `sys.path` (or the current one) that it is in."""
-    folders = [str(Path(entry or ".").resolve()) + "/" for entry in ("", *sys.path)]
+    folders = _resolved(os.getcwd(), *sys.path)
     longest = max((f for f in folders if filename.startswith(f)), key=len, default="")
     return filename[len(longest) :]
+
+
+@lru_cache(maxsize=8)
+def _resolved(current: str, *entries: str) -> tuple[str, ...]:
+    """The folders of `sys.path`, and the current one, which relative entries are in."""
+    return tuple(f"{Path(entry or current).resolve()}/" for entry in ("", *entries))
 
 
 def _is_installed(name: str) -> bool:
