@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from profiler.training.models import constants_in, tensors_in
 from profiler.training.step import TrainingState
@@ -20,16 +21,21 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for held, category in _held(state):
-        tensor = _local(held)
-        if tensor.device.type == device.type and torch._C._has_storage(tensor):
-            found.setdefault(tensor.untyped_storage().data_ptr(), category)
+        for tensor in _plain(held):
+            if tensor.device.type == device.type and torch._C._has_storage(tensor):
+                found.setdefault(tensor.untyped_storage().data_ptr(), category)
     return found
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """The part of it that this rank holds, of a DTensor."""
-    part = getattr(tensor, "_local_tensor", tensor)
-    return part if isinstance(part, torch.Tensor) else tensor
+def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The tensors that have its bytes: of a DTensor this rank's part, of a wrapper (torchao's float8 weights,
+    quantized ones) those inside, as torch.utils._python_dispatch names them; else itself.
+    """
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain(getattr(tensor, name))
 
 
 def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
@@ -69,7 +75,7 @@ def parameter_modules(state: TrainingState, device: torch.device) -> dict[int, s
     for path, parameter in state.named_parameters():
         kept = (v for v in states.get(parameter, {}).values() if isinstance(v, torch.Tensor))
         for held in (parameter, parameter.grad, *kept):
-            tensor = _local(held) if held is not None else None
-            if tensor is not None and tensor.device.type == device.type:
-                found.setdefault(tensor.untyped_storage().data_ptr(), path.rpartition(".")[0] or path)
+            for tensor in _plain(held) if held is not None else ():
+                if tensor.device.type == device.type and torch._C._has_storage(tensor):
+                    found.setdefault(tensor.untyped_storage().data_ptr(), path.rpartition(".")[0] or path)
     return found

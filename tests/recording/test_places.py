@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 
 from profiler import simulate
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated.device import simulated_gpu
+from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.places import Attribution
 from profiler.recording.simulated import SimulatedRecorder
 from profiler.trace.events import Allocation, Free
 from profiler.trace.phase import Phase
@@ -257,3 +260,22 @@ def test_a_models_parts_have_their_paths_in_it_where_the_loss_calls_them_one_by_
     assert {"encoder.0", "encoder.1", "head"} <= {place.module for place in places}
     assert "0" not in {place.module for place in places}
     assert any(place.line == "parts.py:13 compute_loss" for place in places)
+
+
+def test_a_module_is_compiled_in_one_graph_while_it_is_watched():
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    with Attribution():
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        assert compiled(torch.ones(3, 4)).shape == (3, 4)
+
+
+def test_the_tensors_inside_a_wrapper_are_its_parameter():
+    parts = torch.zeros(4, 4), torch.zeros(4, 4)
+    module = nn.Module()
+    module.inner = nn.Module()
+    module.inner.weight = nn.Parameter(TwoTensor(*parts))
+    addresses = {part.untyped_storage().data_ptr() for part in parts}
+    state, device = TrainingState((module,)), torch.device("cpu")
+    assert labels(state, device) == dict.fromkeys(addresses, "parameters")
+    assert parameter_modules(state, device) == dict.fromkeys(addresses, "inner")
