@@ -182,12 +182,14 @@ def cumsum(
     *,
     is_floating: bool = False,
     converted_bytes: int = 0,
+    dense_copy_bytes: int = 0,
     torch_version: tuple[int, int] = (2, 14),
 ) -> tuple[Scratch, ...]:
-    """Scratch of cumsum (cumprod, logcumsumexp) along `dim` of a contiguous tensor.
+    """Scratch of cumsum (cumprod, logcumsumexp) along `dim`.
 
     converted_bytes: of the input in the output's type where it has another one (a bool mask in int64), else
     0: ReduceOps.cpp, `impl_func_cum_ops` converts it after the output is there.
+    dense_copy_bytes: of the input where it is not contiguous, converted or not, else 0.
 
     Source: ScanUtils.cuh, scan_dim: only a tensor with all its elements along `dim` goes through
     cub. Evidence: 3 recorded allocations of 1,023 bytes (int64), to the byte.
@@ -196,7 +198,11 @@ def cumsum(
     storage_bytes = 0
     if elements and elements == shape[dim]:
         storage_bytes = cub.scan_bytes(min(elements, 2**30), element_bytes, is_floating, torch_version)
-    return scratches(Scratch("converted input", converted_bytes), Scratch("scan storage", storage_bytes))
+    return scratches(
+        Scratch("converted input", converted_bytes),
+        Scratch("contiguous input", dense_copy_bytes),
+        Scratch("scan storage", storage_bytes),
+    )
 
 
 def masked_scatter(

@@ -91,10 +91,20 @@ def may_set_data(tensor: torch.Tensor, data: torch.Tensor) -> bool:
     return {tensor.device.type, data.device.type} == {"cpu", "cuda"} or _compatible(tensor, data)
 
 
+def _set_item(tensor: torch.Tensor, index: Any, value: Any) -> None:
+    """python_variable_indexing.cpp, `THPVariable_setitem`: a number is a tensor of the host for CUDA, and one
+    of the device for devices that it does not know.
+    """
+    if isinstance(value, bool | int | float | complex) and tensor.device.type == DEVICE_TYPE:
+        value = torch.tensor(value, dtype=tensor.dtype)
+    tensor[index] = value
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.Tensor.cuda: _to_cuda,
     torch.Tensor.to: _to,
     torch.Tensor.__repr__: _repr,
+    torch.Tensor.__setitem__: _set_item,
     torch.Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: _device,
     torch.Tensor.is_cuda.__get__: _is_cuda,  # type: ignore[attr-defined]

@@ -16,12 +16,15 @@ from profiler.gpu import kernels
 from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import Scratch
 from profiler.gpu.simulated import attention
-from profiler.gpu.simulated.tensors.outputs import arguments_of, is_reduced_by_channels
+from profiler.gpu.simulated.tensors.dense_copies import COPIES, dense_bytes
+from profiler.gpu.simulated.tensors.outputs import arguments_of, is_reduced_by_channels, lies_by_channels
 
 aten = torch.ops.aten
 
 Arguments = dict[str, Any]  # by the names of the schema, defaults filled in
-Rule = Callable[[Arguments, Any, GPU, tuple[int, int]], tuple[Scratch, ...]]
+Version = tuple[int, int]  # of torch
+Scratches = tuple[Scratch, ...]
+Rule = Callable[[Arguments, Any, GPU, Version], Scratches]
 
 # The kernel behind each reduction (`profiler.gpu.kernels.reduction.accumulator`).
 _REDUCTIONS = {
@@ -69,7 +72,7 @@ def _first(described: Any) -> Any:
 
 
 def _reduction(kind: str) -> Rule:
-    def rule(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+    def rule(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
         tensor: torch.Tensor = arguments["self"]
         dims = arguments.get("dim")
         dims = [dims] if isinstance(dims, int) else dims
@@ -112,7 +115,7 @@ def _is_blas_matrix(tensor: torch.Tensor) -> bool:
 
 
 def _operand_copies(names: Sequence[str]) -> Rule:
-    def rule(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+    def rule(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
         operands = [arguments[name] for name in names]
         if any(operand.numel() == 0 for operand in operands):
             return ()
@@ -125,7 +128,7 @@ def _operand_copies(names: Sequence[str]) -> Rule:
     return rule
 
 
-def _contiguous_before(*tensors: torch.Tensor | None) -> tuple[Scratch, ...]:
+def _contiguous_before(*tensors: torch.Tensor | None) -> Scratches:
     """`expect_contiguous()` at the head of a kernel: a copy, made before the outputs."""
     return tuple(
         Scratch("contiguous input", _bytes(t), "op", 0, True)
@@ -134,40 +137,38 @@ def _contiguous_before(*tensors: torch.Tensor | None) -> tuple[Scratch, ...]:
     )
 
 
-def _layer_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _layer_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     return _contiguous_before(arguments["input"])
 
 
-def _layer_norm_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
-    tensor, wanted = arguments["input"], arguments["output_mask"]
+def _layer_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
+    grad, tensor, wanted = arguments["grad_out"], arguments["input"], arguments["output_mask"]
     width = math.prod(arguments["normalized_shape"])
-    return _contiguous_before(arguments["grad_out"], tensor) + kernels.layer_norm_backward(
-        tensor.numel() // max(width, 1),
-        width,
-        arguments["weight"].element_size() if arguments["weight"] is not None else tensor.element_size(),
-        gpu,
-        weight_grad=wanted[1],
-        bias_grad=len(wanted) > 2 and wanted[2],
-        torch_version=version,
+    # layer_norm_kernel.cu, `LayerNormBackwardKernelImpl`: the gradient is copied after the outputs.
+    copied = Scratch("contiguous gradient", dense_bytes(grad))
+    return (
+        _contiguous_before(tensor)
+        + kernels.scratches(copied)
+        + kernels.layer_norm_backward(
+            tensor.numel() // max(width, 1),
+            width,
+            arguments["weight"].element_size() if arguments["weight"] is not None else tensor.element_size(),
+            gpu,
+            weight_grad=wanted[1],
+            bias_grad=len(wanted) > 2 and wanted[2],
+            torch_version=version,
+        )
     )
 
 
-def _group_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _group_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     affine = arguments["weight"] is not None or arguments["bias"] is not None
     return kernels.group_norm_forward(
         arguments["N"], arguments["C"], arguments["HxW"], arguments["input"].element_size(), affine
     )
 
 
-def _group_norm_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _group_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     return kernels.group_norm_backward(
         arguments["N"],
         arguments["C"],
@@ -179,20 +180,15 @@ def _group_norm_backward(
     )
 
 
-def _batch_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _batch_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensor = arguments["input"]
-    channels_last = torch._prims_common.suggest_memory_format(tensor) != torch.contiguous_format
-    if not (arguments["training"] and channels_last):
+    if not (arguments["training"] and lies_by_channels(tensor)):
         return ()
     channels = tensor.shape[1]
     return kernels.batch_norm_channels_last(channels, tensor.numel() // channels)
 
 
-def _batch_norm_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _batch_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     if not is_reduced_by_channels(arguments):
         return ()
     tensor = arguments["input"]
@@ -205,9 +201,7 @@ def _batch_norm_backward(
     return (*sums, *kernels.batch_norm_channels_last(channels, tensor.numel() // channels, backward=True))
 
 
-def _embedding_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _embedding_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     grad, indices = arguments["grad_output"], arguments["indices"]
     return _contiguous_before(indices, grad) + kernels.embedding_dense_backward(
         indices.numel(),
@@ -223,9 +217,7 @@ def _embedding_backward(
     )
 
 
-def _index_put(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _index_put(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     if not arguments["accumulate"] and not torch.are_deterministic_algorithms_enabled():
         return ()
     tensor, values = arguments["self"], arguments["values"]
@@ -246,9 +238,7 @@ def _index_put(
     )
 
 
-def _masked_scatter(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _masked_scatter(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensor, source = arguments["self"], arguments["source"]
     mask = arguments["mask"].expand(tensor.shape)
     return kernels.masked_scatter(
@@ -259,34 +249,34 @@ def _masked_scatter(
     )
 
 
-def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     return kernels.nonzero(arguments["self"].numel(), gpu, version)
 
 
-def _cumulative(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _cumulative(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     shape, _, dtype = _first(described)
     tensor = arguments["self"]
+    like = torch.empty_strided(tensor.shape, tensor.stride(), device="meta")
+    converts = tensor.dtype != dtype
+    dense = (torch.empty_like(like) if converts else like).is_contiguous()
+    size_bytes = tensor.numel() * dtype.itemsize
     return kernels.cumsum(
         shape or (1,),
         arguments["dim"],
         dtype.itemsize,
         is_floating=dtype.is_floating_point,
-        converted_bytes=tensor.numel() * dtype.itemsize if tensor.dtype != dtype else 0,
+        converted_bytes=size_bytes if converts else 0,
+        dense_copy_bytes=0 if dense else size_bytes,
         torch_version=version,
     )
 
 
-def _softmax_backward(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
-    """SoftMax.cu, `softmax_backward_cuda_out`: grad * output, and a dense copy of a gradient that is not."""
-    grad, output = arguments["grad_output"], arguments["output"]
-    return kernels.scratches(
-        Scratch("grad output * output", _bytes(output)),
-        Scratch("contiguous grad output", 0 if grad.is_contiguous() else _bytes(grad)),
-    )
+def _pow(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
+    """Pow.cpp, `pow_Scalar_out`: a base that is a number, other than 1, becomes a tensor of the device."""
+    base = arguments["self"]
+    if isinstance(base, torch.Tensor) or base == 1:
+        return ()
+    return (Scratch("base", 16 if isinstance(base, complex) else 8),)
 
 
 def _rows(tensor: torch.Tensor, dim: int) -> tuple[int, int]:
@@ -294,7 +284,7 @@ def _rows(tensor: torch.Tensor, dim: int) -> tuple[int, int]:
     return tensor.numel() // max(items, 1), items
 
 
-def _topk(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _topk(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensor = arguments["self"]
     slices, items = _rows(tensor, arguments["dim"])
     return kernels.topk(
@@ -308,14 +298,12 @@ def _topk(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, in
     )
 
 
-def _sort(arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]) -> tuple[Scratch, ...]:
+def _sort(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensor = arguments["self"]
     return kernels.sort(*_rows(tensor, arguments["dim"]), tensor.element_size(), gpu)
 
 
-def _foreach_norm(
-    arguments: Arguments, described: Any, gpu: GPU, version: tuple[int, int]
-) -> tuple[Scratch, ...]:
+def _foreach_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensors = arguments["self"]
     return kernels.foreach_norm([t.numel() for t in tensors], tensors[0].element_size())
 
@@ -323,6 +311,7 @@ def _foreach_norm(
 _RULES: dict[str, Rule] = {
     **{name: _reduction(kind) for name, kind in _REDUCTIONS.items()},
     **{name: _operand_copies(operands) for name, operands in _MATRIX_PRODUCTS.items()},
+    **COPIES,
     "native_layer_norm": _layer_norm,
     "native_layer_norm_backward": _layer_norm_backward,
     "_fused_rms_norm": _layer_norm,
@@ -335,9 +324,9 @@ _RULES: dict[str, Rule] = {
     "_index_put_impl_": _index_put,
     "nonzero": _nonzero,
     "masked_scatter_": _masked_scatter,
-    "_softmax_backward_data": _softmax_backward,
     "cumsum": _cumulative,
     "cumprod": _cumulative,
+    "pow": _pow,
     "topk": _topk,
     "sort": _sort,
     "_foreach_norm": _foreach_norm,
@@ -353,14 +342,12 @@ _RULES: dict[str, Rule] = {
 class HiddenAllocations:
     """The hidden allocations of one run on one GPU, as the kernels of `torch_version` make them."""
 
-    def __init__(self, gpu: GPU, torch_version: tuple[int, int]) -> None:
+    def __init__(self, gpu: GPU, torch_version: Version) -> None:
         self._gpu = gpu
         self._version = torch_version
         self._blas_threads: set[int] = set()
 
-    def of(
-        self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], described: Any
-    ) -> tuple[Scratch, ...]:
+    def of(self, op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], described: Any) -> Scratches:
         """What `op` allocates beside its outputs, in order."""
         name = op.overloadpacket.__name__
         rule = _RULES.get(name)
@@ -379,7 +366,7 @@ class HiddenAllocations:
             and all(matrix.dtype == torch.bfloat16 for matrix in args[:2])
         )
 
-    def _blas_workspace(self) -> tuple[Scratch, ...]:
+    def _blas_workspace(self) -> Scratches:
         """cuBLAS handles belong to threads: the forward's and autograd's each keep a workspace for ever."""
         thread = threading.get_ident()
         if thread in self._blas_threads:

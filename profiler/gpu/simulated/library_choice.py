@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from profiler.gpu.simulated import attention
-from profiler.gpu.simulated.dispatch import machine, new_tensor
-from profiler.gpu.simulated.tensors.outputs import Metadata, contiguous
+from profiler.gpu.simulated.dispatch import machine, new_tensor, run_operation
+from profiler.gpu.simulated.tensors.outputs import Metadata, arguments_of, contiguous, describe_outputs
 
 aten = torch.ops.aten
+_NO_REDUCTION = 0
 _CUDNN_BATCH_NORM_EPSILON = 1e-5  # CUDNN_BN_MIN_EPSILON is 0 since cuDNN 7.5; PyTorch keeps 1e-5
 
 
@@ -150,6 +151,42 @@ def _convolved(input: torch.Tensor, weight: torch.Tensor, *options: Any) -> Meta
     return (tuple(shape), like.stride(), input.dtype)
 
 
+def _is_depthwise(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    groups: int,
+) -> bool:
+    """Convolution.cpp, `is_depthwise` and `use_cudnn_depthwise`: PyTorch's own kernel, for planes that do not
+    lie channels last; in float16 cuDNN takes the filters that it is fast with.
+    """
+    channels = input.shape[1]
+    if transposed or input.dim() != 4 or channels != groups or groups == 1 or weight.shape[0] % channels:
+        return False
+    if _convolution_format(input, weight) != torch.contiguous_format:
+        return False
+    fast = input.dtype == torch.float16 and channels >= 32 and all(d == 1 for d in dilation)
+    return not (fast and _is_fast_in_cudnn(input, weight, stride))
+
+
+def _is_fast_in_cudnn(input: torch.Tensor, weight: torch.Tensor, stride: Sequence[int]) -> bool:
+    """Convolution.cpp, `check_cudnn_depthwise_workload_with_filter`, for float16: from their measurements."""
+    (batch, channels, height, width), (rows, size) = input.shape, weight.shape[2:]
+    if height == 1 and stride[1] == 1:
+        return True
+    if (stride[0] != stride[1] and height != 1) or rows != size or size not in (1, 3, 5) or width < 7:
+        return False
+    if stride[1] != 2:
+        return stride[1] == 1
+    if batch == 1:
+        return size > 1 or width <= 28
+    if size == 1:
+        return batch <= 16 and channels >= 128 and width <= 7
+    return channels >= 512 or (channels >= 256 and width >= 28)
+
+
 def convolution_backward(
     grad_output: torch.Tensor,
     input: torch.Tensor,
@@ -183,6 +220,17 @@ def convolution_backward(
             )
             return (*(g.squeeze(2) if g is not None else None for g in grads[:2]), grads[2])
         layout = _convolution_format(input, weight)
+        axes = [0, *range(2, grad_output.dim())]
+        if _is_depthwise(input, weight, stride, dilation, transposed, groups):
+            # DepthwiseConv2d.cu: the gradient of the weight, then that of the input
+            op = "aten::_conv_depthwise2d_backward"
+            dense_grad = grad_output.contiguous()
+            dense_input = input.contiguous() if output_mask[1] else input
+            grad_weight = _like(weight, layout, op) if output_mask[1] else None
+            del dense_input
+            grad_input = _like(input, layout, op) if output_mask[0] else None
+            del dense_grad
+            return grad_input, grad_weight, grad_output.sum(axes) if output_mask[2] else None
         dense_input = input.contiguous(memory_format=layout) if output_mask[1] else input
         op = "aten::cudnn_convolution_backward"
         dense_grad = grad_output.contiguous(memory_format=layout)
@@ -191,7 +239,6 @@ def convolution_backward(
             weight.contiguous(memory_format=layout)  # a copy for the kernel, where the layout is another
         grad_weight = _like(weight, layout, op) if output_mask[1] else None
         del dense_input, dense_grad  # the bias sums the gradient as it came
-        axes = [0, *range(2, grad_output.dim())]
         grad_bias = grad_output.sum(axes) if output_mask[2] else None
         return grad_input, grad_weight, grad_bias
 
@@ -199,6 +246,43 @@ def convolution_backward(
 def _like(tensor: torch.Tensor, layout: torch.memory_format, op: str) -> torch.Tensor:
     like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta", memory_format=layout)
     return new_tensor((tuple(tensor.shape), like.stride(), tensor.dtype), op)
+
+
+# --- losses whose result is more than a number, on the device -------------------------------------------
+
+
+def loss_over_its_terms(op: torch._ops.OpOverload, in_place: bool, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Loss.cpp and cuda/Loss.cu: the result is made for a term of each element and resized to the number, so
+    that its storage stays that large. The terms are computed in it (`in_place`), or in another tensor.
+    """
+    with torch._C.DisableTorchFunction():
+        arguments = arguments_of(op, args, kwargs)
+        if arguments["reduction"] == _NO_REDUCTION:
+            return run_operation(op, *args, **kwargs)
+        name = op._schema.name
+        described = describe_outputs(op, list({**arguments, "reduction": _NO_REDUCTION}.values()), {})
+        result = new_tensor(described, name)
+        terms = result if in_place else new_tensor(described, name)
+        if in_place:
+            terms.sum()
+        else:  # summed into the result
+            device = machine(name)
+            number = contiguous((), terms.dtype)
+            with device.memory.scratch(device.scratch_of(aten.sum.default, (terms,), {}, number), name):
+                pass
+        return result.as_strided((), ())
+
+
+def huber_loss(
+    self: torch.Tensor, target: torch.Tensor, reduction: int = 1, delta: float = 1.0
+) -> torch.Tensor:
+    """Loss.cpp, `huber_loss`: the terms, then their mean or sum."""
+    with torch._C.DisableTorchFunction():
+        op = aten.huber_loss.default
+        terms = run_operation(op, self, target, _NO_REDUCTION, delta)
+        if reduction == _NO_REDUCTION:
+            return terms
+        return terms.mean() if reduction == 1 else terms.sum()
 
 
 # --- the CTC loss of the native kernels: ATen/native/cuda/LossCTC.cu ------------------------------------

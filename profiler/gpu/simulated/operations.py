@@ -146,10 +146,22 @@ def _positions(indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | No
     return positions
 
 
+def _alike(positions: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """TensorAdvancedIndexing.cpp, `make_info` and `AdvancedIndex`: indices are expanded to one shape and are
+    int64; where their strides differ, the kernel is given dense ones.
+    """
+    found = [position for position in positions if position is not None]
+    full = iter(t.long() for t in torch.broadcast_tensors(*found)) if found else iter(())
+    expanded = [next(full) if position is not None else None for position in positions]
+    if len({position.stride() for position in expanded if position is not None}) <= 1:
+        return expanded
+    return [position.contiguous() if position is not None else None for position in expanded]
+
+
 def index(self: torch.Tensor, indices: list[torch.Tensor | None]) -> torch.Tensor:
     """`x[i, j]`."""
     with torch._C.DisableTorchFunction():
-        return dispatch.run_operation(aten.index.Tensor, self, _positions(indices))
+        return dispatch.run_operation(aten.index.Tensor, self, _alike(_positions(indices)))
 
 
 def index_put_impl_(
@@ -166,8 +178,12 @@ def index_put_impl_(
             leading = sum(i is None for i in indices[: indices.index(masks[0])]) if indices[0] is None else 0
             trailing = self.dim() - leading - masks[0].dim()
             mask = masks[0].to(DEVICE_TYPE).reshape([*masks[0].shape, *[1] * trailing])
-            return self.masked_fill_(mask, values.to(self.dtype))
+            on_host = values.device.type == "cpu"
+            return self.masked_fill_(mask, values.item() if on_host else values.to(self.dtype))
+        values = values.to(DEVICE_TYPE)  # a number
         positions = _positions(indices)
+        if not accumulate and not torch.are_deterministic_algorithms_enabled():
+            positions = _alike(positions)
         return dispatch.run_operation(
             aten._index_put_impl_.default, self, positions, values, accumulate, unsafe
         )
@@ -188,6 +204,12 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "index.Tensor": index,
     "_index_put_impl_": index_put_impl_,
     "masked_select": masked_select,
+    "mse_loss": partial(library_choice.loss_over_its_terms, aten.mse_loss.default, False),
+    "smooth_l1_loss": partial(library_choice.loss_over_its_terms, aten.smooth_l1_loss.default, False),
+    "binary_cross_entropy": partial(
+        library_choice.loss_over_its_terms, aten.binary_cross_entropy.default, True
+    ),
+    "huber_loss": library_choice.huber_loss,
     "_ctc_loss": library_choice.ctc_loss,
     "_ctc_loss_backward": library_choice.ctc_loss_backward,
     "convolution": library_choice.convolution,
@@ -220,6 +242,7 @@ _BITSANDBYTES = {
 
 # Pure bookkeeping on the TensorImpl: the CPU kernel serves.
 _CPU_KERNELS = (
+    "as_strided_",
     "set_.source_Storage_storage_offset",
     "set_.source_Tensor",
     "set_.source_Storage",

@@ -87,8 +87,17 @@ def is_reduced_by_channels(arguments: dict[str, Any]) -> bool:
     """Normalization.cu, `batch_norm_backward_cuda`: a reduction and a kernel over the elements, in training
     and channels last.
     """
-    layout = torch._prims_common.suggest_memory_format(arguments["input"])
-    return bool(arguments["train"]) and layout != torch.contiguous_format
+    return bool(arguments["train"]) and lies_by_channels(arguments["input"])
+
+
+def lies_by_channels(tensor: torch.Tensor) -> bool:
+    """Normalization.cu, `batch_norm_use_channels_last_kernels`: channels last, or contiguous with nothing
+    behind the channels, as [batch, channels] is.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()]):
+        return True
+    return tensor.is_contiguous() and tensor.stride(1) == 1
 
 
 def _batch_norm_backward(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
@@ -189,11 +198,18 @@ def _fused_gru_cell_backward(
     return [gates, gates, contiguous(grad_hy.shape, grad_hy.dtype), bias, bias]
 
 
+def _log_sigmoid_forward(input: torch.Tensor) -> list[Metadata]:
+    """cuda/ActivationLogSigmoidKernel: CUDA keeps nothing for the backward pass, the CPU a buffer."""
+    like = torch.empty_like(input, device="meta")
+    return [(tuple(like.shape), like.stride(), like.dtype), contiguous((0,), input.dtype)]
+
+
 # Operations without a Meta kernel of their own, or with one that refuses what CUDA accepts.
 _RULES: dict[OpOverload, Callable[..., Any]] = {
     aten._fused_rms_norm.default: _fused_rms_norm,
     aten._fused_rms_norm_backward.default: _fused_rms_norm_backward,
     aten._grouped_mm.default: _grouped_mm,
+    aten.log_sigmoid_forward.default: _log_sigmoid_forward,
     aten._thnn_fused_gru_cell.default: _fused_gru_cell,
     aten._thnn_fused_gru_cell_backward.default: _fused_gru_cell_backward,
 }
