@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.architectures.catalog import ARCHITECTURES, batch, build
+from tests.support.architectures.losses import loss_of
 
 # Where gradients are parts of a larger tensor: its bytes less theirs. MobileBERT's empty matrix beside the
 # tied embedding, [128, 0], keeps the gradient of both, [128, 32]. WavLM concatenates three biases of 32 in
@@ -16,23 +17,6 @@ GRADIENTS_IN_COMMON = {"MobileBertForMaskedLM": 128 * 32 * 4, "WavLMForCTC": -2 
 def rounded(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of their blocks, each a multiple of 512."""
     return sum(-(-4 * tensor.numel() // 512) * 512 for tensor in tensors)
-
-
-def loss_of(outputs):
-    """The model's own loss, or the sum of what it returns."""
-    if outputs.get("loss") is not None:
-        return outputs["loss"]
-    return sum(t.float().sum() for t in tensors_in(outputs.values()) if t.requires_grad)
-
-
-def tensors_in(values):
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
 
 
 @pytest.mark.filterwarnings("ignore")  # of transformers, about the tiny sizes
