@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from profiler.errors import ProfilerError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the quota, or the size of a file
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -55,7 +58,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except OSError as error:
         problem = error.strerror or first_line(error)
-        raise ProfilerError(f"cannot write {path} ({problem}); what was there before is kept") from error
+        room = "make room, or choose another folder, and run again; " if error.errno in _NO_ROOM else ""
+        raise ProfilerError(
+            f"cannot write {path} ({problem}){room}; what was there before is kept"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -104,4 +110,5 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def _unwritable(folder: Path, error: OSError) -> ProfilerError:
-    return ProfilerError(f"cannot write to {folder} ({error.strerror}); choose another folder")
+    room = "make room, or " if error.errno in _NO_ROOM else ""
+    return ProfilerError(f"cannot write to {folder} ({error.strerror}); {room}choose another folder")
