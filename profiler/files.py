@@ -60,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         problem = error.strerror or first_line(error)
         room = "make room, or choose another folder, and run again; " if error.errno in _NO_ROOM else ""
         raise ProfilerError(
-            f"cannot write {path} ({problem}){room}; what was there before is kept"
+            f"cannot write {path} ({problem}); {room}what was there before is kept"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

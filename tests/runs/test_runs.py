@@ -63,7 +63,16 @@ def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
     from profiler.records.table import read
     from profiler.runs import rows
 
-    command = ["run", "gradient_accumulation", "--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+    command = [
+        "run",
+        "gradient_accumulation",
+        "--device",
+        "cpu",
+        "--size",
+        "small",
+        "--results",
+        str(tmp_path),
+    ]
     assert main(command) == 0
     path = tmp_path / "cpu-small" / "gradient_accumulation" / "records.parquet"
     before = read(path)
