@@ -152,7 +152,9 @@ def _alike(positions: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None
     """
     found = [position for position in positions if position is not None]
     full = iter(t.long() for t in torch.broadcast_tensors(*found)) if found else iter(())
-    expanded = [next(full) if position is not None else None for position in positions]
+    expanded: list[torch.Tensor | None] = [
+        next(full) if position is not None else None for position in positions
+    ]
     if len({position.stride() for position in expanded if position is not None}) <= 1:
         return expanded
     return [position.contiguous() if position is not None else None for position in expanded]
