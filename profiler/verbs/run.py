@@ -106,7 +106,8 @@ def run(options: Namespace) -> int | None:
     cannot be read; what had finished by then is kept. At the end also if figures lack runs without an end.
     """
     if options.redraw:
-        return _redraw(options)
+        _redraw(options)
+        return None
     if options.virtual:
         return again_virtually(options)
     from profiler.runs.provenance import check_device, default_device, device_class
