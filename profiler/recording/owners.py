@@ -29,8 +29,14 @@ def labels(state: TrainingState, device: torch.device) -> dict[int, str]:
 
 def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The tensors that have its bytes: of a DTensor this rank's part, of a wrapper (torchao's float8 weights,
-    quantized ones) those inside, as torch.utils._python_dispatch names them; else itself.
+    quantized ones) those inside, as torch.utils._python_dispatch names them; of a sparse one its values and
+    indices; of a lazy module's parameter nothing yet; else itself.
     """
+    if torch.nn.parameter.is_lazy(tensor):
+        return
+    if tensor.layout == torch.sparse_coo:
+        yield from (tensor._values(), tensor._indices())
+        return
     if not is_traceable_wrapper_subclass(tensor):
         yield tensor
         return
@@ -41,7 +47,7 @@ def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
     """Size in bytes by storage address of what the training loop holds on `device`."""
     found: dict[int, int] = {}
-    for tensor, _ in _held(state):
+    for tensor in (part for held, _ in _held(state) for part in _plain(held)):
         if tensor.device.type == device.type:
             storage = tensor.untyped_storage()
             found[storage.data_ptr()] = storage.nbytes()
