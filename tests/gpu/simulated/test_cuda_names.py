@@ -164,8 +164,8 @@ def test_running_full_in_backward_raises_and_frees_the_graph(ledger):
         with pytest.raises(DeviceOutOfMemory):
             y.sum().backward()
         del y
-        # The traceback refers to itself. A collection does nothing while another thread is at one; the thread
-        # of autograd may be, or may not have let go of the error yet: so again, for a while.
+        # The traceback refers to itself. One collection did not always free it (seen with several processes
+        # at once; most likely the thread of autograd had not let go of the error yet): so again, for a while.
         deadline = time.monotonic() + 30
         gc.collect()
         while len(ledger.live) > 1 and time.monotonic() < deadline:

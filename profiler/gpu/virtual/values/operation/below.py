@@ -9,6 +9,7 @@ pass it, too.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 
@@ -24,7 +25,7 @@ _below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect
 # A key that PyTorch itself never uses: no tensor has it and no kernel stands there. A thread that includes it
 # passes it with every call, between autograd and Python's modes.
 THREAD_KEY_NAME = "Fake"
-_THREAD_KEY = torch._C._parse_dispatch_key(THREAD_KEY_NAME)
+_THREAD_KEY = cast(torch._C.DispatchKey, torch._C._parse_dispatch_key(THREAD_KEY_NAME))
 _thread_key = torch._C.DispatchKeySet(_THREAD_KEY)
 
 
