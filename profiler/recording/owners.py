@@ -41,7 +41,9 @@ def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield tensor
         return
     for name in tensor.__tensor_flatten__()[0]:
-        yield from _plain(getattr(tensor, name))
+        inside = getattr(tensor, name)
+        if isinstance(inside, torch.Tensor):  # a DTensor names its mesh too
+            yield from _plain(inside)
 
 
 def storages(state: TrainingState, device: torch.device) -> dict[int, int]:
