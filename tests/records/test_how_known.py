@@ -80,7 +80,7 @@ def test_what_is_recorded_is_drawn_again_and_nothing_runs(tmp_path, capsys, monk
     assert str(folder / "depth.png") in capsys.readouterr().out
     assert drawn[0].stat().st_size > 10_000
     assert "two timings" in (svg := drawn[1].read_text())
-    assert "simulated A100-40GB" in svg
+    assert "virtual NVIDIA A100-SXM4-40GB" in svg
     # 28 runs of 9 phases on the CPU, and as many on the GPU.
     assert len(drawn[2].read_text().splitlines()) == 1 + 2 * 28 * 9
     assert (folder / "records.parquet").read_bytes() == before
