@@ -112,7 +112,7 @@ def batch(workload, plan, device):
     precision=st.sampled_from(["fp32", "amp_bf16", "bf16", "fp16_master"]),
     micro_batches=st.integers(1, 2),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_levels_are_exact_and_peaks_a_lower_bound(
     monkeypatch, plan, unused, size, optimizer, precision, micro_batches
 ):

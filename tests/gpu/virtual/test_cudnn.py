@@ -54,6 +54,24 @@ def first_workspace(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., i
     return ask
 
 
+def answers(codes: list[str]) -> list:
+    """What each prints, one after another in one process: torch and cuDNN are loaded once."""
+    return answer(
+        f"""
+import contextlib, io, json, torch
+found = []
+for code in {codes!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(code, {{}})
+    found.append(json.loads(said.getvalue()))
+    torch.cuda.memory._record_memory_history(None)  # the next begins with no events
+print(json.dumps(found))
+""",
+        one("A100-40GB"),
+        needed(installed_torch()),
+    )
+
+
 LAYER = """
 import json, torch
 channels, groups, kind, format = {channels}, {groups}, torch.{kind}, torch.{format}
@@ -71,32 +89,36 @@ print(json.dumps([e["size"] for e in events if e["action"] == "alloc"]))
 FORMATS = {2: ("contiguous_format", "channels_last"), 3: ("contiguous_format", "channels_last_3d")}
 
 
-@pytest.mark.parametrize(
-    ("kind", "last", "dimensions", "groups"),
-    [
-        ("float", False, 2, 1),
-        ("float", True, 2, 1),
-        ("half", False, 2, 1),
-        ("bfloat16", True, 2, 1),
-        ("float", False, 2, 4),
-        ("half", True, 3, 1),
-    ],
+CONVOLUTIONS = (
+    ("float", False, 2, 1),
+    ("float", True, 2, 1),
+    ("half", False, 2, 1),
+    ("bfloat16", True, 2, 1),
+    ("float", False, 2, 4),
+    ("half", True, 3, 1),
 )
-def test_a_convolution_takes_the_workspaces_of_cudnns_first_plans(
-    first_workspace, kind, last, dimensions, groups
-):
+
+
+def test_a_convolution_takes_the_workspaces_of_cudnns_first_plans(first_workspace):
     channels = 64
-    code = LAYER.format(
-        channels=channels, groups=groups, kind=kind, format=FORMATS[dimensions][last], dimensions=dimensions
-    )
-    taken = answer(code, one("A100-40GB"), needed(installed_torch()))
-    spatial, ones = ",".join(["16"] * dimensions), ",".join("1" * dimensions)
-    sizes = [f"16,{channels},{spatial}", f"{channels},{channels // groups},{','.join('3' * dimensions)}"]
-    layout = "channels_last" if last else "channels_first"
-    words = [kind, layout, str(groups), *sizes, ones, ones]
-    found = [first_workspace(operation, *words) for operation in ("forward", "data", "filter")]
-    assert max(found) > 0
-    assert [size for size in found if size and size not in taken] == []
+    codes = [
+        LAYER.format(
+            channels=channels,
+            groups=groups,
+            kind=kind,
+            format=FORMATS[dimensions][last],
+            dimensions=dimensions,
+        )
+        for kind, last, dimensions, groups in CONVOLUTIONS
+    ]
+    for (kind, last, dimensions, groups), taken in zip(CONVOLUTIONS, answers(codes), strict=True):
+        spatial, ones = ",".join(["16"] * dimensions), ",".join("1" * dimensions)
+        kernel = f"{channels},{channels // groups},{','.join('3' * dimensions)}"
+        layout = "channels_last" if last else "channels_first"
+        words = [kind, layout, str(groups), f"16,{channels},{spatial}", kernel, ones, ones]
+        found = [first_workspace(operation, *words) for operation in ("forward", "data", "filter")]
+        assert max(found) > 0, words
+        assert [size for size in found if size and size not in taken] == [], words
 
 
 def test_a_benchmark_chooses_the_same_plans_in_each_run():
@@ -137,18 +159,14 @@ print(json.dumps([e["size"] for e in events if e["action"] == "alloc"]))
 # Reserve spaces that others published, in bytes: JAX's test of its LSTM (cuDNN 9), PyTorch's operator log of
 # tts_angular (cuDNN 8: 16 bytes more), deepspeech.pytorch's issue 172 (cuDNN 7), PyTorch's issue 2895
 # (cuDNN 6: four layers of 320 and steps x batch are inferred, one number for both figures).
-@pytest.mark.parametrize(
-    ("layer", "kind", "steps", "batch", "published"),
-    [
-        ("LSTM(1, 1)", "float32", 1, 1, 320),
-        ("LSTM(256, 768)", "float16", 50, 64, 24_576_016),
-        ("GRU(672, 800, bidirectional=True)", "float32", 326, 64, 801_177_600),
-        ("LSTM(123, 320, 4)", "float32", 500, 50, 736_000_000),
-        ("GRU(123, 320, 4)", "float32", 500, 50, 864_000_000),
-    ],
+PUBLISHED = (
+    ("LSTM(1, 1)", "float32", 1, 1, 320),
+    ("LSTM(256, 768)", "float16", 50, 64, 24_576_016),
+    ("GRU(672, 800, bidirectional=True)", "float32", 326, 64, 801_177_600),
+    ("LSTM(123, 320, 4)", "float32", 500, 50, 736_000_000),
+    ("GRU(123, 320, 4)", "float32", 500, 50, 864_000_000),
 )
-def test_the_reserve_of_a_recurrent_layer_is_what_was_published(layer, kind, steps, batch, published):
-    code = f"""
+RECURRENT = """
 import json, torch
 layer = torch.nn.{layer}.to("cuda", torch.{kind})
 x = torch.empty({steps}, {batch}, layer.input_size, device="cuda", dtype=torch.{kind})
@@ -157,8 +175,15 @@ layer(x)
 events = torch.cuda.memory._snapshot()["device_traces"][0]
 print(json.dumps([e["size"] for e in events if e["action"] == "alloc"]))
 """
-    taken = answer(code, one("A100-40GB"), needed(installed_torch()))
-    assert any(0 <= published - size <= 16 for size in taken)
+
+
+def test_the_reserve_of_a_recurrent_layer_is_what_was_published():
+    codes = [
+        RECURRENT.format(layer=layer, kind=kind, steps=steps, batch=batch)
+        for layer, kind, steps, batch, _ in PUBLISHED
+    ]
+    for (layer, *_, published), taken in zip(PUBLISHED, answers(codes), strict=True):
+        assert any(0 <= published - size <= 16 for size in taken), layer
 
 
 def test_where_no_cudnn_is_installed_the_bound_is_said(tmp_path):
@@ -177,19 +202,23 @@ def test_where_no_cudnn_is_installed_the_bound_is_said(tmp_path):
     assert "cuDNN is not installed: its convolution workspaces count as 0" in journal.assumed
 
 
-@pytest.mark.parametrize(("layer", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
-def test_the_weights_of_a_recurrent_layer_are_one_block(layer, gates):
-    code = f"""
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+BOTH_DIRECTIONS = """
 import json, torch
 layer = torch.nn.{layer}(64, 128, 2, bidirectional=True, device="cuda")
 layer(torch.randn(50, 8, 64, device="cuda"))[0].sum().backward()
 spaces = {{weight.untyped_storage().data_ptr() for weight in layer.parameters()}}
 print(json.dumps([len(spaces), next(iter(layer.parameters())).untyped_storage().nbytes()]))
 """
+
+
+def test_the_weights_of_a_recurrent_layer_are_one_block():
     first, second = (64 + 128) * 128, (2 * 128 + 128) * 128  # the second layer reads both directions
     biases = 2 * 128
-    expected = 4 * gates * 2 * (first + second + 2 * biases)  # bytes, gates, directions
-    assert answer(code, one("A100-40GB"), needed(installed_torch())) == [1, expected]
+    found = answers([BOTH_DIRECTIONS.format(layer=layer) for layer in GATES])
+    for (layer, gates), said in zip(GATES.items(), found, strict=True):
+        expected = 4 * gates * 2 * (first + second + 2 * biases)  # bytes, gates, directions
+        assert said == [1, expected], layer
 
 
 def test_what_is_a_rule_is_said():
