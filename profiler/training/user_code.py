@@ -21,12 +21,15 @@ from typing import Any
 import torch
 
 from profiler.errors import ProfilerError
-from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
+from profiler.gpu.simulated.tensors.unsupported import ON_THE_VIRTUAL_GPU, UnsupportedOperation
 
 _OWN_FOLDER = f"{Path(__file__).parents[1]}/"
 _BUILT_IN_MODELS = str(Path(__file__).with_name("built_in.py"))
 _TORCH_FOLDER = f"{Path(torch.__file__).parent}/"
 _STANDARD_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
+# What torch says where a tensor of the simulated device meets a kernel that it has not.
+_NO_KERNEL = (DEVICE_TYPE, "TensorWrapper")
 _PACKAGE_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib", "platlib")})
 
 
@@ -199,6 +202,8 @@ def in_one_line(error: BaseException) -> str:
         return f"{type(error).__name__}: {said} ({short_path(error.filename)}:{error.lineno})"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_user_code(f.filename)]
     place = f" ({short_path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, NotImplementedError) and any(word in said for word in _NO_KERNEL):
+        return f"cannot be simulated: {said.split('. ')[0]}{place}; {ON_THE_VIRTUAL_GPU}"
     return f"{type(error).__name__}: {said}{place}"
 
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+import profiler
 from profiler.errors import ProfilerError
-from profiler.training.user_code import UserCode, call_with_device, split_reference
+from profiler.training.user_code import UserCode, call_with_device, errors_in_one_line, split_reference
 
 pytestmark = pytest.mark.quick
 
@@ -143,3 +144,18 @@ def test_a_changed_file_is_loaded_anew(tmp_path):
     for width in (3, 5):
         path.write_text(text.format(width))
         assert examine(Workload(f"{path}:make_model", 1))[1] == 2 * width
+
+
+def test_what_the_simulated_gpu_has_no_kernel_for_is_one_line_with_the_way_out():
+    """Sparse tensors of its device do not exist."""
+
+    def train():
+        with profiler.simulated_gpu("T4"), errors_in_one_line("a.py"):
+            embedding = torch.nn.Embedding(100, 8, sparse=True, device="cuda")
+            embedding(torch.arange(5, device="cuda")).sum().backward()
+            torch.optim.SparseAdam(embedding.parameters()).step()
+
+    with pytest.raises(
+        ProfilerError, match=r"^a\.py: cannot be simulated: .*; the virtual GPU runs it: [^\n]*$"
+    ):
+        train()
