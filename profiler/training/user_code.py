@@ -21,16 +21,15 @@ from typing import Any
 import torch
 
 from profiler.errors import ProfilerError
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
-from profiler.gpu.simulated.tensors.unsupported import ON_THE_VIRTUAL_GPU, UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, ON_THE_VIRTUAL_GPU, UnsupportedOperation
 
 _OWN_FOLDER = f"{Path(__file__).parents[1]}/"
 _BUILT_IN_MODELS = str(Path(__file__).with_name("built_in.py"))
 _TORCH_FOLDER = f"{Path(torch.__file__).parent}/"
 _STANDARD_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
+_PACKAGE_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib", "platlib")})
 # What torch says where a tensor of the simulated device meets a kernel that it has not.
 _NO_KERNEL = (DEVICE_TYPE, "TensorWrapper")
-_PACKAGE_FOLDERS = tuple({f"{sysconfig.get_path(name)}/" for name in ("purelib", "platlib")})
 
 
 class UserCode:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE
 
 
 def _names(text: str) -> list[str]:

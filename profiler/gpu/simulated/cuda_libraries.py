@@ -11,8 +11,7 @@ import torch
 
 from profiler.gpu.patched import Patch
 from profiler.gpu.simulated.cuda_translation import CUDA, to_simulated
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
-from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
 
 
 def library_patches() -> list[Patch]:

@@ -18,7 +18,7 @@ from profiler.gpu.simulated import autocast
 from profiler.gpu.simulated.cuda_functions import device_functions, memory_functions
 from profiler.gpu.simulated.cuda_libraries import files_of_tensors, library_patches
 from profiler.gpu.simulated.cuda_translation import CUDA, CudaNames, may_set_data
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE
 
 
 def _for_cuda(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE
 
 _SIMULATED = f"{DEVICE_TYPE}:0"
 _NAMES_OF_DEVICES = (torch.device, str)

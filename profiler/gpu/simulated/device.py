@@ -14,8 +14,8 @@ from profiler.gpu.simulated.cuda_names import cuda_names
 from profiler.gpu.simulated.dispatch import Machine, opened
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.gpu.simulated.tensors.host_values import HostValues
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE
 from profiler.gpu.simulated.tensors.storage import Allocator, DeviceMemory, Observer
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE
 
 
 class _Backend:

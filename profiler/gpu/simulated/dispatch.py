@@ -17,7 +17,6 @@ from profiler.gpu.kernels.scratch import Scratch
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.gpu.simulated.tensors.host_values import HostValues
 from profiler.gpu.simulated.tensors.outputs import (
-    DEVICE_TYPE,
     PLACEMENTS,
     Metadata,
     Placement,
@@ -26,7 +25,7 @@ from profiler.gpu.simulated.tensors.outputs import (
     describe_outputs,
 )
 from profiler.gpu.simulated.tensors.storage import DeviceMemory
-from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
 from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
 
 CPU_KERNEL = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)

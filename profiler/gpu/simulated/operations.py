@@ -11,7 +11,6 @@ import torch
 from profiler.gpu.simulated import autocast, dispatch, library_choice
 from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, new_tensor, resize
 from profiler.gpu.simulated.tensors.outputs import (
-    DEVICE_TYPE,
     PLACEMENTS,
     RULED_OPERATIONS,
     Metadata,
@@ -19,7 +18,7 @@ from profiler.gpu.simulated.tensors.outputs import (
     contiguous,
 )
 from profiler.gpu.simulated.tensors.storage import span_bytes
-from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
 from profiler.gpu.virtual.values.assumptions import AS_IF_ONE
 
 aten = torch.ops.aten

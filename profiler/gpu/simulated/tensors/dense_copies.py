@@ -57,7 +57,7 @@ def _im2col(arguments: dict[str, Any], described: Any, gpu: GPU, version: Any) -
 _CHANNELS_LAST = (torch.channels_last,)
 
 # SoftMax.cu (`host_softmax`), UpSample*.cu, *Pool*.cu. Each confirmed with torch 2.6, 2.11 and 2.14 on the
-# virtual GPU (tests/gpu/simulated/test_dense_copies.py).
+# virtual GPU (tests/gpu/simulated/tensors/test_requests.py).
 COPIES = {
     "_softmax": _of("self"),
     "_log_softmax": _of("self"),

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch._ops import OpOverload
 
-from profiler.gpu.simulated.tensors.outputs import DEVICE_TYPE, call
+from profiler.gpu.simulated.tensors.outputs import call
 from profiler.gpu.simulated.tensors.storage import span_bytes
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE
 from profiler.gpu.virtual.values.assumptions import stand_in
 
 # Beyond this a tensor is data, not control: its values are unknown.

@@ -10,10 +10,9 @@ import torch
 import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
-from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
+from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
 from profiler.units import round_up
 
-DEVICE_TYPE = "simgpu"
 aten = torch.ops.aten
 
 # A tensor described: shape, strides, dtype.

@@ -1,4 +1,4 @@
-"""The errors of the simulated device, with the line of the user's program that met them."""
+"""What torch calls the simulated device; its errors, with the line of the user's program that met them."""
 
 import linecache
 import sys
@@ -10,6 +10,7 @@ import torch
 _OWN = Path(__file__).parents[3]
 _LIBRARY_FOLDERS = (str(Path(torch.__file__).parent), str(_OWN / "gpu"), str(_OWN / "recording"))
 
+DEVICE_TYPE = "simgpu"
 ON_THE_VIRTUAL_GPU = "the virtual GPU runs it: profiler on GPU -- python FILE"
 
 
