@@ -93,6 +93,12 @@ def test_no_two_folders_import_each_other():
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
+def test_no_files_import_each_other():
+    TopologicalSorter(
+        {module: {*imports(tree)} & modules().keys() - {module} for module, tree in modules().items()}
+    ).prepare()  # raises CycleError
+
+
 def test_folders_and_files_are_small():
     width: dict[str, int] = defaultdict(int)
     long = set()

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Entry, Free, Mark
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 
@@ -48,16 +48,16 @@ class CpuRecorder(PhaseRecorder):
         return Reading(mark, _resident_bytes())
 
     @cached_property
-    def entries(self) -> Sequence[Allocation | Free | Mark]:
+    def entries(self) -> Sequence[Entry]:
         """Everything that happened, in order; ask for it after the `with` block."""
         marks = [reading.mark for reading, _, _ in self._boundaries]
         return [*self._baseline, *_ledger_entries(self._profile, marks)]
 
 
-def _ledger_entries(profile: Any, marks: list[Mark]) -> list[Allocation | Free | Mark]:
+def _ledger_entries(profile: Any, marks: list[Mark]) -> list[Entry]:
     """The profile's allocations, frees and phase ends in the order in which they happened."""
 
-    timed: list[tuple[int, Allocation | Free | Mark]] = []
+    timed: list[tuple[int, Entry]] = []
     remaining_marks = iter(marks)
     pending = list(profile.profiler.kineto_results.experimental_event_tree())
     found_marks: list[int] = []

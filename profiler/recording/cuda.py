@@ -22,12 +22,10 @@ from profiler.gpu.stacks import UNKNOWN, origin
 from profiler.recording.owners import labels
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.recording.workspaces import with_workspaces
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Entry, Free, Mark
 from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 from profiler.units import round_up
-
-Entry = Allocation | Free | Mark
 
 
 class CudaRecorder(PhaseRecorder):

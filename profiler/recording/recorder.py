@@ -13,7 +13,7 @@ from typing import Self
 import torch
 
 from profiler.device import Device
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Entry, Mark
 from profiler.trace.ledger import account
 from profiler.trace.phase import Phase
 from profiler.trace.run import PhaseMeasurement, Refusal, Run, until_last_phase
@@ -103,7 +103,7 @@ class PhaseRecorder(ABC):
 
     @property
     @abstractmethod
-    def entries(self) -> Sequence[Allocation | Free | Mark]:
+    def entries(self) -> Sequence[Entry]:
         """Everything that happened on the device, in order; ask for it after the `with` block."""
 
     @property

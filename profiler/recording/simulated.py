@@ -19,7 +19,7 @@ from profiler.gpu.cards import GPU
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
-from profiler.trace.events import Allocation, Free, Mark, Place
+from profiler.trace.events import Allocation, Entry, Free, Mark, Place
 from profiler.trace.phase import Phase
 from profiler.trace.run import Refusal
 from profiler.trace.segments import Changes, SegmentChange
@@ -41,7 +41,7 @@ class _Listener:
     """Writes what the device reports into the ledger's terms, with the bytes reserved after each entry."""
 
     def __init__(self) -> None:
-        self.entries: list[Allocation | Free | Mark] = []
+        self.entries: list[Entry] = []
         self.reserved_bytes = array("q")
         self.segment_changes: defaultdict[int, list[SegmentChange]] = defaultdict(list)
         self.refusals: list[Refusal] = []
@@ -89,7 +89,7 @@ class _Listener:
                 self.entries[position] = replace(entry, where=Place(module, entry.where.line))  # type: ignore[index]
         self._note(mark)
 
-    def _note(self, entry: Allocation | Free | Mark) -> None:
+    def _note(self, entry: Entry) -> None:
         self.entries.append(entry)
         free_bytes, total_bytes = self._free_and_total()
         self.reserved_bytes.append(total_bytes - free_bytes)
@@ -150,7 +150,7 @@ class SimulatedRecorder(PhaseRecorder):
         return {name: size for name, size in stats.items() if not name.endswith(".peak")} | of_phase
 
     @property
-    def entries(self) -> Sequence[Allocation | Free | Mark]:
+    def entries(self) -> Sequence[Entry]:
         """Everything that happened on the device, in order."""
         return self._listener.entries
 

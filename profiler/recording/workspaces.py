@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from profiler.gpu.kernels.blas import DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES
-from profiler.trace.events import Allocation, Free, Mark
-
-Entry = Allocation | Free | Mark
+from profiler.trace.events import Allocation, Entry, Free
 
 _WORKSPACE_BYTES = (DEFAULT_WORKSPACE_BYTES, LARGE_WORKSPACE_BYTES)
 

@@ -13,7 +13,8 @@ from profiler.gpu.cards import GPU
 from profiler.records import table as records
 from profiler.records.select import last_of_each_run
 from profiler.reference.suite import Case
-from profiler.trace.file import Entry, read_run
+from profiler.trace.events import Entry
+from profiler.trace.load import read_run
 
 if TYPE_CHECKING:
     import pandas as pd

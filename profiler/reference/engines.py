@@ -15,7 +15,7 @@ from profiler.reference.predictions import predict_probes, simulate
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.runs.virtually import again_on_virtual_gpu
 from profiler.trace.alignment import Request, Unmatched, explain
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:

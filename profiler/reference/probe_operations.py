@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from profiler.reference.probes import Probe
+from profiler.reference.probe import Probe
 
 Operate = Callable[[], object]
 

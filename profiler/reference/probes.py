@@ -9,14 +9,14 @@ returned.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from profiler.device import Device
 from profiler.errors import first_line
+from profiler.reference.probe import Probe
 from profiler.runs.run_settings import ATTENTION_KERNELS, RunSettings
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Entry, Free
 from profiler.trace.phase import Phase
 
 Row = dict[str, Any]
@@ -33,25 +33,6 @@ COLUMNS = {
     "outcome": "ok, or skipped",
     "detail": "why skipped",
 }
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One operation on operands of a shape (see the operation's docstring) and a dtype."""
-
-    operation: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    option: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str, str]:
-        """Operation, shape, dtype and option as the table of probes has them."""
-        return self.operation, _shape(self.shape), self.dtype, self.option
-
-    def __str__(self) -> str:
-        words = [self.operation, _shape(self.shape), self.dtype, self.option]
-        return " ".join(word for word in words if word)
 
 
 def requests_of_probes(probes: Sequence[Probe], device: Device) -> list[Row]:
@@ -88,7 +69,7 @@ def _nothing() -> None:
     pass
 
 
-def _by_phase(entries: Sequence[Allocation | Free | Mark]) -> dict[Phase, list[tuple[int, str]]]:
+def _by_phase(entries: Sequence[Entry]) -> dict[Phase, list[tuple[int, str]]]:
     """Requests (positive) and frees (negative) of each phase, with the op; no frees of earlier blocks."""
     found: dict[Phase, list[tuple[int, str]]] = {}
     events: list[tuple[int, str]] = []
@@ -109,10 +90,7 @@ def _by_phase(entries: Sequence[Allocation | Free | Mark]) -> dict[Phase, list[t
 
 def _rows(probe: Probe, events: list[tuple[int, str]], failure: str | None) -> Iterator[Row]:
     shared = {
-        "operation": probe.operation,
-        "shape": _shape(probe.shape),
-        "dtype": probe.dtype,
-        "option": probe.option,
+        **dict(zip(("operation", "shape", "dtype", "option"), probe.key, strict=True)),
         "outcome": "ok" if failure is None else "skipped",
         "detail": failure,
     }
@@ -121,10 +99,6 @@ def _rows(probe: Probe, events: list[tuple[int, str]], failure: str | None) -> I
         return
     for position, (requested_bytes, op) in enumerate(events):
         yield {**shared, "position": position, "requested_bytes": requested_bytes, "op": op}
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "×".join(str(size) for size in shape)
 
 
 _SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from profiler.trace.alignment import Explanation, Request, Unmatched, explain
-from profiler.trace.events import Allocation
-from profiler.trace.file import Entry
+from profiler.trace.events import Allocation, Entry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,3 +45,7 @@ class Mark:
 
     phase: Phase
     labels: Mapping[int, str]
+
+
+Entry = Allocation | Free | Mark
+Entries = Sequence[Entry]

@@ -1,4 +1,4 @@
-"""Runs as small files: all that a Run has, as Parquet.
+"""Runs as small files: the columns and words of all that a Run has, as Parquet.
 
 One row an entry, in order. An end of phase is one row for each label and then one for the mark itself. Words
 are dictionary encoded, sizes and addresses too (a caching allocator hands the same blocks out again and
@@ -8,22 +8,17 @@ in the file's metadata (profiler.trace.file_metadata); a file without it is a tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from profiler.device import UNKNOWN, Device
 from profiler.errors import ProfilerError, first_line
 from profiler.files import write_atomically
-from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file_metadata import phase_in_words, phases_said, run_in_words, run_said
+from profiler.trace.events import Allocation, Entries, Entry, Free, Mark, Place
 from profiler.trace.ledger import CATEGORIES
 from profiler.trace.phase import Phase
-from profiler.trace.run import Run
-from profiler.trace.segments import SEGMENT_ACTIONS, SegmentChange
-
-Entry = Allocation | Free | Mark
+from profiler.trace.segments import SEGMENT_ACTIONS, Changes, SegmentChange
 
 # Column -> what it says. Numbers are 0 and words "" where an entry has none; `module` is null without place.
 COLUMNS = {
@@ -48,7 +43,6 @@ ADDED = {
 _NUMBERS = ("address", "size_bytes", "requested_bytes", "step", "micro_batch", "stream", "reserved_bytes")
 _ENTRIES = ("alloc", "free", "mark")
 _METADATA = b"profiler run"
-_OLDER = "the file does not say where it ran, or what the allocator reserved"
 _LARGEST = 1 << 60
 _NULL = ("module", "reserved_bytes")
 _NOTHING: dict[str, Any] = {
@@ -56,7 +50,26 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def write_run(path: Path, run: Run) -> None:
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: the entries, and what belongs to each of them, to each phase and to the run.
+
+    Attributes:
+        entries: in order.
+        reserved_bytes: one an entry, or empty.
+        segment_changes: by the entry that they precede.
+        phase_words: one a mark, as `profiler.trace.file_metadata` writes them; fewer, or "", for none.
+        run_words: the same for the whole run; "" in a file of entries alone.
+    """
+
+    entries: Entries
+    reserved_bytes: Sequence[int]
+    segment_changes: Changes
+    phase_words: Sequence[str]
+    run_words: str
+
+
+def write_content(path: Path, content: Content) -> None:
     """Write one run; the file is whole or not there.
 
     Raises ProfilerError if the folder cannot be written.
@@ -64,17 +77,17 @@ def write_run(path: Path, run: Run) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{**_NOTHING, **row} for row in _rows(run)]
+    rows = [{**_NOTHING, **row} for row in _rows(content)]
     types = {name: pa.int64() if name in _NUMBERS else pa.string() for name in (*COLUMNS, *ADDED)}
-    schema = pa.schema(list(types.items()), metadata={_METADATA: run_in_words(run).encode()})
+    schema = pa.schema(list(types.items()), metadata={_METADATA: content.run_words.encode()})
     table = pa.table({name: [row[name] for row in rows] for name in types}, schema=schema)
     write_atomically(
         path, lambda temporary: pq.write_table(table, temporary, compression="zstd", compression_level=19)
     )
 
 
-def read_run(path: Path) -> Run:
-    """The run in a file of `write_run`, this version's or an older one's.
+def read_content(path: Path) -> Content:
+    """What `write_content` wrote, this version's or an older one's; its words are not looked at.
 
     Raises ProfilerError for a file that is missing or not such a run.
     """
@@ -85,27 +98,19 @@ def read_run(path: Path) -> Run:
         schema = pq.read_schema(path)
         names = [*COLUMNS, *(name for name in ADDED if name in schema.names)]
         columns = pq.read_table(path, columns=names).to_pydict()
-        said = json.loads((schema.metadata or {}).get(_METADATA, b"null"))
-    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError, RecursionError) as error:
+        run_words = (schema.metadata or {}).get(_METADATA, b"").decode()
+    except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
         raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
     if missing := COLUMNS.keys() - columns.keys():
         raise ProfilerError(f"{path} is not a trace: it lacks {', '.join(missing)}")
     if problem := _problem(columns):
         raise ProfilerError(f"{path} is not a readable trace ({problem})")
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    entries = list(_entries(rows))
-    changes = _changes(rows)
     reserved: list[Any] = [row.get("reserved_bytes") for row in rows if row["kind"] in _ENTRIES]
     if None in reserved:
         reserved = []
-    words = [row.get("measurement", "") for row in rows if row["kind"] == "mark"]
-    try:
-        phases = phases_said(entries, reserved, words)
-        if said is None:
-            return Run(Device(UNKNOWN), "", entries, phases, reserved, note=_OLDER)
-        return run_said(said, entries, reserved, changes, phases)
-    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
+    phase_words = [row.get("measurement", "") for row in rows if row["kind"] == "mark"]
+    return Content(list(_entries(rows)), reserved, _changes(rows), phase_words, run_words)
 
 
 def _problem(columns: dict[str, list[Any]]) -> str:
@@ -125,17 +130,17 @@ def _problem(columns: dict[str, list[Any]]) -> str:
     return ""
 
 
-def _rows(run: Run) -> Iterator[dict[str, Any]]:
-    reserved: Sequence[int | None] = run.reserved_bytes or [None] * len(run.entries)
-    phases = iter(run.phases)
-    for index, (entry, reserved_bytes) in enumerate(zip(run.entries, reserved, strict=True)):
-        for change in run.segment_changes.get(index, ()):
+def _rows(content: Content) -> Iterator[dict[str, Any]]:
+    reserved: Sequence[int | None] = content.reserved_bytes or [None] * len(content.entries)
+    phases = iter(content.phase_words)
+    for index, (entry, reserved_bytes) in enumerate(zip(content.entries, reserved, strict=True)):
+        for change in content.segment_changes.get(index, ()):
             action, address, size_bytes, stream = change
             yield {"kind": action, "address": address, "size_bytes": size_bytes, "stream": stream}
         *labels, last = _rows_of(entry)
         yield from labels
-        if isinstance(entry, Mark) and (phase := next(phases, None)) is not None:
-            last["measurement"] = phase_in_words(phase)
+        if isinstance(entry, Mark):
+            last["measurement"] = next(phases, "")
         yield {**last, "reserved_bytes": reserved_bytes}
 
 

@@ -4,65 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from profiler.trace.moments import Entries
-from profiler.trace.run import PhaseMeasurement, Run, phases_told_by
-from profiler.trace.segments import Changes
 from profiler.workload import Workload
 
-_VERSION = 1
+_VERSION = "version"
 _LARGEST = 1 << 60
-# The rest is told by rows, an entry each.
-_OF_A_RUN = (
-    *("device", "name", "workload", "out_of_memory", "refusals", "rests_on"),
-    *("parameters", "assumed", "note", "provenance"),
-)
-_OF_A_PHASE = ("seconds", "reading_seconds", "device_used_bytes", "memory_stats")
 
 
-def run_in_words(run: Run) -> str:
-    """All but the entries and what belongs to each of them, as JSON."""
-    return json.dumps({"version": _VERSION, **_values(run, _OF_A_RUN)}, default=_plain)
+def in_words(of: Any, names: Sequence[str], version: int | None = None) -> str:
+    """These fields of a dataclass as JSON, with the version of their form if there is one."""
+    form = {} if version is None else {_VERSION: version}
+    return json.dumps({**form, **_values(of, names)}, default=_plain)
 
 
-def phase_in_words(phase: PhaseMeasurement) -> str:
-    """What was read at a phase's end beside the events, as JSON."""
-    return json.dumps(_values(phase, _OF_A_PHASE), default=_plain)
+def said(kind: type, words: str, names: Sequence[str], version: int | None = None) -> dict[str, Any]:
+    """These fields of a dataclass, each of its type, from what `in_words` wrote.
 
-
-def run_said(
-    said: Any,
-    entries: Entries,
-    reserved_bytes: Sequence[int],
-    segment_changes: Changes,
-    phases: tuple[PhaseMeasurement, ...],
-) -> Run:
-    """The run of these words; raises ValueError, LookupError or TypeError for what no run has written."""
-    if said["version"] != _VERSION:
-        raise ValueError(f"version {said['version']!r} of saved runs is not {_VERSION}")
-    values = _checked(Run, said, _OF_A_RUN)
-    told: dict[str, Any] = {"reserved_bytes": reserved_bytes, "segment_changes": segment_changes}
-    run = Run(entries=entries, phases=phases, **told, **values)
-    if any(refusal.position >= len(entries) for refusal in run.refusals):
-        raise ValueError("a request was refused after the last entry")
-    return run
-
-
-def phases_said(
-    entries: Entries, reserved_bytes: Sequence[int], words: Sequence[str]
-) -> tuple[PhaseMeasurement, ...]:
-    """The phases of the entries, with what `phase_in_words` kept of each ("" for one without).
-
-    Raises as `run_said` does.
+    Raises ValueError, LookupError, TypeError or RecursionError for what it has not written.
     """
-    told = phases_told_by(entries, reserved_bytes)
-    return tuple(
-        replace(phase, **_checked(PhaseMeasurement, json.loads(said), _OF_A_PHASE)) if said else phase
-        for phase, said in zip(told, words, strict=True)
-    )
+    values = json.loads(words)
+    if version is not None and values[_VERSION] != version:
+        raise ValueError(f"version {values[_VERSION]!r} of saved runs is not {version}")
+    return _checked(kind, values, names)
 
 
 def _values(of: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Entry, Free, Mark
 from profiler.trace.phase import FORWARD, Phase
 
 CATEGORIES = (
@@ -61,19 +61,19 @@ class _Block:
     category: str
 
 
-def account(entries: Iterable[Allocation | Free | Mark]) -> list[Account]:
+def account(entries: Iterable[Entry]) -> list[Account]:
     """The account of each phase, in order. Allocations after the last mark are not in it."""
     entries = list(entries)
     blocks = _assign_categories(entries)
     return _sweep(entries, blocks)
 
 
-def categories(entries: Iterable[Allocation | Free | Mark]) -> dict[int, str]:
+def categories(entries: Iterable[Entry]) -> dict[int, str]:
     """The category of each allocation, by its position among the entries."""
     return {index: block.category for index, block in _assign_categories(list(entries)).items()}
 
 
-def _assign_categories(entries: list[Allocation | Free | Mark]) -> dict[int, _Block]:
+def _assign_categories(entries: list[Entry]) -> dict[int, _Block]:
     """The block born at each entry index, with its category."""
     blocks: dict[int, _Block] = {}
     live: dict[int, _Block] = {}
@@ -103,7 +103,7 @@ def _apply_labels(live: dict[int, _Block], mark: Mark, phase: int) -> None:
                 block.category = "activations"
 
 
-def _sweep(entries: list[Allocation | Free | Mark], blocks: dict[int, _Block]) -> list[Account]:
+def _sweep(entries: list[Entry], blocks: dict[int, _Block]) -> list[Account]:
     """Walk the entries again with every category known."""
     accounts: list[Account] = []
     live: dict[int, _Block] = {}

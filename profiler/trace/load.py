@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from profiler.device import CUDA, Device
-from profiler.errors import ProfilerError
+from profiler.device import CUDA, UNKNOWN, Device
+from profiler.errors import ProfilerError, first_line
 from profiler.gpu.allocator import AllocatorSettings, SegmentInfo
 from profiler.gpu.allocator.blocks import MIN_BLOCK_SIZE_BYTES
 from profiler.gpu.replay import replay_device
@@ -17,12 +17,23 @@ from profiler.gpu.replay.acts import ALLOC, FREES, Acts
 from profiler.gpu.snapshot import DeviceSnapshot, Snapshot, collecting_no_garbage, load_snapshot
 from profiler.gpu.stacks import origin
 from profiler.gpu.trace_events import Frame
-from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import read_run
-from profiler.trace.run import Refusal, Run, until_last_phase
+from profiler.trace.events import Allocation, Entry, Free, Place
+from profiler.trace.file import Content, read_content
+from profiler.trace.file_metadata import said
+from profiler.trace.run import (
+    OF_A_PHASE,
+    OF_A_RUN,
+    VERSION,
+    PhaseMeasurement,
+    Refusal,
+    Run,
+    phases_told_by,
+    until_last_phase,
+)
 from profiler.units import format_bytes, round_up
 
 _PARQUET = b"PAR1"  # how such a file begins
+_OLDER = "the file does not say where it ran, or what the allocator reserved"
 _NOT_REPLAYED = "block sizes are the requests rounded up to 512 bytes: the trace cannot be replayed"
 
 # Frames that profiler.views.memory_viz writes beside the line of Python.
@@ -66,6 +77,39 @@ def load(
     return replace(told, name=path.name, note="; ".join(notes))
 
 
+def read_run(path: Path) -> Run:
+    """The run in a file of `Run.save`, this version's or an older one's, whole.
+
+    Raises ProfilerError for a file that is missing or not such a run.
+    """
+    content = read_content(path)
+    try:
+        return _from_content(content)
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ProfilerError(f"{path} is not a readable trace ({first_line(error)})") from error
+
+
+def _from_content(content: Content) -> Run:
+    told = phases_told_by(content.entries, content.reserved_bytes)
+    phases = tuple(
+        replace(phase, **said(PhaseMeasurement, words, OF_A_PHASE)) if words else phase
+        for phase, words in zip(told, content.phase_words, strict=True)
+    )
+    if not content.run_words:
+        return Run(Device(UNKNOWN), "", content.entries, phases, content.reserved_bytes, note=_OLDER)
+    values = said(Run, content.run_words, OF_A_RUN, VERSION)
+    run = Run(
+        entries=content.entries,
+        phases=phases,
+        reserved_bytes=content.reserved_bytes,
+        segment_changes=content.segment_changes,
+        **values,
+    )
+    if any(refusal.position >= len(run.entries) for refusal in run.refusals):
+        raise ValueError("a request was refused after the last entry")
+    return run
+
+
 def busiest(snapshot: Snapshot) -> DeviceSnapshot | None:
     """The device with the most events, and of equal ones with the most reserved."""
     return max(snapshot.devices, key=lambda each: (len(each.events), each.reserved_bytes), default=None)
@@ -90,7 +134,7 @@ def _from_snapshot(device: DeviceSnapshot, settings: AllocatorSettings) -> Run:
     before = _requested_before(device, acts)
     sizes = {address: _rounded(requested_bytes) for address, requested_bytes in before.items()}
     sizes |= {block.address: block.size_bytes for each in replayed.start for block in each.blocks}
-    entries: list[Allocation | Free | Mark] = [
+    entries: list[Entry] = [
         Allocation(address, sizes[address], requested_bytes, "before the recording")
         for address, requested_bytes in before.items()
     ]

@@ -9,14 +9,12 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Allocation, Entries, Free, Mark
 from profiler.trace.ledger import CATEGORIES, Account, categories
 from profiler.trace.phase import Phase
 
 if TYPE_CHECKING:
     import numpy as np
-
-Entries = Sequence[Allocation | Free | Mark]
 
 
 @dataclass(frozen=True)

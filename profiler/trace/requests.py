@@ -12,8 +12,7 @@ from array import array
 from collections.abc import Sequence
 
 from profiler.gpu.allocator import AllocatorSettings, CachingAllocator, DeviceOutOfMemory
-from profiler.trace.events import Allocation, Free
-from profiler.trace.moments import Entries
+from profiler.trace.events import Allocation, Entries, Free
 
 # In order: n >= 0 is a request of n bytes, -n the free of the block of the n-th request (from 1).
 Requests = Sequence[int]

@@ -12,15 +12,25 @@ from functools import cached_property
 from pathlib import Path
 
 from profiler.device import Device
-from profiler.trace.events import Allocation, Mark, Place
+from profiler.trace.events import Allocation, Entries, Mark, Place
+from profiler.trace.file import Content, write_content
+from profiler.trace.file_metadata import in_words
 from profiler.trace.ledger import Account, account
-from profiler.trace.moments import Entries, Moment, Share, by_category, by_line, by_module, moment_of_peak
+from profiler.trace.moments import Moment, Share, by_category, by_line, by_module, moment_of_peak
 from profiler.trace.phase import Phase
 from profiler.trace.requests import Requests, requests_of
 from profiler.trace.segments import Changes
 from profiler.workload import Workload
 
 CHANGES_MEMORY = "which can change memory"  # how what a run rests on ends, where it does
+
+# What a file says of a run and of a phase in words; the rest is told by rows, an entry each.
+VERSION = 1
+OF_A_RUN = (
+    *("device", "name", "workload", "out_of_memory", "refusals", "rests_on"),
+    *("parameters", "assumed", "note", "provenance"),
+)
+OF_A_PHASE = ("seconds", "reading_seconds", "device_used_bytes", "memory_stats")
 
 _ALL = Phase(0, "the recording")  # of a run without phases
 
@@ -232,9 +242,10 @@ class Run:
 
         Raises ProfilerError if the folder cannot be written.
         """
-        from profiler.trace.file import write_run
-
-        write_run(Path(path), self)
+        phase_words = [in_words(phase, OF_A_PHASE) for phase in self.phases]
+        run_words = in_words(self, OF_A_RUN, VERSION)
+        content = Content(self.entries, self.reserved_bytes, self.segment_changes, phase_words, run_words)
+        write_content(Path(path), content)
 
 
 def until_last_phase(entries: Entries) -> int:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from profiler.gpu.allocator import SMALL_SEGMENT_BYTES, SMALL_SIZE_BYTES, BlockInfo, SegmentInfo
-from profiler.trace.events import Allocation, Free
-from profiler.trace.moments import Entries
+from profiler.trace.events import Allocation, Entries, Free
 
 _MAPS = "segment_map"
 SEGMENT_ACTIONS = ("segment_alloc", "segment_free", _MAPS, "segment_unmap")

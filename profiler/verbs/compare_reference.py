@@ -18,7 +18,7 @@ from profiler.reference import accuracy, bounds
 from profiler.reference.accuracy_page import Result, accuracy_page, put_into
 from profiler.reference.archive import Archive, gpu_recordings, read_recording
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.trace.phase import Phase
 from profiler.units import format_bytes
 from profiler.verbs.options import refuse

@@ -15,7 +15,7 @@ from profiler.reference.suite import EXPANDABLE_SEGMENTS, Case
 from profiler.reference.unmatched import compare_probes, residual
 from profiler.runs.execute import run_on
 from profiler.runs.provenance import provenance
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.workload import Workload
 from tests.support.cuda_on_simulation import cuda_with_history
 

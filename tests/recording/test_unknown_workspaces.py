@@ -7,7 +7,7 @@ from profiler.gpu.cards import find_gpu
 from profiler.recording.simulated import UNKNOWN_WORKSPACES
 from profiler.runs.rows import simulation_rows
 from profiler.runs.run_settings import RunSettings
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.workload import Workload
 
 

@@ -12,7 +12,7 @@ from profiler.reference.accuracy_page import CLAIMS, Result, accuracy_page
 from profiler.reference.bounds import Bound
 from profiler.reference.unmatched import residual
 from profiler.trace.events import Allocation, Free
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.workload import Workload
 from tests.support.groundtruth import load, needs_snapshots
 from tests.support.runs import run_of

@@ -23,7 +23,7 @@ from profiler.reference.engines import compare_engines
 from profiler.reference.predictions import predict, predict_probes
 from profiler.reference.suite import Case
 from profiler.reference.unmatched import compare_probes, residual
-from profiler.trace.file import read_run
+from profiler.trace.load import read_run
 from profiler.workload import Workload
 from tests.support.rehearsed import CASES
 

@@ -14,9 +14,9 @@ from profiler import find_gpu, simulate
 from profiler.device import SIMULATED, UNKNOWN, Device
 from profiler.errors import ProfilerError
 from profiler.trace.events import Allocation, Free, Mark, Place
-from profiler.trace.file import COLUMNS, read_run
+from profiler.trace.file import COLUMNS
 from profiler.trace.ledger import CATEGORIES
-from profiler.trace.load import load
+from profiler.trace.load import load, read_run
 from profiler.trace.phase import FORWARD, MODEL_LOADED, Phase
 from profiler.trace.run import Refusal, Run
 from profiler.views.memory_viz import memory_viz

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from profiler.recording.virtual.event_stream import Asked
 from profiler.recording.workspaces import with_workspaces
-from profiler.trace.events import Allocation, Free, Mark, Place
+from profiler.trace.events import Allocation, Entry, Free, Mark, Place
 from profiler.trace.run import Refusal
 from profiler.trace.segments import Held, SegmentChange
 
@@ -52,7 +52,7 @@ class Events:
         refusals: the requests without room.
     """
 
-    entries: list[Allocation | Free | Mark]
+    entries: list[Entry]
     reserved_bytes: list[int]
     segment_changes: dict[int, list[SegmentChange]]
     refusals: list[Refusal]
@@ -135,7 +135,7 @@ def events_of(
     kinds = records["kind"]
     of_blocks = np.flatnonzero((kinds == ALLOCATED) | (kinds == _FREED))
     blocks = _Blocks(records[of_blocks], places)
-    entries: list[Allocation | Free | Mark] = []
+    entries: list[Entry] = []
     reserved_bytes: list[int] = []
     refusals: list[Refusal] = []
     found: dict[int, list[SegmentChange]] = {}

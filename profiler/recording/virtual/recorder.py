@@ -20,7 +20,7 @@ from profiler.recording.virtual.reading import (
     read_records,
     segment_changes,
 )
-from profiler.trace.events import Allocation, Free, Mark
+from profiler.trace.events import Entry, Mark
 from profiler.trace.phase import Phase
 from profiler.trace.run import Refusal
 from profiler.trace.segments import Changes
@@ -68,7 +68,7 @@ class VirtualRecorder(PhaseRecorder):
         return events_of(records, self._stream.places, self._ends, changes)
 
     @property
-    def entries(self) -> Sequence[Allocation | Free | Mark]:
+    def entries(self) -> Sequence[Entry]:
         """Everything that happened on the device, in order; ask for it after the `with` block."""
         return self._events.entries
 

@@ -14,9 +14,9 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from profiler.trace.events import Allocation, Mark
+from profiler.trace.events import Allocation, Entries, Mark
 from profiler.trace.ledger import CATEGORIES, categories
-from profiler.trace.moments import Entries, containers, has_modules, layers_together, levels, lifetimes
+from profiler.trace.moments import containers, has_modules, layers_together, levels, lifetimes
 from profiler.trace.run import Run
 from profiler.units import format_bytes
 from profiler.views.figures.phases import CATEGORY_COLOURS

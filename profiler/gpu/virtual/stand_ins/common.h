@@ -59,6 +59,8 @@ int vgpu_card_attribute(int attribute, int device, int *value);
 /* lock.c: may be taken again by the thread that holds it. */
 void vgpu_lock(void);
 void vgpu_unlock(void);
+/* Call with the lock not held: whoever forks holds it when handlers are added. */
+void vgpu_in_each_child(void (*then)(void));
 
 /* journal.c: what was called without being modelled, or answered by an assumption; survives a crash. What
  * cannot change how much memory is taken is HARMLESS, and its text says why. */
@@ -70,7 +72,6 @@ struct journal_entry {
 };
 void vgpu_journal_count(struct journal_entry *entry);
 void vgpu_journal_peak(int device, uint64_t used_bytes);
-void vgpu_journal_after_fork(void);
 #define JOURNAL(kind_, text_)                                       \
     do {                                                            \
         static struct journal_entry entry_ = {(text_), (kind_), 0}; \

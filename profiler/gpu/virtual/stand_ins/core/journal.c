@@ -6,6 +6,7 @@
 #include "common.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,16 +25,19 @@ static struct record *_Atomic records;
 static bool unusable;
 static _Atomic int next_slot = 1 + MAX_DEVICES; /* slot 0 is the header, then the peak of each device */
 
-/* Called in a forked child, which holds the lock alone. */
-void vgpu_journal_after_fork(void) {
+static void start_anew(void) {
     struct record *inherited = atomic_exchange(&records, NULL);
     if (inherited) munmap(inherited, RECORDS * sizeof(struct record));
     unusable = false;
 }
 
+static void tell_children(void) { vgpu_in_each_child(start_anew); }
+
 static struct record *open_records(void) {
+    static pthread_once_t told = PTHREAD_ONCE_INIT;
     struct record *open_already = atomic_load(&records);
     if (open_already || unusable) return open_already;
+    pthread_once(&told, tell_children);
     vgpu_lock();
     if (!atomic_load(&records) && !unusable) {
         char path[4200];

@@ -1,6 +1,5 @@
 /* One lock for all that the stand-ins keep, held over a fork so that the child finds it whole. */
 #include "common.h"
-#include "streams/pending.h"
 
 #include <pthread.h>
 
@@ -15,16 +14,15 @@ static void make(void) {
     pthread_mutexattr_destroy(&recursive);
 }
 
-/* A recursive mutex knows its thread by number, which a fork changes. */
-static void in_child(void) {
-    make();
-    vgpu_journal_after_fork();
-    vgpu_pending_after_fork();
-}
-
 static void start(void) {
     make();
-    pthread_atfork(vgpu_lock, vgpu_unlock, in_child);
+    /* A recursive mutex knows its thread by number, which a fork changes. */
+    pthread_atfork(vgpu_lock, vgpu_unlock, make);
+}
+
+void vgpu_in_each_child(void (*then)(void)) {
+    pthread_once(&once, start); /* handlers of a child run in their order: the lock is its own by then */
+    pthread_atfork(NULL, NULL, then);
 }
 
 API void vgpu_lock(void) {

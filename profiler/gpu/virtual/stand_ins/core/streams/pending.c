@@ -6,6 +6,7 @@
 #include "common.h"
 #include "pending.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
@@ -38,7 +39,24 @@ static void tell(struct operation *operation, const void *stream) {
     grown[operation->streams_count++] = stream;
 }
 
+static void drop(struct operation **link) {
+    struct operation *operation = *link;
+    *link = operation->next;
+    atomic_fetch_sub(&count, 1);
+    free((void *)operation->streams);
+    free(operation);
+}
+
+/* What the parent waits for is not the child's. */
+static void drop_all(void) {
+    while (first) drop(&first);
+}
+
+static void tell_children(void) { vgpu_in_each_child(drop_all); }
+
 API void vgpu_pending_add(const void *stream, vgpu_advance *advance, void *object) {
+    static pthread_once_t told = PTHREAD_ONCE_INIT;
+    pthread_once(&told, tell_children);
     struct operation *operation = calloc(1, sizeof *operation);
     if (!operation) abort();
     operation->advance = advance;
@@ -51,14 +69,6 @@ API void vgpu_pending_add(const void *stream, vgpu_advance *advance, void *objec
     *link = operation;
     atomic_fetch_add(&count, 1);
     vgpu_unlock();
-}
-
-static void drop(struct operation **link) {
-    struct operation *operation = *link;
-    *link = operation->next;
-    atomic_fetch_sub(&count, 1);
-    free((void *)operation->streams);
-    free(operation);
 }
 
 API void vgpu_pending_drop(bool (*of)(void *object, const void *owner), const void *owner) {
@@ -117,17 +127,9 @@ static int until_done(bool (*wanted)(const struct operation *, const void *), co
     return failed;
 }
 
-API int vgpu_settle(const void *stream) {
-    vgpu_events_end();
-    return until_done(of_stream, stream);
-}
-
 API int vgpu_wait_for_data(const void *stream) { return until_done(of_stream, stream); }
 
-API int vgpu_settle_all(void) {
-    vgpu_events_end();
-    return until_done(of_any, NULL);
-}
+int vgpu_pending_settle(void) { return until_done(of_any, NULL); }
 
 int vgpu_waits_settle(const struct vgpu_waits *waits) { return until_done(of_event, waits); }
 
@@ -162,9 +164,4 @@ void vgpu_waits_join(const struct vgpu_waits *waits, const void *stream) {
         if (of_event(operation, waits)) tell(operation, stream);
     }
     vgpu_unlock();
-}
-
-/* In a forked child: what the parent waits for is not the child's. */
-void vgpu_pending_after_fork(void) {
-    while (first) drop(&first);
 }

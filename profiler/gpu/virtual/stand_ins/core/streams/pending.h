@@ -26,7 +26,6 @@ void vgpu_waits_join(const struct vgpu_waits *waits, const void *stream);
 bool vgpu_waits_left(const struct vgpu_waits *waits);
 int vgpu_waits_settle(const struct vgpu_waits *waits);
 
-void vgpu_pending_after_fork(void);
-void vgpu_events_end(void); /* streams.c: all that were recorded have ended */
+int vgpu_pending_settle(void); /* until all have ended */
 
 #endif

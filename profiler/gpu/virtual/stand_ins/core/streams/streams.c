@@ -142,7 +142,8 @@ API void vgpu_event_record(void *handle, void *stream) {
     vgpu_waits_record(&event->waits, stream);
 }
 
-void vgpu_events_end(void) { atomic_store(&ended, atomic_load(&records)); }
+/* All that were recorded have ended. */
+static void end_events(void) { atomic_store(&ended, atomic_load(&records)); }
 
 API bool vgpu_event_waits(void *handle) {
     struct event *event = handle;
@@ -153,8 +154,18 @@ API bool vgpu_event_waits(void *handle) {
 
 API int vgpu_event_settle(void *handle) {
     struct event *event = handle;
-    vgpu_events_end();
+    end_events();
     return event ? vgpu_waits_settle(&event->waits) : SUCCESS;
+}
+
+API int vgpu_settle(const void *stream) {
+    end_events();
+    return vgpu_wait_for_data(stream);
+}
+
+API int vgpu_settle_all(void) {
+    end_events();
+    return vgpu_pending_settle();
 }
 
 /* The host's time between the two, never 0: a program may divide by it. Kernels take no time here, so that less than
