@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
 from profiler.gpu.cards import GPU
+from profiler.version import __version__
 from profiler.workload import Workload
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from profiler.trace.difference import Difference
     from profiler.trace.run import Run
 
-__version__ = "0.1.0"
 __all__ = [
     "GPU",
     "ProfilerError",

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from profiler import __version__
 from profiler.errors import ProfilerError, first_line
 from profiler.verbs import (
     compare_engines,
@@ -31,6 +30,7 @@ from profiler.verbs import (
     sweep,
     techniques,
 )
+from profiler.version import __version__
 from profiler.views.screen import plain, print_to_any_terminal
 
 # What the loader of libraries, the system, and Python say.

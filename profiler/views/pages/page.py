@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from profiler import __version__
 from profiler.units import format_bytes
+from profiler.version import __version__
 
 IMAGE_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
 
