@@ -92,6 +92,7 @@ def _wrap_all() -> None:
             libraries[namespace].impl(name, wrapped, below.KEY, with_keyset=True)
         else:
             _wrapped.append((name, wrapped, operation))
+    reading.read_all_of_uint64()
     forward_passes.start()
 
 
@@ -203,6 +204,7 @@ class _ForwardPasses:
                 for namespace in ("_", "aten")
             ]
             self._of_threads[0].fallback_fallthrough()
+            below.operations_in_python_pass_by()
             for name, _, operation in _wrapped:
                 override = _overrides[operation]
                 assert override is not None

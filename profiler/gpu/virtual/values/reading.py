@@ -1,8 +1,10 @@
 """Kernels through which the host reads device memory, and those that find the size of their result there."""
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from itertools import repeat
+from typing import Any
 
 import torch
 
@@ -55,6 +57,26 @@ def item(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
         return kernel(keys, tensor)
 
     return run
+
+
+def read_all_of_uint64() -> None:
+    """Let `.item()` give unsigned numbers above int64 where torch hands none to kernels in Python.
+
+    torch 2.6 puts every number that passes a boxed call into an int64 (ATen/core/ivalue.h).
+    """
+    largest = torch.full((8,), 255, dtype=torch.uint8, device="cpu").view(torch.uint64)
+    try:
+        torch.ops.aten._local_scalar_dense(largest)
+    except RuntimeError:
+        as_it_is = torch.Tensor.item
+
+        @functools.wraps(as_it_is)
+        def item_of(tensor: torch.Tensor) -> Any:
+            if tensor.dtype != torch.uint64:
+                return as_it_is(tensor)
+            return int(as_it_is(tensor.view(torch.int64))) % 2**64
+
+        torch.Tensor.item = item_of  # type: ignore[method-assign]
 
 
 def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:

@@ -50,6 +50,7 @@ print(json.dumps([
     grid.sort(dim=1).values.tolist(), torch.cat([grid, grid]).max().item(), x.cumsum(0)[-1].item(),
     torch.where(even, x, -x).tolist(), bool((x >= 0).all()), (x > 5).sum().item(),
     grid.T.contiguous().tolist(),
+    torch.full((8,), 255, dtype=torch.uint8, device="cuda").view(torch.uint64).item(),
 ]))
 """
     assert answer(code, A100, needed(torch())) == [
@@ -64,6 +65,7 @@ print(json.dumps([
         True,
         4,
         [[3, 2], [1, 7]],
+        2**64 - 1,
     ]
 
 
@@ -259,6 +261,7 @@ print(json.dumps([e["size"] for e in events if e["action"] in ("alloc", "free_co
 def test_whole_numbers_that_a_backward_of_ones_own_writes_are_true():
     code = """
 import torch
+from torch._prims.rng_prims import run_and_save_rng_state
 count = torch.zeros(3, dtype=torch.int64, device="cuda")
 
 class Counted(torch.autograd.Function):
@@ -267,7 +270,8 @@ class Counted(torch.autograd.Function):
         return x * 2
     @staticmethod
     def backward(ctx, gradient):
-        count.add_(torch.arange(3, device="cuda"))
+        _, step = run_and_save_rng_state(torch.arange, 3, device="cuda")  # an operation made of Python
+        count.add_(step)
         return gradient * 2
 
 x = torch.ones(5, 5, device="cuda", requires_grad=True)
@@ -276,6 +280,28 @@ for _ in range(2):
 print(count.tolist())
 """
     assert answer(code, A100, needed(installed_torch())) == [0, 2, 4]
+
+
+def test_a_backward_of_ones_own_is_traced():
+    code = """
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx.experimental.proxy_tensor import make_fx
+
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * torch.max(torch.abs(gradient))
+
+x = torch.ones(5, 5, device="cuda", requires_grad=True)
+with enable_python_dispatcher():  # as in torch.compile
+    graph = make_fx(lambda x: torch.autograd.grad(Scaled.apply(x).sum(), x))(x).graph
+print(sum(node.target is torch.ops.aten.abs.default for node in graph.nodes))
+"""
+    assert answer(code, A100, needed(torch_of_version((2, 6)))) == 1
 
 
 @pytest.mark.parametrize("torch", VERSIONS)

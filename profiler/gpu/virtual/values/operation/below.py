@@ -26,7 +26,7 @@ _below = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect
 # passes it with every call, between autograd and Python's modes.
 THREAD_KEY_NAME = "Fake"
 _THREAD_KEY = cast(torch._C.DispatchKey, torch._C._parse_dispatch_key(THREAD_KEY_NAME))
-_thread_key = torch._C.DispatchKeySet(_THREAD_KEY)
+_below_threads = torch._C._dispatch_keyset_full_after(_THREAD_KEY)
 
 
 def kernel_of(full_name: str, operation: torch._ops.OpOverload) -> Kernel | None:
@@ -60,11 +60,15 @@ def for_cuda(override: Kernel, kernel: Kernel) -> Kernel:
 
 
 def for_thread(override: Kernel, operation: torch._ops.OpOverload) -> Kernel:
-    """What stands at the key of threads: `override` where the CUDA kernel would run, else the call itself."""
+    """What stands at the key of threads: `override` where the CUDA kernel would run, else the call itself.
+
+    While torch.compile traces, the keys that it is given are those of the whole call, as Python's dispatcher
+    goes through them one by one: those above, which the call has passed, would bring it here again.
+    """
     signature = Signature(operation)
 
     def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
-        rest = keys - _thread_key
+        rest = keys & _below_threads
         try:
             if not rest.has(torch._C.DispatchKey.Python) and (
                 (rest & _below).highestPriorityTypeId() == _CUDA or _makes_on_cuda(keywords)
@@ -79,6 +83,13 @@ def for_thread(override: Kernel, operation: torch._ops.OpOverload) -> Kernel:
         return not signature.takes_tensors and getattr(keywords.get("device"), "type", "") == "cuda"
 
     return run
+
+
+def operations_in_python_pass_by() -> None:
+    """Operations made of Python (torch.ops.higher_order) have no kernel at the threads' key and need none."""
+    for operation in torch._ops._higher_order_ops.values():
+        operation.fallthrough(_THREAD_KEY)
+    torch._ops._HIGHER_ORDER_OP_DEFAULT_FALLTHROUGH_DISPATCH_KEYS.append(_THREAD_KEY)
 
 
 @contextmanager
