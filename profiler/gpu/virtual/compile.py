@@ -26,6 +26,7 @@ _SOURCES = _HERE / "stand_ins"
 _NAMES = _HERE / "public_names"
 _CORE = "libvirtual_gpu.so"
 EVENTS = "libvirtual_gpu_events.so"
+_DRIVER, _LINKED = "libcuda.so.1", "libcuda.so"  # -lcuda finds the second, as Triton 3.2 asks for the driver
 _FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
 _LIBRARIES = ("-ldl", "-lpthread")
 
@@ -33,11 +34,18 @@ _LIBRARIES = ("-ldl", "-lpthread")
 def stand_ins(installation: Installation, cache: Path | None = None) -> tuple[Path, ...]:
     """The stand-ins for that torch in the order of preloading, all in one folder; compiled if need be.
 
+    Beside them lies what a compiler links with as the driver (-lcuda), which is not preloaded.
+
     Raises ProfilerError if there is no C compiler, if it fails, or if the cache is not private.
     """
-    return cached(
-        cache or default_cache(), _key(installation), lambda folder: compile_all(installation, folder)
-    )
+
+    def make(folder: Path) -> list[str]:
+        names = compile_all(installation, folder)
+        shutil.copyfile(folder / _DRIVER, folder / _LINKED)
+        return [*names, _LINKED]
+
+    made = cached(cache or default_cache(), _key(installation), make)
+    return tuple(path for path in made if path.name != _LINKED)
 
 
 def compiler() -> str:

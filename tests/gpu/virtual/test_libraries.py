@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -14,6 +15,8 @@ from elftools.elf.elffile import ELFFile
 
 import profiler.gpu.virtual
 from profiler.gpu.virtual.compile import compiler, defaults
+from profiler.gpu.virtual.elf import read_needs
+from profiler.gpu.virtual.launch import preloaded
 from profiler.gpu.virtual.libraries import LIBRARIES
 from profiler.units import MIB
 from tests.support.virtual_gpu import installed_torch, needed, one, run_python
@@ -115,6 +118,23 @@ dist.destroy_process_group()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_the_driver_is_linked_where_triton_looks_for_it(tmp_path):
+    """Triton 3.2 compiles a module with -lcuda, in the folder of TRITON_LIBCUDA_PATH."""
+    program = tmp_path / "program"
+    variables = preloaded(needed(installed_torch()))
+    subprocess.run(
+        [compiler(), "-xc", "-", "-o", program, f"-L{variables['TRITON_LIBCUDA_PATH']}", "-lcuda"],
+        input="int cuInit(unsigned); int main(void) { return cuInit(0); }",
+        env=os.environ | {"LIBRARY_PATH": ""},
+        text=True,
+        check=True,
+    )
+    assert "libcuda.so.1" in read_needs(program).libraries
+    assert "libcuda.so" not in {Path(path).name for path in variables["LD_PRELOAD"].split(":")}
+    done = subprocess.run([program], env=os.environ | variables, check=False)
+    assert done.returncode == 100  # CUDA_ERROR_NO_DEVICE: no card is named
+
+
 def test_compiled_code_allocates_its_results_only(tmp_path):
     code = """
 import json, torch
