@@ -36,6 +36,7 @@ A_FILE_A_COMMAND = "profiler/verbs"  # as many files as there are commands
 TORCH_AT_TOP = (
     "gpu.simulated",
     "gpu.virtual.values",
+    "distributed.without_peers",
     "training",
     "recording",
     "formula.facts",
@@ -43,7 +44,7 @@ TORCH_AT_TOP = (
     "reference.probe_operations",
 )
 TORCH_IS_THERE = "integrations.transformers"  # whoever imports it has imported transformers' Trainer
-TORCH_LATE = ("runs", "integrations", "gpu.virtual", "reference.probes")
+TORCH_LATE = ("runs", "distributed.without_peers", "integrations", "gpu.virtual", "reference.probes")
 
 # Names that are meant to be alike: what every verb and every experiment has, a probe called as what it
 # probes, and the rest, each with its reason.

@@ -7,12 +7,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from profiler.distributed.store import LoneRankStore
 from profiler.errors import ProfilerError
 from profiler.gpu.virtual.card_file import VirtualGPUs
 
 MOST_RANKS = 4096
+WITHOUT_PEERS = Path(__file__).parent / "without_peers"  # loaded into the program
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,6 @@ class LoneRank:
             "TORCHELASTIC_RUN_ID": "lone-rank",
             # NCCL's identifiers come from one rank, so that the store has to answer for no other
             "TORCH_NCCL_RANKS_PER_ROOT": str(MOST_RANKS),
-            # Gloo connects ranks when they first talk, which a lone rank on the CPU does not
-            "TORCH_GLOO_LAZY_INIT": "1",
         }
 
 

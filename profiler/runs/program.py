@@ -49,6 +49,7 @@ def run_program(
     hide_real_gpu: bool = False,
     stdout: Any = None,
     inherited: Mapping[str, str] | None = None,
+    packages: Sequence[Path] = (),
 ) -> Watched:
     """Run a command to its end on virtual GPUs, its input and output where this process's are.
 
@@ -59,6 +60,7 @@ def run_program(
         hide_real_gpu: go on where a real GPU is.
         stdout: where its output goes instead, as in subprocess.
         inherited: what the environment is otherwise; this process's own by default.
+        packages: what is loaded into each Python process besides (profiler.gpu.virtual.inside).
 
     Ctrl-C and SIGTERM are the program's: what it had done by then is the result.
 
@@ -70,14 +72,13 @@ def run_program(
     with tempfile.TemporaryDirectory(prefix="virtual_gpu.") as name:
         folder, events = Path(name), Path(name) / "events"
         events.mkdir()
-        packages = (inside.VALUES, _WATCHER)
         variables = launch.environment(
             gpus,
             folder,
             torch_of(command),
             hide_real_gpu=hide_real_gpu,
             inherited=inherited,
-            packages=packages,
+            packages=(inside.VALUES, _WATCHER, *packages),
         )
         library = next(path for path in variables["LD_PRELOAD"].split(":") if path.endswith(EVENTS))
         variables |= {

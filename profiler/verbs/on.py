@@ -90,7 +90,7 @@ def run(options: Namespace) -> int:
 
     Raises ProfilerError for an unknown GPU, no command, and where there can be no virtual GPU.
     """
-    from profiler.distributed.lone_rank import as_lone_rank
+    from profiler.distributed.lone_rank import WITHOUT_PEERS, as_lone_rank
     from profiler.gpu.virtual.card_file import VirtualGPUs
     from profiler.runs.program import run_program, together
 
@@ -112,6 +112,7 @@ def run(options: Namespace) -> int:
             hide_real_gpu=options.hide_real_gpu,
             stdout=sys.stderr if options.json else None,
             inherited=inherited,
+            packages=(WITHOUT_PEERS,) if gpus.lone_rank else (),
         )
 
     several_runs = []

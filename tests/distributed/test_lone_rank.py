@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +17,9 @@ import pytest
 from profiler.distributed.lone_rank import LoneRank, ranks_in
 from profiler.distributed.store import LoneRankStore
 from profiler.errors import ProfilerError
+from profiler.gpu.virtual.installation import Installation
 from profiler.units import MIB
-from tests.support.virtual_gpu import installed_torch, needed, one, run_python
+from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed, one, run_python, torch_of_version
 
 
 def test_the_store_answers_torchs_own_client() -> None:
@@ -100,3 +105,57 @@ def test_a_rank_holds_its_rows(rank: int, world_size: int, rows: int, tmp_path: 
     # A row has 1024 numbers of 4 bytes; FSDP2 pads the shards of all ranks to that of the first
     padded = -(-1024 // world_size) * 4096
     assert json.loads(done.stdout.splitlines()[-1]) == [3 * padded, 3 * rows * 4096, rank, world_size]
+
+
+ON_THE_CPU = """
+import json, torch, torch.distributed as dist
+dist.init_process_group("cpu:gloo,cuda:nccl")
+gloo = dist.new_group([0, 1, 2], backend="gloo")
+def added(group, *how):
+    value = torch.tensor([2.0, 3.0])
+    dist.all_reduce(value, *how, group=group)
+    return value.tolist()
+def parts(count):
+    return [torch.zeros(1, dtype=torch.int64) for _ in range(count)]
+own, gathered, at_root, objects, sent = torch.tensor([7]), parts(4), parts(3), [None] * 3, ["mine"]
+dist.all_gather(gathered, own)
+dist.gather(own, at_root, dst=1, group=gloo)
+dist.all_gather_object(objects, {"rank": 1}, group=gloo)
+dist.broadcast_object_list(sent, src=0)
+dist.scatter(own, [torch.tensor([n]) for n in (4, 5, 6)], src=1, group=gloo)
+dist.barrier(group=gloo)
+dist.monitored_barrier(group=gloo)
+print(json.dumps([added(None), added(gloo), added(gloo, dist.ReduceOp.MAX), torch.cat(gathered).tolist(),
+                  torch.cat(at_root).tolist(), objects, sent, own.item()]))
+"""
+
+
+@pytest.mark.parametrize(
+    "torch", [installed_torch, partial(torch_of_version, (2, 6))], ids=["installed", "2.6"]
+)
+def test_nobody_is_waited_for_on_the_cpu(torch: Callable[[], Installation | str], tmp_path: Path) -> None:
+    """Rank 1 of 4, and of 3 in a group of its own: a sum is so many times its value, a gather repeats it."""
+    script = tmp_path / "script.py"
+    script.write_text(ON_THE_CPU)
+    path = os.pathsep.join([str(needed(torch()).folder.parent), str(REPOSITORY)])
+    command = ["on", "H100-80GB", "--rank", "1", "--world-size", "4", "--", sys.executable, str(script)]
+    done = subprocess.run(
+        [sys.executable, "-m", "profiler", *command],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[0]) == [
+        [8.0, 12.0],
+        [6.0, 9.0],
+        [2.0, 3.0],
+        [7, 7, 7, 7],
+        [7, 7, 7],
+        [{"rank": 1}] * 3,
+        ["mine"],
+        5,
+    ]
+    assert "objects that another rank sends to a lone rank" in " ".join(done.stdout.split())
