@@ -21,20 +21,18 @@ _SUMS = (
 )
 
 
-if hasattr(FakeProcessGroup, "_create_internal"):  # torch 2.9 and later
+class _Kind(type):
+    def __instancecheck__(cls, group: object) -> bool:
+        return isinstance(group, FakeProcessGroup)
 
-    class _Gloo:
-        def __new__(cls, store: object, rank: int, size: int, *rest: object, **keywords: object) -> Any:
+
+class _Gloo(metaclass=_Kind):
+    """What torch.distributed calls to make a group of Gloo's, and takes the group to be."""
+
+    def __new__(cls, store: object, rank: int, size: int, *rest: object, **keywords: object) -> Any:
+        if hasattr(FakeProcessGroup, "_create_internal"):  # torch 2.9 and later
             return FakeProcessGroup._create_internal(rank, size, FakeProcessGroup.Options())
-
-else:
-
-    class _Gloo(FakeProcessGroup):  # type: ignore[no-redef]
-        def __init__(self, store: object, rank: int, size: int, *rest: object, **keywords: object) -> None:
-            super().__init__(rank, size)
-
-        def _set_sequence_number_for_group(self) -> None:
-            """Nobody compares it."""
+        return FakeProcessGroup(rank, size)  # type: ignore[call-arg]
 
 
 def stand_in_for_gloo() -> None:
@@ -46,6 +44,7 @@ def stand_in_for_gloo() -> None:
     if not distributed_c10d.is_gloo_available():
         return
     distributed_c10d.ProcessGroupGloo = _Gloo  # type: ignore[misc, assignment]
+    FakeProcessGroup._set_sequence_number_for_group = lambda group: None  # type: ignore[attr-defined]
     for name in _SUMS:
         if hasattr(ProcessGroup, name):
             setattr(ProcessGroup, name, _summed(getattr(ProcessGroup, name)))
