@@ -40,6 +40,7 @@ EXAMPLES = (
     "examples: profiler on A100-80GB -- python train.py --batch 32; "
     "profiler on 2xH100-80GB --steps 3 -- torchrun --nproc-per-node 2 train.py"
 )
+_FITS = "fits"
 _PARTS_SHOWN = 12
 _STEPS_SHOWN = 2
 
@@ -202,6 +203,12 @@ def _nccl_terms(watched: Watched, gpu: GPU) -> tuple[DeviceTerm, ...]:
     return (nccl_of(gpu, -(-used // ranks)),) if used else ()
 
 
+def _verdict(process: ProgramProcess) -> str:
+    if process.run.refusals:
+        return "out of memory"
+    return "ended early" if process.failed else _FITS
+
+
 def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
     run = process.run
     peak, reserved_bytes = run.peak(), run.needed_bytes
@@ -212,6 +219,7 @@ def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) ->
         "rank": process.rank,
         "device": process.device,
         "command": list(process.command),
+        "verdict": _verdict(process),
         "ended": process.ended,
         "note": process.run.note,
         "peak_allocated_bytes": peak.allocated_bytes,
@@ -307,10 +315,9 @@ def _show_process(process: dict[str, Any], report: dict[str, Any], all_: bool, c
     capacity = report["gpu_bytes"]
     failed = process["out_of_memory"]
     name = f"rank {process['rank']}" if process["rank"] else f"process {process['pid']}"
-    verdict = ("out of memory", "bold yellow") if failed else ("fits", "bold green")
     console.print(
         screen.styled(
-            verdict,
+            (process["verdict"], f"bold {'green' if process['verdict'] == _FITS else 'yellow'}"),
             f"  {name} on GPU {process['device']}, a virtual {report['gpu']}"
             f" ({format_bytes(capacity)}): peak ",
             (format_bytes(process["peak_allocated_bytes"]), "bold"),

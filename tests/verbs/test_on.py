@@ -239,13 +239,14 @@ while True:
     assert refused["allocated_bytes"] % (1 << 30) == 0
     assert refused["line"] == "program.py:5 <module>"
     assert process["ended"].startswith("OutOfMemoryError")
+    assert process["verdict"] == "out of memory"
 
 
 def test_steps_end_it(tmp_path):
     done, said = on(tmp_path, TRAIN.replace("range(3)", "iter(int, 1)"), "--steps", "2")
     assert done.returncode == 0
     (process,) = said["processes"]
-    assert process["ended"] == "stopped after 2 steps"
+    assert (process["ended"], process["verdict"]) == ("stopped after 2 steps", "fits")
     assert "step 2 zero_grad" in [phase["phase"] for phase in process["phases"]]
 
 
@@ -282,6 +283,7 @@ def test_ctrl_c_ends_it_with_a_result(tmp_path):
     (found,) = json.loads(output)["processes"]
     assert found["peak_allocated_bytes"] > 4 * (8 << 20)
     assert found["ended"].startswith("KeyboardInterrupt")
+    assert found["verdict"] == "ended early"
 
 
 def test_children_have_the_card_and_workers_that_use_none_say_nothing(tmp_path):

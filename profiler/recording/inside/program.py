@@ -50,7 +50,7 @@ class _Watch:
         self._open = ExitStack()
         self._written_places = self._marks = 0
         self._labelled: set[tuple[int, str]] = set()
-        self._ended = ""
+        self._ended, self._failed = "", False
         self._said_of_process = False
         self._forked = False
 
@@ -68,6 +68,7 @@ class _Watch:
 
         def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
             if self._events.written:
+                self._failed = True
                 self._say_of_process(f"{kind.__name__}: {str(error).partition(chr(10))[0]}")
             shown(kind, error, traceback)
 
@@ -150,6 +151,7 @@ class _Watch:
             "command": sys.argv,
             "rank": os.environ.get("RANK", ""),
             "ended": self._ended,
+            "failed": self._failed,
         }
         (self._events.folder / "process.json").write_text(json.dumps(said))
         self._append_places()

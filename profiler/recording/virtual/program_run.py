@@ -41,6 +41,7 @@ class ProgramProcess:
         pid, rank, device: the process, its RANK ("" without) and the GPU's number.
         command: the arguments of the Python process, [] where it did not come to say them.
         ended: what ended it, in words; "" for its own end, or if it was killed.
+        failed: whether that was an error of the program's.
         run: its allocations; of what was not attributed, sizes asked for are those of the blocks.
         elsewhere_bytes: the most device memory that was taken past PyTorch's allocator.
     """
@@ -50,6 +51,7 @@ class ProgramProcess:
     device: int
     command: Sequence[str]
     ended: str
+    failed: bool
     run: Run
     elsewhere_bytes: int
 
@@ -75,7 +77,7 @@ def _processes(folder: Path, gpu: GPU) -> Iterator[ProgramProcess]:
         run = _run(of_device, places, ends, changes)
         note = _STOPPED if (folder / "stopped").exists() else ""
         run = replace(run, device=Device(VIRTUAL, gpu), name=" ".join(map(str, command)), note=note)
-        words = (said.get("rank", ""), device, command, said.get("ended", ""))
+        words = (said.get("rank", ""), device, command, said.get("ended", ""), said.get("failed", False))
         yield ProgramProcess(int(folder.name.partition("-")[0]), *words, run, elsewhere_bytes)
 
 
