@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -99,6 +100,23 @@ def test_a_program_has_the_torch_that_it_finds_first(tmp_path, version):
     own = re.search(r"own (\d+) (\d+)", done.stderr)
     assert process["peak_allocated_bytes"] == int(own[1])
     assert process["peak"]["categories"]["optimizer_states"] == 2 * 2 * 4 << 20
+
+
+def test_a_recording_inside_the_program_says_the_same(tmp_path):
+    """Two listeners of one allocator: CUDA's memory history inside, the stand-ins' events outside."""
+    code = TRAIN.replace("for _ in range(3):", "for step in range(2):")
+    begun = code.replace("for step", "with profiler.record(model, optimizer) as recording:\n  for step")
+    recorded = begun.replace("\n    ", "\n        ") + (
+        "print([(str(phase.account.phase), phase.allocated_bytes, phase.peak_allocated_bytes,"
+        " phase.peak_reserved_bytes, {name: size for name, size in phase.peak.items() if size})"
+        " for phase in recording.run.phases])"
+    )
+    done, said = on(tmp_path, "import profiler" + recorded)
+    assert done.returncode == 0, done.stderr
+    inside = ast.literal_eval(done.stderr.strip().splitlines()[-1])
+    names = ("phase", "allocated_bytes", "peak_allocated_bytes", "peak_reserved_bytes", "peak_categories")
+    assert inside == [tuple(each[name] for name in names) for each in said["processes"][0]["phases"]]
+    assert len(inside) > 6
 
 
 def test_modules_and_lines(tmp_path):
