@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from profiler.gpu.cards import find_gpu
+from profiler.gpu.device_used import in_total, process_terms
+from profiler.units import format_bytes
 from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
@@ -89,6 +92,18 @@ def test_a_program_without_the_gpu(tmp_path):
     done = on(tmp_path, sys.executable, "-c", "raise SystemExit(3)")
     assert done.returncode == 3
     assert "No process of this program used the virtual" in done.stdout
+
+
+def test_a_process_past_the_caching_allocator_is_told_of(tmp_path):
+    """cudaMallocAsync's blocks are the driver's: how much the process took is known, and not for what."""
+    needed(installed_torch())
+    code = "import torch; kept = torch.empty(64 << 20, dtype=torch.uint8, device='cuda')"
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}
+    done = on(tmp_path, sys.executable, "-c", code, environment=environment)
+    assert done.returncode == 0
+    context_bytes = in_total(process_terms(find_gpu("A100-40GB"))).typical_bytes
+    assert f" took {format_bytes(context_bytes + (64 << 20))} of GPU 0" in done.stdout
+    assert "No process of this program" not in done.stdout
 
 
 def test_stand_ins_are_preloaded_into_the_program_alone(tmp_path):

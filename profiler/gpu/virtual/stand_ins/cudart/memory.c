@@ -137,7 +137,8 @@ API int cudaIpcOpenMemHandle(void **address, struct ipc_handle handle, unsigned 
     return vgpu_failed(NOT_SUPPORTED);
 }
 
-/* Pools (cudaMallocAsync): one a device. What a pool keeps in reserve is assumed to be its highest use. */
+/* Pools (cudaMallocAsync): one a device. Assumed: it keeps its highest use in reserve, and
+ * each request takes whole blocks of its own, as cudaMalloc's do. */
 struct pool {
     uint64_t used, used_high;
 };
@@ -186,7 +187,7 @@ API int cudaMemPoolGetAttribute(void *handle, int attribute, void *value) {
         *(int *)value = 1;
         return SUCCESS;
     }
-    JOURNAL(ASSUMED, "a memory pool keeps its highest use in reserve");
+    JOURNAL(ASSUMED, "a memory pool keeps its highest use in reserve; each request takes whole blocks of 2 MiB");
     *(uint64_t *)value = attribute == 7 ? pool->used : attribute == 4 ? 0 : pool->used_high;
     return SUCCESS;
 }
