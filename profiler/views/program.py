@@ -20,8 +20,8 @@ def show_program(report: dict[str, Any], every_phase: bool, console: Console) ->
     for other in report["other_processes"]:
         console.print(
             f"process {other['pid']} took {format_bytes(other['peak_device_used_bytes'])} of GPU"
-            f" {other['device']}, a virtual {report['gpu']}, context included, and nothing by PyTorch's caching"
-            " allocator (cudaMallocAsync? another library?): it has no phases and no owners",
+            f" {other['device']}, a virtual {report['gpu']}, context included, and nothing by PyTorch's"
+            " caching allocator (cudaMallocAsync? another library?): it has no phases and no owners",
             style="yellow",
             soft_wrap=True,
         )
