@@ -76,7 +76,7 @@ def read_all_of_uint64() -> None:
                 return as_it_is(tensor)
             return int(as_it_is(tensor.view(torch.int64))) % 2**64
 
-        torch.Tensor.item = item_of  # type: ignore[method-assign]
+        torch.Tensor.item = item_of  # type: ignore[assignment, method-assign]
 
 
 def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
