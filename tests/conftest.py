@@ -4,6 +4,7 @@ Tests run in as many processes as there are cores; with a thread a core in each,
 start, they wait for each other most of the time.
 """
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded
@@ -15,6 +16,13 @@ from profiler.gpu.simulated.device import register
 from profiler.runs.engine import why_not_virtual
 
 register()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_loaded_is_not_looked_through():
+    """Each phase of a recorded step collects garbage: seconds a test, of all that pytest and torch loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=ENGINES)

@@ -50,8 +50,9 @@ class PhaseRecorder(ABC):
         gc.collect()
         with ExitStack() as stack:
             self._start(stack)
-            gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
-            stack.callback(gc.unfreeze)
+            if not gc.get_freeze_count():  # whoever has frozen already keeps it so
+                gc.freeze()  # what is alive now is not ours: collecting at each boundary stays fast
+                stack.callback(gc.unfreeze)
             self._open = stack.pop_all()
         return self
 
