@@ -33,7 +33,7 @@ class LargestBatch:
 
     Attributes:
         fits: the largest batch known to fit, 0 if not even batch 1 does.
-        too_large: the smallest batch known not to fit; None if LARGEST_BATCH fits.
+        too_large: the smallest batch known not to fit; None if none is, as where LARGEST_BATCH fits.
         run: the simulation of `fits`, None if there is none.
         simulations: how many it took.
         stopped: why the search ended early, where a batch on its way could not be simulated.
@@ -48,7 +48,7 @@ class LargestBatch:
     @property
     def exact(self) -> bool:
         """Whether one sample more is known not to fit (or the search's own bound was reached)."""
-        return not self.stopped and self.too_large in (None, self.fits + 1)
+        return not self.stopped and (self.fits >= LARGEST_BATCH or self.too_large == self.fits + 1)
 
 
 def largest_batch(

@@ -133,6 +133,16 @@ def test_when_the_simulations_run_out_the_answer_is_a_bracket():
     assert found.fits <= expected < found.too_large
 
 
+def test_a_search_that_met_no_batch_too_large_knows_no_largest_one():
+    """One more simulation than the first, of a program that needs little: nothing is known above it."""
+    program, expected = CASES["a million"]
+    simulate, _ = world(program)
+    found = largest_batch(simulate, LIMIT, simulate(1, False), most=1)
+    assert found.fits < expected
+    assert found.too_large is None
+    assert not found.exact
+
+
 def test_a_batch_that_cannot_be_simulated_ends_the_search_with_its_reason():
     simulate, _ = world(lambda b: [100 * MIB, 2 * MIB * b])
 

@@ -3,7 +3,7 @@ create or move data.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -272,7 +272,8 @@ def _of_bitsandbytes(name: str, *args: Any, **kwargs: Any) -> Any:
     return dispatch.run_operation(op, *args, **kwargs)
 
 
-def _single_kernels() -> list[str]:
+@cache
+def single_kernels() -> list[str]:
     """Operations that decompose on third-party devices where CUDA has one kernel: they must not decompose
     here.
 
@@ -298,7 +299,7 @@ def register_operations() -> None:
     fallback = torch.library.Library("_", "IMPL", "PrivateUse1")
     fallback.fallback(dispatch.run_operation)
     library = torch.library.Library("aten", "IMPL", "PrivateUse1")
-    for name in _single_kernels():
+    for name in single_kernels():
         if name not in _KERNELS:
             library.impl(name, partial(dispatch.run_operation, _overload(name)))
     for name in _CPU_KERNELS:

@@ -16,6 +16,8 @@ _LIBRARIES = (
     *(f"transformers.models.{name}.modeling_{name}" for name in _MODELS),
     "profiler.runs.rows",
     "profiler.runs.execute",
+    "profiler.formula.facts",
+    "profiler.gpu.simulated.device",
     "profiler.recording.simulated",
     "profiler.training.models",
     "profiler.training.optimizers",
@@ -27,3 +29,5 @@ for _output in (1, 2):
 for _library in _LIBRARIES:
     with suppress(Exception):
         import_module(_library)
+with suppress(Exception):
+    import_module("profiler.gpu.simulated.operations").single_kernels()
