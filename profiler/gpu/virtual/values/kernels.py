@@ -185,6 +185,9 @@ class _ForwardPasses:
 
         @functools.wraps(function)
         def run(*arguments: Any, **keywords: Any) -> Any:
+            if _traced():
+                with below.thread_followed(False):
+                    return function(*arguments, **keywords)
             if self.followed:
                 return function(*arguments, **keywords)
             known.forget_floats()
@@ -210,6 +213,12 @@ class _ForwardPasses:
                 assert override is not None
                 wrapped = below.for_thread(override, operation)
                 self._of_threads[1].impl(name, below.THREAD_KEY_NAME, wrapped, True)
+
+
+def _traced() -> bool:
+    """Whether what runs is written down and computes nothing, as torch.compile traces a backward pass."""
+    modes = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(mode) for mode in (modes.PROXY, modes.FUNCTIONAL, modes.FAKE))
 
 
 forward_passes = _ForwardPasses()

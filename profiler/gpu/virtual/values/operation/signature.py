@@ -48,8 +48,9 @@ class Signature:
             value = arguments[i]
             if value is not None and not isinstance(value, torch.Tensor):
                 others = [a for a in arguments if isinstance(a, torch.Tensor)]
-                dtype = torch.result_type(others[-1] if others else 0.0, value)
-                number = torch.scalar_tensor(value, dtype=dtype, device="cpu")
+                with torch._C._DisableTorchDispatch():  # a DTensor promotes as what it has
+                    dtype = torch.result_type(others[-1] if others else 0.0, value)
+                    number = torch.scalar_tensor(value, dtype=dtype, device="cpu")
                 arguments = (*arguments[:i], number, *arguments[i + 1 :])
         return arguments
 
