@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from profiler.advice.largest_batch import LargestBatch, largest_batch
 from profiler.advice.techniques import Technique, applicable, pairs
-from profiler.device import VIRTUAL, Device
+from profiler.device import Device
 from profiler.errors import ProfilerError
 from profiler.gpu.allocator import AllocatorSettings
 from profiler.gpu.cards import GPU, UNLIMITED_BYTES
@@ -190,8 +190,8 @@ def _runs_on(device: Device, allocator_settings: str) -> RunWorkload:
     """Runs in fresh processes, each on a GPU of that kind whose allocator may take so much memory."""
     settings, gpu = RunSettings(allocator_settings=allocator_settings), device.gpu
     assert gpu is not None
-    # A virtual GPU has its context beside what the allocator may take.
-    beside_bytes = in_total(process_terms(gpu)).typical_bytes if device.kind == VIRTUAL else 0
+    # The CUDA context lies beside what the allocator may take.
+    beside_bytes = in_total(process_terms(gpu)).typical_bytes
 
     def run(workload: Workload, memory_bytes: int) -> Run:
         limited = replace(gpu, memory_bytes=memory_bytes + beside_bytes)

@@ -16,6 +16,7 @@ import torch
 
 from profiler.gpu.allocator import AllocatorSettings, SegmentEvent
 from profiler.gpu.cards import GPU
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.recording.owners import labels, parameter_modules
 from profiler.recording.recorder import PhaseRecorder, Reading
@@ -123,7 +124,12 @@ class SimulatedRecorder(PhaseRecorder):
 
         listener = self._listener
         gpu = simulated_gpu(
-            self.gpu, self._settings, listener, self._reads, on_segment_event=listener.segment_changed
+            self.gpu,
+            self._settings,
+            listener,
+            self._reads,
+            on_segment_event=listener.segment_changed,
+            beside_bytes=in_total(process_terms(self.gpu)).typical_bytes,
         )
         self.device = stack.enter_context(gpu)
         self._attribution = stack.enter_context(Attribution())

@@ -183,9 +183,9 @@ def _sides(
     """(operation, engine, size in bytes, times) of each group."""
     for engine, groups in (("virtual", virtual), ("simulated", simulated)):
         for group in groups:
-            yield _operation(group.cause), engine, group.size_bytes, group.times
+            yield operation_of(group.cause), engine, group.size_bytes, group.times
 
 
-def _operation(cause: str) -> str:
+def operation_of(cause: str) -> str:
     """`aten::topk:digit counts` and `topk, train.py:8 f` are topk."""
     return cause.partition(",")[0].removeprefix("aten::").partition(":")[0] or "no name"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from profiler.device import CUDA, SIMULATED, VIRTUAL, Device
 from profiler.errors import first_line
 from profiler.gpu.allocator import AllocatorSettings
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.runs.limits import (
     allocator_environment,
@@ -198,7 +199,8 @@ def make_recorder(
         assert device.gpu is not None
         allocator_settings = AllocatorSettings.parse(settings.allocator_settings)
         if settings.limit_bytes is not None:
-            fraction = min(1.0, settings.limit_bytes / device.gpu.memory_bytes)
+            usable_bytes = device.gpu.memory_bytes - in_total(process_terms(device.gpu)).typical_bytes
+            fraction = min(1.0, settings.limit_bytes / max(usable_bytes, 1))
             allocator_settings = replace(allocator_settings, memory_fraction=fraction)
         float_reads = OWN_STEP_READS if own_step else PROGRAM_READS
         return SimulatedRecorder(device.gpu, allocator_settings, on_phase, float_reads)

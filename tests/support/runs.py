@@ -6,6 +6,7 @@ from pathlib import Path
 
 from profiler.device import CPU, SIMULATED, VIRTUAL, Device
 from profiler.gpu.cards import GPUS, UNLIMITED_BYTES
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.runs.execute import run_in_fresh_process, run_on
 from profiler.trace.run import Run, phases_told_by
 
@@ -20,7 +21,9 @@ def run_of(entries, reserved_bytes=(), device=None, **known):
 
 def simulated_apart(workload, gpu=A100, memory_bytes=UNLIMITED_BYTES):
     """The workload in a fresh process, on a `gpu` whose allocator may take so much."""
-    return run_in_fresh_process(workload, Device(SIMULATED, replace(gpu, memory_bytes=memory_bytes)))
+    beside_bytes = in_total(process_terms(gpu)).typical_bytes
+    limited = replace(gpu, memory_bytes=memory_bytes + beside_bytes)
+    return run_in_fresh_process(workload, Device(SIMULATED, limited))
 
 
 def cost_of_virtual_run(workload, gpu):

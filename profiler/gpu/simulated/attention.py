@@ -8,7 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,8 @@ def choose_backend(
         SDPBackend.EFFICIENT_ATTENTION: _efficient_can_run,
         SDPBackend.MATH: lambda call, capability: torch._C._get_math_sdp_enabled(),
     }
+    if torch_version >= (2, 13) and call.key[1:2] == call.value[1:2] == (1,):
+        call = replace(call, enable_gqa=True)  # one head of keys is grouped queries, asked for or not
     for backend in _priority(capability):
         grouped = call.query[1:2] != call.key[1:2]
         if grouped and backend == SDPBackend.EFFICIENT_ATTENTION and torch_version < (2, 13):

@@ -66,7 +66,10 @@ def memory_functions(allocator: CachingAllocator, gpu: GPU) -> dict[str, Callabl
         return lambda device=None: allocator.memory_stats()[name]
 
     def limit(fraction: float, device: Any = None) -> None:
-        allocator.driver.allow(fraction)
+        """A share of the whole card; what the process has beside the allocator's is not of it."""
+        usable_bytes = allocator.driver.capacity_bytes
+        of_usable = fraction * gpu.memory_bytes / max(usable_bytes, 1)
+        allocator.driver.allow(min(of_usable, 1.0) if fraction <= 1.0 else fraction)
 
     def snapshot(device: Any = None, **options: Any) -> dict[str, Any]:
         """The segments, without a history: profiler's own files have that."""

@@ -154,6 +154,7 @@ def simulated_gpu(
     reads: AssumedReads | None = None,
     torch_version: tuple[int, int] | None = None,
     on_segment_event: Callable[[SegmentEvent], None] | None = None,
+    beside_bytes: int = 0,
 ) -> Iterator[torch.device]:
     """Run CUDA training code on a simulated `gpu`: nothing is allocated or computed, every block is reported.
 
@@ -167,6 +168,7 @@ def simulated_gpu(
 
     `torch_version` is the PyTorch whose CUDA kernels take the scratch memory, (major, minor); the
     installed one if not given. The operations themselves are always those of the installed PyTorch.
+    `beside_bytes` is what the process has of the GPU's memory beside its allocator's: the CUDA context.
 
     Raises torch.OutOfMemoryError where the GPU would be full, UnsupportedOperation where the program needs
     values that the simulation does not have.
@@ -175,7 +177,10 @@ def simulated_gpu(
     settings = settings or AllocatorSettings()
     version = torch_version or _installed_version()
     allocator = CachingAllocator(
-        gpu.memory_bytes, settings, on_segment_event=on_segment_event, oldest_first=version >= (2, 12)
+        max(gpu.memory_bytes - beside_bytes, 0),
+        settings,
+        on_segment_event=on_segment_event,
+        oldest_first=version >= (2, 12),
     )
     with (
         _opened(allocator, observer or _Silence(), gpu, torch_version, reads),

@@ -16,9 +16,9 @@ from torch._ops import OpOverload
 from profiler.gpu.kernels.scratch import Scratch
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
 from profiler.gpu.simulated.tensors.host_values import HostValues
+from profiler.gpu.simulated.tensors.layouts import Metadata
 from profiler.gpu.simulated.tensors.outputs import (
     PLACEMENTS,
-    Metadata,
     Placement,
     arguments_of,
     describe,

@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,13 @@ from profiler.gpu.cards import GPU
 from profiler.gpu.kernels import Scratch
 from profiler.gpu.simulated import attention
 from profiler.gpu.simulated.tensors.dense_copies import COPIES, dense_bytes
-from profiler.gpu.simulated.tensors.outputs import arguments_of, is_reduced_by_channels, lies_by_channels
+from profiler.gpu.simulated.tensors.layouts import (
+    is_reduced,
+    is_reduced_by_channels,
+    lies_by_channels,
+    views_as_rows,
+)
+from profiler.gpu.simulated.tensors.outputs import arguments_of
 
 aten = torch.ops.aten
 
@@ -47,6 +54,7 @@ _REDUCTIONS = {
     "any": "any",
     "all": "any",
 }
+_GROUP_NORM_COPIES = (2, 13)  # seen in 2.14, not in 2.11
 # Named operands of the operations that run on cuBLAS.
 _MATRIX_PRODUCTS = {
     "mm": ("self", "mat2"),
@@ -163,13 +171,18 @@ def _layer_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version
 
 def _group_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     affine = arguments["weight"] is not None or arguments["bias"] is not None
-    return kernels.group_norm_forward(
-        arguments["N"], arguments["C"], arguments["HxW"], arguments["input"].element_size(), affine
+    tensor = arguments["input"]
+    # group_norm.cpp: a copy of the input before the outputs; after them by 2.14.
+    copied = Scratch("contiguous input", dense_bytes(tensor), before_outputs=version < _GROUP_NORM_COPIES)
+    return kernels.scratches(copied) + kernels.group_norm_forward(
+        arguments["N"], arguments["C"], arguments["HxW"], tensor.element_size(), affine
     )
 
 
 def _group_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
-    return kernels.group_norm_backward(
+    # group_norm.cpp: by 2.14 it copies what autograd's formula (derivatives.yaml) had copied before.
+    copied = _contiguous_before(arguments["grad_out"], arguments["input"])
+    return (copied if version >= _GROUP_NORM_COPIES else ()) + kernels.group_norm_backward(
         arguments["N"],
         arguments["C"],
         arguments["HxW"],
@@ -189,15 +202,21 @@ def _batch_norm(arguments: Arguments, described: Any, gpu: GPU, version: Version
 
 
 def _batch_norm_backward(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
+    tensor, grad = arguments["input"], arguments["grad_out"]
+    # Normalization.cuh, `batch_norm_backward_cuda_template`: both as [batch, channels, the rest].
+    reshaped = [
+        Scratch("reshaped", _bytes(t), before_outputs=True) for t in (tensor, grad) if not views_as_rows(t)
+    ]
     if not is_reduced_by_channels(arguments):
-        return ()
-    tensor = arguments["input"]
+        return tuple(reshaped) if is_reduced(arguments) else ()
     channels = tensor.shape[1]
     sums = [Scratch(f"sums of {what}", channels * 4, "op", 0, True) for what in ("gradients", "products")]
     weight = arguments["weight"]
     if weight is not None:  # their gradients are computed wanted or not
         named = zip(("weight", "bias"), arguments["output_mask"][1:], strict=True)
         sums += [Scratch(f"{name} gradient", _bytes(weight)) for name, wanted in named if not wanted]
+    if not lies_by_channels(grad):  # the reduction of other layouts
+        return (*(replace(copy, lifetime="stage") for copy in reshaped), *sums)
     return (*sums, *kernels.batch_norm_channels_last(channels, tensor.numel() // channels, backward=True))
 
 
@@ -250,7 +269,8 @@ def _masked_scatter(arguments: Arguments, described: Any, gpu: GPU, version: Ver
 
 
 def _nonzero(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
-    return kernels.nonzero(arguments["self"].numel(), gpu, version)
+    tensor = arguments["self"]
+    return _contiguous_before(tensor) + kernels.nonzero(tensor.numel(), gpu, version)
 
 
 def _cumulative(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
@@ -287,7 +307,8 @@ def _rows(tensor: torch.Tensor, dim: int) -> tuple[int, int]:
 def _topk(arguments: Arguments, described: Any, gpu: GPU, version: Version) -> Scratches:
     tensor = arguments["self"]
     slices, items = _rows(tensor, arguments["dim"])
-    return kernels.topk(
+    # TensorTopK.cpp: the input is copied where it is not contiguous.
+    return kernels.scratches(Scratch("contiguous input", dense_bytes(tensor))) + kernels.topk(
         slices,
         items,
         arguments["k"],

@@ -8,7 +8,8 @@ import torch
 
 from profiler.gpu.simulated import attention
 from profiler.gpu.simulated.dispatch import machine, new_tensor, run_operation
-from profiler.gpu.simulated.tensors.outputs import Metadata, arguments_of, contiguous, describe_outputs
+from profiler.gpu.simulated.tensors.layouts import Metadata, contiguous
+from profiler.gpu.simulated.tensors.outputs import arguments_of, describe_outputs
 
 aten = torch.ops.aten
 _NO_REDUCTION = 0
@@ -206,7 +207,7 @@ def convolution_backward(
     with torch._C.DisableTorchFunction():
         if input.dim() == 3:
             grads = convolution_backward(
-                grad_output.contiguous().unsqueeze(2),
+                grad_output.unsqueeze(2),
                 input.contiguous().unsqueeze(2),
                 weight.unsqueeze(2),
                 bias_sizes,
@@ -233,14 +234,32 @@ def convolution_backward(
             return grad_input, grad_weight, grad_output.sum(axes) if output_mask[2] else None
         dense_input = input.contiguous(memory_format=layout) if output_mask[1] else input
         op = "aten::cudnn_convolution_backward"
-        dense_grad = grad_output.contiguous(memory_format=layout)
-        grad_input = _like(dense_input, layout, op) if output_mask[0] else None
+        dense_grad, grad_input, grad_weight = _as_suggested(grad_output, dense_input, transposed), None, None
         if output_mask[0]:
-            weight.contiguous(memory_format=layout)  # a copy for the kernel, where the layout is another
-        grad_weight = _like(weight, layout, op) if output_mask[1] else None
-        del dense_input, dense_grad  # the bias sums the gradient as it came
+            layout = _convolution_format(dense_grad, weight)
+            grad_input = _like(dense_input, layout, op)
+            copy = dense_grad.contiguous(memory_format=layout)
+            weight.contiguous(memory_format=layout)
+            del copy
+        if output_mask[1]:
+            layout = _convolution_format(dense_input, weight)
+            copy = dense_grad.contiguous(memory_format=layout)
+            grad_weight = _like(weight, layout, op)
+            del copy
+        del dense_grad, dense_input  # the bias sums the gradient as it came
         grad_bias = grad_output.sum(axes) if output_mask[2] else None
         return grad_input, grad_weight, grad_bias
+
+
+def _as_suggested(grad: torch.Tensor, input: torch.Tensor, transposed: bool) -> torch.Tensor:
+    """cudnn/ConvShared.cpp: the gradient in the format that the input suggests.
+
+    `cudnn_convolution_backward` asks `to(format)`, which takes a gradient that suggests the same as it is,
+    dense or not; the two kernels then each make a copy. The transposed one asks for a dense one.
+    """
+    suggest = torch._prims_common.suggest_memory_format
+    layout = suggest(input)
+    return grad if suggest(grad) == layout and not transposed else grad.contiguous(memory_format=layout)
 
 
 def _like(tensor: torch.Tensor, layout: torch.memory_format, op: str) -> torch.Tensor:

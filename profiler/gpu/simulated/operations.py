@@ -10,12 +10,12 @@ import torch
 
 from profiler.gpu.simulated import autocast, dispatch, library_choice
 from profiler.gpu.simulated.dispatch import CPU_KERNEL, machine, new_tensor, resize
+from profiler.gpu.simulated.tensors.layouts import Metadata, contiguous
 from profiler.gpu.simulated.tensors.outputs import (
     PLACEMENTS,
     RULED_OPERATIONS,
-    Metadata,
     Placement,
-    contiguous,
+    describe_outputs,
 )
 from profiler.gpu.simulated.tensors.storage import span_bytes
 from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
@@ -197,6 +197,25 @@ def masked_select(self: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return index(expanded, [expanded_mask])
 
 
+def roll(self: torch.Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> torch.Tensor:
+    """TensorTransformationsUtils.h, `roll_common`: one axis after another."""
+    with torch._C.DisableTorchFunction():
+        if len(dims) < 2:
+            return dispatch.run_operation(aten.roll.default, self, shifts, dims)
+        for shift, dim in zip(shifts, dims, strict=True):
+            self = dispatch.run_operation(aten.roll.default, self, [shift], [dim])
+        return self
+
+
+def col2im(self: torch.Tensor, output_size: Sequence[int], *geometry: Sequence[int]) -> torch.Tensor:
+    """cuda/Col2Im.cu, `col2im_cuda`: as large as the columns, then resized: its storage stays."""
+    with torch._C.DisableTorchFunction():
+        shape, _, _ = describe_outputs(aten.col2im.default, [self, output_size, *geometry], {})
+        result = new_tensor(contiguous(self.shape, self.dtype), "aten::col2im")
+        self.contiguous()  # a copy for the kernel, where the columns do not lie so
+        return resize_(result, list(shape))
+
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     "empty.memory_format": empty,
     "empty_strided": empty_strided,
@@ -205,6 +224,8 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "index.Tensor": index,
     "_index_put_impl_": index_put_impl_,
     "masked_select": masked_select,
+    "roll": roll,
+    "col2im": col2im,
     "mse_loss": partial(library_choice.loss_over_its_terms, aten.mse_loss.default, False),
     "smooth_l1_loss": partial(library_choice.loss_over_its_terms, aten.smooth_l1_loss.default, False),
     "binary_cross_entropy": partial(

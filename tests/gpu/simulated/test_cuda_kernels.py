@@ -40,8 +40,9 @@ def test_masked_select_takes_the_positions_of_its_mask(cuda, ledger):
     mask[:2] = True
     ledger.clear()
     assert x.masked_select(mask).shape == (8,)
-    # nonzero: a count, reduce storage, 8 positions of 2 indices, selection storage; then the result
-    assert [size for size in ledger.events if size > 0] == [4, 1, 8 * 2 * 8, 1023, 4 * 8]
+    # nonzero: the mask as large as x, a count, reduce storage, 8 positions of 2 indices, selection storage;
+    # then the result
+    assert [size for size in ledger.events if size > 0] == [4 * 6, 4, 1, 8 * 2 * 8, 1023, 4 * 8]
 
 
 @pytest.mark.parametrize(

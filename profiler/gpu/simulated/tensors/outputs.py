@@ -10,25 +10,14 @@ import torch
 import torch._meta_registrations  # the Meta kernels written in Python
 from torch._ops import OpOverload
 
+from profiler.gpu.simulated.tensors.layouts import LAYOUTS, Metadata, contiguous, is_reduced_by_channels
 from profiler.gpu.simulated.tensors.unsupported import DEVICE_TYPE, UnsupportedOperation
 from profiler.units import round_up
 
 aten = torch.ops.aten
 
-# A tensor described: shape, strides, dtype.
-Metadata = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
-
-
 _described: dict[Any, Any] = {}
 _UNKNOWN = object()
-
-
-def contiguous(shape: Sequence[int], dtype: torch.dtype) -> Metadata:
-    """The metadata of a contiguous tensor."""
-    strides = [1] * len(shape)
-    for axis in range(len(shape) - 2, -1, -1):
-        strides[axis] = strides[axis + 1] * max(shape[axis + 1], 1)
-    return (tuple(shape), tuple(strides), dtype)
 
 
 @dataclass(frozen=True)
@@ -80,23 +69,6 @@ def _cudnn_attention(arguments: dict[str, Any], version: tuple[int, int]) -> Pla
     if version >= (2, 13) and arguments["dropout_p"] == 0:
         return Placement((6, 7, 0, 1, 2, 3, 4, 5, 8))
     return Placement(tuple(range(9)), host=(6, 7))
-
-
-def is_reduced_by_channels(arguments: dict[str, Any]) -> bool:
-    """Normalization.cu, `batch_norm_backward_cuda`: a reduction and a kernel over the elements, in training
-    and channels last.
-    """
-    return bool(arguments["train"]) and lies_by_channels(arguments["input"])
-
-
-def lies_by_channels(tensor: torch.Tensor) -> bool:
-    """Normalization.cu, `batch_norm_use_channels_last_kernels`: channels last, or contiguous with nothing
-    behind the channels, as [batch, channels] is.
-    """
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if tensor.dim() in formats and tensor.is_contiguous(memory_format=formats[tensor.dim()]):
-        return True
-    return tensor.is_contiguous() and tensor.stride(1) == 1
 
 
 def _batch_norm_backward(arguments: dict[str, Any], version: tuple[int, int]) -> Placement:
@@ -280,9 +252,11 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
     if rule is not None:
         return rule(*args, **kwargs)
     try:
-        return describe(
+        described = describe(
             call(op, [_on_meta(a) for a in args], {name: _on_meta(a) for name, a in kwargs.items()})
         )
+        lay = LAYOUTS.get(op)
+        return described if lay is None else _laid(described, lay(arguments_of(op, args, kwargs)))
     except NotImplementedError as error:
         reason = "its output depends on values, or it has no Meta kernel; a simulated GPU holds no values"
         raise UnsupportedOperation(op._schema.name, reason) from error
@@ -293,3 +267,10 @@ def _compute(op: OpOverload, args: Sequence[Any], kwargs: dict[str, Any]) -> Any
         raise RuntimeError(
             f"Expected all tensors to be on the same device, {found} ({op._schema.name})"
         ) from error
+
+
+def _laid(described: Any, strides: tuple[int, ...]) -> Any:
+    """The outputs with other strides of the first, where it is wanted."""
+    if not isinstance(described, list):
+        return (described[0], strides, described[2])
+    return [_laid(described[0], strides), *described[1:]] if described[0] is not None else described
