@@ -12,6 +12,7 @@ from profiler.recording.virtual.program_run import ProgramProcess
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import categories
 from profiler.trace.moments import alive_at
+from profiler.trace.run import Run
 
 COMMUNICATION = (UNSHARDED, ALL_GATHER, REDUCE_SCATTER, BUCKETS, OTHER)
 _LABELLED = ("parameters", "gradients", "optimizer_states", "inputs", "workspaces")
@@ -22,7 +23,7 @@ class RankMemory:
     """One rank on its GPU.
 
     Attributes:
-        rank, device: its RANK, and the GPU's number on its machine.
+        rank, device: its number in the process group, and the GPU's number on its machine.
         peak_allocated_bytes, peak_reserved_bytes: of PyTorch's allocator, over the whole run.
         phase: in which the most was allocated.
         shares: bytes at that moment by category, with what torch.distributed holds apart (COMMUNICATION):
@@ -53,20 +54,25 @@ def rank_memory(process: ProgramProcess) -> RankMemory | None:
     """What that process needed as a rank; None for one that is none, as torchrun itself."""
     if not process.rank.isdecimal():
         return None
-    peak, entries = process.run.peak(), process.run.entries
-    names, shares = categories(entries), Counter[str]()
-    for index in alive_at(entries, peak.position):
-        allocation = entries[index]
-        assert isinstance(allocation, Allocation)
-        shares[_category(names[index], allocation.op)] += allocation.size_bytes
+    peak = process.run.peak()
     return RankMemory(
         int(process.rank),
         process.device,
         peak.allocated_bytes,
         max(process.run.reserved_bytes, default=0),
         str(peak.phase),
-        dict(shares.most_common()),
+        shares_at_peak(process.run),
     )
+
+
+def shares_at_peak(run: Run) -> dict[str, int]:
+    """Bytes by category at the moment of the peak, the largest first, as RankMemory has them."""
+    names, shares = categories(run.entries), Counter[str]()
+    for index in alive_at(run.entries, run.peak().position):
+        allocation = run.entries[index]
+        assert isinstance(allocation, Allocation)
+        shares[_category(names[index], allocation.op)] += allocation.size_bytes
+    return dict(shares.most_common())
 
 
 def _category(name: str, op: str) -> str:

@@ -213,6 +213,8 @@ def _verdict(process: ProgramProcess) -> str:
 
 
 def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
+    from profiler.distributed.ranks import shares_at_peak
+
     run = process.run
     peak, reserved_bytes = run.peak(), run.needed_bytes
     more = [*(nccl if process.rank else ()), *_elsewhere(process)]
@@ -237,7 +239,7 @@ def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) ->
             "fragmentation_bytes": peak.fragmentation_bytes,
             "holes": asdict(holes(segments_at(run.entries, run.segment_changes, peak.position))),
             "made_by": _made_by(peak.allocation),
-            "categories": run.by_category(),
+            "categories": shares_at_peak(run) if process.rank else run.by_category(),
             "modules": {share.name: share.size_bytes for share in run.by_module()},
             "lines": run.by_line(),
         },

@@ -30,7 +30,7 @@ def test_ranks_alike_are_together_and_the_fullest_first() -> None:
 
 STEP = """
 import os, torch, torch.distributed as dist
-dist.init_process_group("nccl")
+if not dist.is_initialized(): dist.init_process_group("nccl")
 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 model = torch.nn.Sequential(*(torch.nn.Linear(1024, 1024, bias=False) for _ in range(4)))
 WRAP
@@ -39,6 +39,16 @@ for _ in range(2):
     model(torch.zeros(1, 1024, device="cuda")).sum().backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
+"""
+SPAWN = """
+import os, torch
+def rank(number):
+    os.environ["LOCAL_RANK"] = str(number)
+    store = torch.distributed.FileStore("store", 2)
+    torch.distributed.init_process_group("nccl", store=store, rank=number, world_size=2)
+    exec(STEP)
+if __name__ == "__main__":
+    torch.multiprocessing.spawn(rank, nprocs=2)
 """
 DDP = "model = torch.nn.parallel.DistributedDataParallel(model.cuda())"
 FSDP2 = """from torch.distributed.fsdp import fully_shard
@@ -61,15 +71,17 @@ def report(tmp_path: Path, *words: str) -> dict:
     return json.loads(done.stdout)
 
 
-def run(tmp_path: Path, wrap: str, options: str, launcher: str = "") -> dict:
+def run(tmp_path: Path, wrap: str, options: str, by_the_program: bool = False) -> dict:
     """The report of `profiler on` for STEP, whose four layers have 4 MiB each."""
+    code = STEP.replace("WRAP", wrap)
     script = tmp_path / "script.py"
-    script.write_text(STEP.replace("WRAP", wrap))
-    return report(tmp_path, *options.split(), "--json", "--", sys.executable, *launcher.split(), str(script))
+    script.write_text(SPAWN.replace("STEP", repr(code)) if by_the_program else code)
+    return report(tmp_path, *options.split(), "--json", "--", sys.executable, str(script))
 
 
 def test_buckets_of_ddp_beside_gradients(tmp_path: Path) -> None:
-    said = run(tmp_path, DDP, "2xH100-80GB", "-m torch.distributed.run --nproc-per-node 2")
+    """Of ranks that the program starts itself, which only the process group numbers."""
+    said = run(tmp_path, DDP, "2xH100-80GB", by_the_program=True)
     (group,) = said["ranks"]
     assert group["ranks"] == [0, 1]
     assert group["shares"]["parameters"] == 16 * MIB
@@ -77,6 +89,7 @@ def test_buckets_of_ddp_beside_gradients(tmp_path: Path) -> None:
     assert group["shares"]["ddp_buckets"] == 16 * MIB
     # NCCL: 24 channels of rings and as much of trees, 12 MiB each (NVIDIA/nccl#964: 544 and 688 MiB)
     (process, _) = (process for process in said["processes"] if process["rank"])
+    assert process["peak"]["categories"] == group["shares"]
     beside = process["device_used_bytes"] - process["peak_reserved_bytes"]
     assert beside > 576 * MIB
 

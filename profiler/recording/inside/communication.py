@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import CodeType, FrameType
 
@@ -38,6 +39,13 @@ def between_ranks() -> bool:
     """Whether this process has joined a process group."""
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> str:
+    """This process's number among the ranks: the process group's own, else torchrun's RANK, "" for none."""
+    if between_ranks():
+        return str(sys.modules["torch.distributed"].get_rank())
+    return os.environ.get("RANK", "")
 
 
 def role() -> str:

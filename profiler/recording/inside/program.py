@@ -50,7 +50,7 @@ class _Watch:
         self._open = ExitStack()
         self._written_places = self._marks = 0
         self._labelled: set[tuple[int, str]] = set()
-        self._ended, self._failed = "", False
+        self._ended, self._failed, self._rank = "", False, ""
         self._said_of_process = False
         self._forked = False
 
@@ -146,10 +146,11 @@ class _Watch:
 
     def _say_of_process(self, ended: str = "") -> None:
         self._ended = ended or self._ended
+        self._rank = communication.rank() or self._rank  # a group may be gone at the end
         said = {
             "pid": os.getpid(),
             "command": sys.argv,
-            "rank": os.environ.get("RANK", ""),
+            "rank": self._rank,
             "ended": self._ended,
             "failed": self._failed,
         }

@@ -38,7 +38,7 @@ class ProgramProcess:
     """One process on one GPU.
 
     Attributes:
-        pid, rank, device: the process, its RANK ("" without) and the GPU's number.
+        pid, rank, device: the process, its rank ("" without a process group) and the GPU's number.
         command: the arguments of the Python process, [] where it did not come to say them.
         ended: what ended it, in words; "" for its own end, or if it was killed.
         failed: whether that was an error of the program's.
