@@ -131,7 +131,7 @@ class _ForwardPasses:
         for module in (torch.autograd, torch.autograd.graph):
             module._engine_run_backward = self._unfollowed(torch.autograd.graph._engine_run_backward)  # type: ignore[attr-defined]
         own = torch.autograd.function.BackwardCFunction
-        own.apply = self._followed_again(own.apply)  # type: ignore[method-assign]
+        own.apply = self._followed_of_program(own.apply)  # type: ignore[method-assign]
         frame, function = checkpoint._CheckpointFrame, checkpoint.CheckpointFunction
         initialize, forward = frame.__init__, function.forward
 
@@ -194,6 +194,19 @@ class _ForwardPasses:
             self._stand_at_thread_key()
             with below.thread_followed(True):
                 return function(*arguments, **keywords)
+
+        return run
+
+    def _followed_of_program(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        """The backward of a function of the program's own; not of PyTorch's, as of what torch.compile made,
+        which it compiles there.
+        """
+        followed = self._followed_again(apply)
+
+        @functools.wraps(apply)
+        def run(node: Any, *gradients: Any) -> Any:
+            of_torch = node._forward_cls.__module__.partition(".")[0] == "torch"
+            return (apply if of_torch else followed)(node, *gradients)
 
         return run
 

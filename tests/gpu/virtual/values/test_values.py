@@ -262,6 +262,7 @@ def test_whole_numbers_that_a_backward_of_ones_own_writes_are_true():
     code = """
 import torch
 from torch._prims.rng_prims import run_and_save_rng_state
+from torch._subclasses import FakeTensorMode
 count = torch.zeros(3, dtype=torch.int64, device="cuda")
 
 class Counted(torch.autograd.Function):
@@ -272,6 +273,8 @@ class Counted(torch.autograd.Function):
     def backward(ctx, gradient):
         _, step = run_and_save_rng_state(torch.arange, 3, device="cuda")  # an operation made of Python
         count.add_(step)
+        with FakeTensorMode():  # as where something is compiled here
+            torch.ones(2, device="cuda") * 2.0
         return gradient * 2
 
 x = torch.ones(5, 5, device="cuda", requires_grad=True)

@@ -50,7 +50,7 @@ class Signature:
                 others = [a for a in arguments if isinstance(a, torch.Tensor)]
                 with torch._C._DisableTorchDispatch():  # a DTensor promotes as what it has
                     dtype = torch.result_type(others[-1] if others else 0.0, value)
-                    number = torch.scalar_tensor(value, dtype=dtype, device="cpu")
+                number = torch.scalar_tensor(value, dtype=dtype, device="cpu")
                 arguments = (*arguments[:i], number, *arguments[i + 1 :])
         return arguments
 
