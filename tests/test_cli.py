@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 
 from profiler.cli import main
-
-
-def run_cli(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "profiler", *arguments], capture_output=True, text=True, check=False
-    )
+from profiler.records.table import read
+from profiler.runs import rows
 
 
 def test_help_answers_at_once_without_torch():
@@ -74,31 +70,28 @@ def test_asking_for_a_gpu_that_is_not_there(capsys):
     assert "no CUDA device" in capsys.readouterr().err
 
 
-def test_a_corrupt_record_file_stops_the_run_before_it_starts(tmp_path):
+def test_a_corrupt_record_file_stops_the_run_before_it_starts(tmp_path, capsys):
     folder = tmp_path / "cpu-small" / "activation_scaling"
     folder.mkdir(parents=True)
     (folder / "records.parquet").write_bytes(b"garbage")
-    done = run_cli(
-        "run", "activation_scaling", "--device", "cpu", "--size", "small", "--results", str(tmp_path)
-    )
-    assert done.returncode == 1
-    assert "is not a readable Parquet file" in done.stderr
-    assert "Traceback" not in done.stderr
+    words = ["--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+    assert main(["run", "activation_scaling", *words]) == 1
+    assert "is not a readable Parquet file" in capsys.readouterr().err
     assert (folder / "records.parquet").read_bytes() == b"garbage"
 
 
-def test_a_results_folder_that_cannot_be_written(tmp_path):
+def test_a_results_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "results").write_text("a file where the folder should be")
     arguments = ["--device", "cpu", "--size", "small", "--results", str(tmp_path / "results")]
-    done = run_cli("run", "activation_scaling", *arguments)
-    assert done.returncode == 1
-    assert "cannot write to" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(["run", "activation_scaling", *arguments]) == 1
+    assert "cannot write to" in capsys.readouterr().err
 
 
-def test_a_killed_run_continues_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "profiler", "run", "gradient_accumulation"]
-    command += ["--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+def test_a_killed_run_continues_where_it_was_and_predicts_again_without_measuring(
+    tmp_path, monkeypatch, capsys
+):
+    words = ["run", "gradient_accumulation", "--device", "cpu", "--size", "small", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "profiler", *words]
     path = tmp_path / "cpu-small" / "gradient_accumulation" / "records.parquet"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -110,11 +103,26 @@ def test_a_killed_run_continues_where_it_was(tmp_path):
     finished = kept["run_key"].nunique()
     assert 1 <= finished < 10
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{finished} of 10 runs recorded already" in done.stdout
+    assert main(words) == 0
+    assert f"{finished} of 10 runs recorded already" in capsys.readouterr().out
     everything = pd.read_parquet(path)
     assert everything["run_key"].nunique() == 10  # 5 measured, 5 on a GPU that is not there
     pd.testing.assert_frame_equal(everything.head(len(kept)), kept)
     assert (path.parent / "gpt2-tiny.png").stat().st_size > 10_000
 
     assert main(["show", str(tmp_path)]) == 0
+
+    run = rows.run_in_fresh_process
+
+    def refuse(workload, device, *how):
+        assert not device.is_here, "measured again"
+        return run(workload, device, *how)
+
+    monkeypatch.setattr(rows, "run_in_fresh_process", refuse)
+    assert main([*words, "--repredict"]) == 0
+    after = read(path)
+    sources = [(after["source"] == name).sum() for name in ("measured", "formula", "textbook", "simulation")]
+    before = [
+        (everything["source"] == name).sum() for name in ("measured", "formula", "textbook", "simulation")
+    ]
+    assert sources == [before[0], *(2 * count for count in before[1:])]

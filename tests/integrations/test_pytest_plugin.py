@@ -42,7 +42,7 @@ def test_step(memory_step):
 
 def run(pytester: pytest.Pytester, *words: str) -> pytest.RunResult:
     os.environ["PYTHONPATH"] = str(Path(profiler.__file__).parents[1])
-    return pytester.runpytest_subprocess(
+    return pytester.runpytest_inprocess(
         "-p", "no:everybyte", "-p", "profiler.integrations.pytest_plugin", *words
     )
 

@@ -175,7 +175,8 @@ def test_nothing_in_the_current_folder_is_imported(tmp_path):
         (folder / f"{name}.py").write_text(
             f"open({str(tmp_path / 'executed')!r}, 'a').write({name + ' '!r})\nraise SystemExit('planted')\n"
         )
-    words = ["fit", "gpt2-tiny", "--batch", "2", "--length", "32", "--gpu", "T4", "--no-techniques"]
+    words = ["fit", "gpt2-tiny", "--batch", "2", "--length", "32", "--gpu", "T4"]
+    words += ["--no-techniques", "--no-largest"]
     ran = subprocess.run(
         [sys.executable, command, *words],
         cwd=folder,

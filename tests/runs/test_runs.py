@@ -56,36 +56,3 @@ def test_a_failure_that_is_not_of_memory_is_one_line():
     # Position embeddings of GPT-2 end at 1024.
     with pytest.raises(ProfilerError, match="gpt2-tiny reads at most 1024 tokens"):
         measured(Workload("gpt2-tiny", 1, 1025))
-
-
-def test_predictions_are_made_again_without_measuring(tmp_path, monkeypatch):
-    from profiler.cli import main
-    from profiler.records.table import read
-    from profiler.runs import rows
-
-    command = [
-        "run",
-        "gradient_accumulation",
-        "--device",
-        "cpu",
-        "--size",
-        "small",
-        "--results",
-        str(tmp_path),
-    ]
-    assert main(command) == 0
-    path = tmp_path / "cpu-small" / "gradient_accumulation" / "records.parquet"
-    before = read(path)
-
-    run = rows.run_in_fresh_process
-
-    def refuse(workload, device, *how):
-        assert not device.is_here, "measured again"
-        return run(workload, device, *how)
-
-    monkeypatch.setattr(rows, "run_in_fresh_process", refuse)
-    assert main([*command, "--repredict"]) == 0
-    after = read(path)
-    assert (after["source"] == "measured").sum() == (before["source"] == "measured").sum()
-    for source in ("formula", "textbook", "simulation"):
-        assert (after["source"] == source).sum() == 2 * (before["source"] == source).sum()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from profiler.gpu.simulated.tensors.host_values import HostValues
 from profiler.gpu.simulated.tensors.unsupported import UnsupportedOperation
 
 
@@ -61,6 +62,20 @@ def test_an_overwritten_tensor_is_known_again_only_as_a_whole(cuda):
 def test_large_tensors_of_floats_are_not_followed(cuda):
     with pytest.raises(UnsupportedOperation):
         torch.ones(65537, device=cuda).sum().item()  # above 256 KiB
+
+
+def test_what_would_not_be_kept_is_not_computed(cuda, monkeypatch):
+    """Of one known number, as the gradient of a mean is before it meets the loss's."""
+    gradient = torch.ones((), device=cuda).expand(2**28)
+    computed = []
+    compute = HostValues.compute
+    monkeypatch.setattr(
+        HostValues, "compute", lambda self, op, *rest: computed.append(str(op)) or compute(self, op, *rest)
+    )
+    gradient.mul(2.0)
+    assert computed == []
+    assert gradient[:8].mul(2.0).tolist() == [2.0] * 8
+    assert "aten.mul.Tensor" in computed
 
 
 def test_positions_among_unknown_values_are_those_among_equal_ones(cuda):

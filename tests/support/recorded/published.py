@@ -59,7 +59,9 @@ def gated(length, config):
     dtype = DTYPES[config["dtype"]]
     shape = (config.get("bsz") or config["B"], length, config["hidden_size"])
     x = torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True)
-    mlp = LlamaMLP(transformers.LlamaConfig(**{name: config[name] for name in names})).to("cuda").to(dtype)
+    with torch.device("meta"):  # values would be drawn on the host, for seconds
+        mlp = LlamaMLP(transformers.LlamaConfig(**{name: config[name] for name in names}))
+    mlp = mlp.to_empty(device="cuda").to(dtype)
 
     def run():
         y = mlp(x)
@@ -99,7 +101,9 @@ def rms_norm(width, config):
 
 
 def embedding(vocabulary, config):
-    unused, layer = (nn.Embedding(vocabulary, config["D"]).cuda() for _ in range(2))
+    with torch.device("meta"):
+        pair = [nn.Embedding(vocabulary, config["D"]) for _ in range(2)]
+    unused, layer = (embedding.to_empty(device="cuda") for embedding in pair)
     ids = torch.randint(0, vocabulary, (config["B"], config["T"]), device="cuda")
 
     def run(held=unused):

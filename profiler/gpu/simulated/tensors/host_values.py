@@ -129,6 +129,9 @@ class HostValues:
         followed = [out for out in outputs if _is_on_device(out)]
         if not followed and not written:
             return
+        if not written and all(map(_is_too_large, followed)):
+            self._mark_unknown(followed)  # of small values, but expanded: gigabytes to compute for nothing
+            return
         only_integers = all(_is_integral(tensor.dtype) for tensor in (*followed, *written))
         if is_random:  # of random integers any value serves
             self._mark_unknown(tensor for tensor in written if not _is_integral(tensor.dtype))
@@ -244,6 +247,12 @@ class HostValues:
         if isinstance(value, torch.device):
             return torch.device("cpu")
         return value
+
+
+def _is_too_large(tensor: torch.Tensor) -> bool:
+    """Whether its values would not be kept."""
+    most = _LARGEST_INTEGERS_BYTES if _is_integral(tensor.dtype) else _LARGEST_FLOATS_BYTES
+    return span_bytes(tensor.shape, tensor.stride(), tensor.element_size()) > most
 
 
 def _address(tensor: torch.Tensor) -> int:
