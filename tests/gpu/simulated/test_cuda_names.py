@@ -1,8 +1,5 @@
 """A program written for CUDA finds its device, its memory statistics and its tools."""
 
-import gc
-import time
-
 import pytest
 import torch
 from torch import nn
@@ -156,7 +153,7 @@ def test_blocks_of_an_earlier_device_do_not_disturb_a_later_one(ledger):
         assert ledger.live == {new.data_ptr(): 32}
 
 
-def test_running_full_in_backward_raises_and_frees_the_graph(ledger):
+def test_running_full_in_backward_raises_and_frees_the_graph(ledger, collect_error):
     small = GPUS["A100-40GB"].with_memory(64 * MIB, "small", "test")
     with simulated_gpu(small, observer=ledger):
         x = torch.zeros(3 * MIB, device="cuda", requires_grad=True)  # 12 MiB
@@ -164,11 +161,5 @@ def test_running_full_in_backward_raises_and_frees_the_graph(ledger):
         with pytest.raises(DeviceOutOfMemory):
             y.sum().backward()
         del y
-        # The traceback refers to itself. One collection did not always free it (seen with several processes
-        # at once; most likely the thread of autograd had not let go of the error yet): so again, for a while.
-        deadline = time.monotonic() + 30
-        gc.collect()
-        while len(ledger.live) > 1 and time.monotonic() < deadline:
-            time.sleep(0.01)
-            gc.collect()
+        collect_error(x.device)
         assert list(ledger.live.values()) == [12 * MIB]
