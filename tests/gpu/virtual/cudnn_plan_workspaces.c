@@ -4,7 +4,8 @@
  *
  * OPERATION: forward, data or filter. TYPE: float, half or bfloat16. LAYOUT: channels_first or channels_last.
  * INPUT, WEIGHT, PADDING, STRIDE: sizes with commas between, as PyTorch has them (32,64,56,56).
- * Prints a line a plan that can be built, in the order of cuDNN's heuristic: its workspace in bytes.
+ * Prints a line a plan that can be built, in the order of cuDNN's heuristic: its workspace in bytes, and what its
+ * engine's configuration said of that before.
  * Prototypes and enumerators are those of cuDNN's documentation (backend API); no header is needed. */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -142,9 +143,10 @@ int main(int argc, char **argv) {
         check(set(plan, 401, TYPE_DESCRIPTOR, 1, &configs[i]), "plan's configuration");
         check(set(plan, 407, TYPE_DESCRIPTOR, 1, &card), "plan's device");
         if (finalize(plan) != 0) continue;
-        int64_t bytes = -1, one_value = 0;
+        int64_t bytes = -1, said = -1, one_value = 0;
+        check(get(configs[i], 303, TYPE_INT64, 1, &one_value, &said), "configuration's workspace");
         check(get(plan, 402, TYPE_INT64, 1, &one_value, &bytes), "workspace");
-        printf("%lld\n", (long long)bytes);
+        printf("%lld %lld\n", (long long)bytes, (long long)said);
     }
     return 0;
 }
