@@ -48,8 +48,9 @@ def run_on(
 
     Raises ProfilerError, one line, for a workload that cannot be built or run for another reason than memory.
     """
-    from profiler.formula.facts import count
-    from profiler.training.models import code_in_use, examine
+    import torch
+
+    from profiler.training.models import code_in_use, code_of, looked_at, parameters_of
     from profiler.training.optimizers import import_library
     from profiler.training.sharding import process_group
     from profiler.training.step import train
@@ -57,9 +58,16 @@ def run_on(
 
     # Where a GPU seems to be there, libraries would look for the GPU's own libraries.
     import_library(workload, device)
-    assumed, parameters = examine(workload, device.gpu if device.kind == SIMULATED else None)
+    torch.default_generator.manual_seed(workload.seed)
+    assumed, module = looked_at(workload, device.gpu if device.kind == SIMULATED else None)
+    parameters = parameters_of(module)
+    # Building it again would give the same, but where a user's code may build on the GPU.
+    built = module if device.kind == VIRTUAL and code_of(workload.model) is None else None
+    del module
     limit_bytes = settings.limit_bytes if device.kind != SIMULATED else None
     if limit_bytes is not None:
+        from profiler.formula.facts import count
+
         count(workload)  # imports the model's code, which the limit is not about
         start_threads()
     order = phases(workload)
@@ -75,6 +83,7 @@ def run_on(
                     recorder,
                     initialize=device.is_here,
                     sharding=settings.sharding,
+                    built=built,
                 )
         except (MemoryError, RuntimeError) as raised:
             if not is_out_of_memory(raised, under_limit=limit_bytes is not None):

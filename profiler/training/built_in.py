@@ -23,7 +23,7 @@ class ModelFamily:
     Attributes:
         build: (workload, settings) -> a module in training mode.
         batch: (workload, settings, device) -> one micro-batch of random data on the device.
-        layers: where in the module its list of equal layers is, as a path of attributes; "" without one.
+        layers: path of attributes to its list of equal layers; "" without one, None: own_models.layers_of.
         depth: the setting that says how many layers; "" if the depth is fixed.
         attention: whether it has an attention that Workload.attention chooses.
         loss: (module, batch) -> the loss; None where the module's call takes the batch as keywords and
@@ -32,7 +32,7 @@ class ModelFamily:
 
     build: Callable[[Workload, dict[str, Any]], torch.nn.Module]
     batch: Callable[[Workload, dict[str, Any], torch.device], Batch]
-    layers: str
+    layers: str | None
     depth: str
     attention: bool = True
     loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None = None

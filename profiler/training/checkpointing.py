@@ -37,10 +37,8 @@ def layers_per_segment(layers: int, checkpointing: str) -> int:
 def cut(model: torch.nn.Module, path: str, checkpointing: str) -> torch.nn.Module:
     """Put the layers at `path` (a Sequential or ModuleList) into checkpointed segments; returns the model.
 
-    `checkpointing` is one of profiler.workload.CHECKPOINTING; "none" leaves the model as it is.
+    `checkpointing` is one of profiler.workload.CHECKPOINTING but "none".
     """
-    if checkpointing == "none":
-        return model
     parent_path, _, name = path.rpartition(".")
     parent = model.get_submodule(parent_path)
     layers = list(getattr(parent, name))

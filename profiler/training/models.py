@@ -13,7 +13,7 @@ from profiler.gpu.cards import GPU, UNLIMITED_BYTES
 from profiler.training import checkpointing, precision
 from profiler.training.built_in import MODELS, Batch, Model
 from profiler.training.guessed_inputs import longest_sequence
-from profiler.training.own_models import code_of, own_model
+from profiler.training.own_models import code_of, layers_of, own_model
 from profiler.training.unwritten_weights import weights_left_unwritten
 from profiler.training.user_code import errors_in_one_line
 from profiler.workload import Workload
@@ -66,6 +66,12 @@ def examine(workload: Workload, gpu: GPU | None = None) -> tuple[str, int]:
     user's own code raises, for a length that the model cannot read, and for fields of the workload that
     the model would not heed.
     """
+    assumed, module = looked_at(workload, gpu)
+    return assumed, parameters_of(module)
+
+
+def looked_at(workload: Workload, gpu: GPU | None = None) -> tuple[str, torch.nn.Module]:
+    """What was assumed, and the model that was built to look at it; see `examine`."""
     with code_in_use(workload), errors_in_one_line(workload.model), _seeing(workload, gpu):
         model = find_model(workload)
         _check_heeded(workload, model)
@@ -76,7 +82,12 @@ def examine(workload: Workload, gpu: GPU | None = None) -> tuple[str, int]:
             raise ProfilerError(
                 f"{workload.model} reads at most {longest} tokens, not --length {workload.length}"
             )
-        return model.assumed, sum(parameter.numel() for parameter in module.parameters())
+        return model.assumed, module
+
+
+def parameters_of(module: torch.nn.Module) -> int:
+    """How many there are."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _check_heeded(workload: Workload, model: Model) -> None:
@@ -98,8 +109,6 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
     model = find_model(workload)
     if workload.memory_format != "contiguous_format" and model.unit != "pixels":
         raise ProfilerError(f"{workload.memory_format} is a layout of images; {workload.model} has none")
-    if workload.checkpointing != "none" and not model.family.layers:
-        raise ProfilerError(f"{workload.model} has no list of equal layers to checkpoint")
     settings = dict(model.settings)
     if workload.layers:
         if not model.family.depth:
@@ -110,7 +119,12 @@ def build_model(workload: Workload, initialize: bool = True) -> torch.nn.Module:
         module = model.family.build(workload, settings)
         if workload.memory_format != "contiguous_format":
             _lay_out(module, getattr(torch, workload.memory_format))
-    return checkpointing.cut(module, model.family.layers, workload.checkpointing)
+    if workload.checkpointing == "none":
+        return module
+    path = layers_of(module) if model.family.layers is None else model.family.layers
+    if not path:
+        raise ProfilerError(f"{workload.model} has no list of equal layers to checkpoint")
+    return checkpointing.cut(module, path, workload.checkpointing)
 
 
 def _lay_out(module: torch.nn.Module, layout: torch.memory_format) -> None:
@@ -129,14 +143,40 @@ def make_batch(workload: Workload, device: torch.device) -> Batch:
         return model.family.batch(workload, model.settings, device)
 
 
+def named_modules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """As `Module.named_modules`, whose generators hand each module through all levels above it."""
+    seen: set[torch.nn.Module] = set()
+    pending = [("", root)]
+    while pending:
+        path, module = pending.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        yield path, module
+        before = f"{path}." if path else ""
+        children = list(module._modules.items())
+        pending += [(before + name, child) for name, child in reversed(children) if child is not None]
+
+
+_PLAIN = (torch.nn.Parameter, torch.Tensor)
+
+
 def constants_in(model: torch.nn.Module) -> Iterator[torch.Tensor]:
     """The model's buffers, and what a library keeps beside its own kind of parameters: scales of quantized
     weights (bitsandbytes/functional.py, QuantState).
     """
-    yield from model.buffers()
-    for parameter in model.parameters():
-        if not type(parameter).__module__.startswith("torch."):  # FSDP's flat parameters hold themselves
-            yield from _tensors_on(parameter)
+    seen: set[int] = set()
+    for _, module in named_modules(model):
+        for buffer in module._buffers.values():
+            if buffer is not None and id(buffer) not in seen:
+                seen.add(id(buffer))
+                yield buffer
+        for parameter in module._parameters.values():
+            if type(parameter) in _PLAIN or parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            if not type(parameter).__module__.startswith("torch."):  # FSDP's flat parameters hold themselves
+                yield from _tensors_on(parameter)
 
 
 def _tensors_on(holder: object, deep: int = 2) -> Iterator[torch.Tensor]:

@@ -96,9 +96,7 @@ def _from_config(name: str, settings: tuple[tuple[str, str], ...], changed: int)
     def make_batch(workload: Workload, settings: dict[str, Any], device: torch.device) -> Batch:
         return batch(workload.batch, workload.length, device)
 
-    with weights_left_unwritten():
-        layers = layers_of(build(Workload(name, 1), {}))
-    return Model(ModelFamily(build, make_batch, layers, ""), {}, "", f"{model_class.__name__}, {assumed}")
+    return Model(ModelFamily(build, make_batch, None, ""), {}, "", f"{model_class.__name__}, {assumed}")
 
 
 @cache
@@ -123,7 +121,6 @@ def _from_factory(name: str, code: UserCode) -> Model:
             make_batch, guessed_loss, inputs = guess(example)
             compute_loss = compute_loss or guessed_loss
             assumed.append(inputs)
-        layers = layers_of(example)
         del example
 
     def build(workload: Workload, settings: dict[str, Any]) -> torch.nn.Module:
@@ -140,7 +137,7 @@ def _from_factory(name: str, code: UserCode) -> Model:
         with code.in_use():
             return _checked_loss((compute_loss or _own_loss)(model, batch))
 
-    family = ModelFamily(build, batch, layers, "", attention=False, loss=loss)
+    family = ModelFamily(build, batch, None, "", attention=False, loss=loss)
     return Model(family, {}, "", "; ".join(assumed), code)
 
 

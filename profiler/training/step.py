@@ -12,7 +12,7 @@ import torch
 from profiler.trace.phase import BACKWARD, FORWARD, MODEL_LOADED, OPTIMIZER_STEP, ZERO_GRAD, Phase
 from profiler.training import precision
 from profiler.training.built_in import Batch
-from profiler.training.models import build_model, code_in_use, find_model, make_batch
+from profiler.training.models import build_model, code_in_use, find_model, make_batch, named_modules
 from profiler.training.optimizers import make_optimizer
 from profiler.training.own_models import call_with
 from profiler.training.sharding import holder_of_states, placed
@@ -36,7 +36,7 @@ class TrainingState:
         """Each parameter once, by its path in its module; those of no module by their optimizer."""
         seen: set[int] = set()
         for module in self.modules:
-            for name, parameter in module.named_parameters():
+            for name, parameter in _named_parameters(module):
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     yield name, parameter
@@ -46,6 +46,18 @@ class TrainingState:
                     if id(parameter) not in seen:
                         seen.add(id(parameter))
                         yield f"parameter {index} of {type(optimizer).__name__}", parameter
+
+
+def _named_parameters(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """All, one that is tied as often as it is there."""
+    if type(root).named_parameters is not torch.nn.Module.named_parameters:  # FSDP's leaves its wrapper out
+        yield from root.named_parameters()
+        return
+    for path, module in named_modules(root):
+        before = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                yield before + name, parameter
 
 
 class Recorder(Protocol):
@@ -61,11 +73,13 @@ def train(
     recorder: Recorder,
     initialize: bool = True,
     sharding: Sharding | None = None,
+    built: torch.nn.Module | None = None,
 ) -> None:
     """Run the workload's steps on `device`, telling `recorder` where each phase begins and ends.
 
     With `initialize=False` the weights keep arbitrary values, for a device that computes nothing. With a
-    `sharding` it is the step of one rank, in a process that has joined the others.
+    `sharding` it is the step of one rank, in a process that has joined the others. `built` is the workload's
+    model where it has been built already, on the CPU, with the CPU's generator set to its seed before.
 
     The loss scaler does nothing but in the fp16 precisions, and there is one micro-batch unless gradients are
     accumulated. The inputs and the loss live until `zero_grad`, as in a loop that rebinds them with the
@@ -73,7 +87,7 @@ def train(
     Raises whatever the device raises, out of memory included.
     """
     with code_in_use(workload):
-        _train(workload, device, recorder, initialize, sharding)
+        _train(workload, device, recorder, initialize, sharding, built)
 
 
 def _train(
@@ -82,11 +96,15 @@ def _train(
     recorder: Recorder,
     initialize: bool,
     sharding: Sharding | None,
+    built: torch.nn.Module | None,
 ) -> None:
-    torch.manual_seed(workload.seed)
+    if built is None:
+        torch.manual_seed(workload.seed)
+    else:  # the CPU's random numbers go on where building left them
+        torch.cuda.manual_seed_all(workload.seed)
     state = TrainingState()
     with recorder.phase(Phase(0, MODEL_LOADED), state):
-        module = build_model(workload, initialize)
+        module = build_model(workload, initialize) if built is None else built
         model = placed(module, device, sharding)
         state.modules = (module,)
     optimizer = make_optimizer(workload, module, sharding)

@@ -9,7 +9,8 @@ import torch
 
 from profiler.errors import ProfilerError
 from profiler.training import models
-from profiler.training.models import examine, find_model
+from profiler.training.models import build_model, examine
+from profiler.training.own_models import layers_of
 from profiler.training.step import compute_loss
 from profiler.training.unwritten_weights import weights_left_unwritten
 from profiler.verbs.options import settings_from
@@ -55,7 +56,7 @@ def test_a_function_with_its_own_batch_gives_a_loss_and_its_layers_can_be_checkp
     workload = Workload(write(tmp_path, SCRIPT) + ":net", 5)
     assert examine(workload) == ("", 3 * (6 * 6 + 6))
     assert loss_of(workload).shape == ()
-    assert find_model(workload).family.layers == "blocks"
+    assert layers_of(build_model(workload)) == "blocks"
 
 
 def test_without_make_batch_the_first_layer_says_what_goes_in(tmp_path):
@@ -126,7 +127,7 @@ def test_a_configuration_of_transformers_trains_its_usual_task(name):
     workload = Workload(name, 2, length, settings=TINY[name])
     model_class, layers = EXPECTED[name]
     assert examine(workload)[0].startswith(model_class)
-    assert find_model(workload).family.layers == layers
+    assert layers_of(build_model(workload)) == layers
     assert loss_of(workload).shape == ()
 
 
