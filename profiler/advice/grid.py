@@ -7,7 +7,6 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from profiler.errors import ProfilerError, first_line
 from profiler.gpu.allocator.settings import AllocatorSettings
 from profiler.gpu.cards import DEFAULT_GPU, GPU, find_gpu
+from profiler.runs.provenance import version_of
 from profiler.workload import Workload
 
 _SETTINGS = "settings"
@@ -41,7 +41,7 @@ class Cell:
             "workload": self.workload.key,
             "gpu": {name: value for name, value in asdict(self.gpu).items() if name != "source"},
             "allocator_settings": self.allocator_settings,
-            "torch": version("torch"),
+            "torch": version_of("torch"),
             "file": _digest_of_file(self.workload.model),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

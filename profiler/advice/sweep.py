@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from profiler.advice.grid import Cell
 from profiler.errors import ProfilerError, first_line
 from profiler.files import alone_with, write_atomically
 from profiler.runs.processes import Died, preload, threads_side_by_side
+from profiler.runs.provenance import version_of
 from profiler.trace.ledger import CATEGORIES
 from profiler.workload import EIGHT_BIT_OPTIMIZERS, Workload
 
@@ -82,7 +82,7 @@ def answer(cell: Cell) -> Row:
         "gpu": cell.gpu.name,
         "gpu_memory_bytes": cell.gpu.memory_bytes,
         "allocator_settings": cell.allocator_settings,
-        "torch_version": version("torch"),
+        "torch_version": version_of("torch"),
     }
     question = Question(allocator_settings=cell.allocator_settings, with_largest=False, with_techniques=False)
     try:

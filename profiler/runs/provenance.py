@@ -7,6 +7,7 @@ import platform
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from profiler.errors import ProfilerError, first_line
 from profiler.gpu.cards import GPU
 from profiler.gpu.virtual.card_file import ENVIRONMENT_VARIABLE
 from profiler.runs.processes import in_fresh_process
+
+version_of = cache(version)  # of an installed package; reading what it says of itself takes a millisecond
 
 
 def default_device() -> Device:
@@ -93,7 +96,7 @@ def provenance(device: Device) -> dict[str, str | None]:
         "driver_version": _driver_version() if device.kind == CUDA else None,
         "cuda_version": torch.version.cuda,
         "torch_version": torch.__version__,
-        "transformers_version": version("transformers"),
+        "transformers_version": version_of("transformers"),
         "python_version": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "allocator_settings": settings,

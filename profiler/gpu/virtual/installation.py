@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from profiler.errors import ProfilerError
@@ -37,7 +38,7 @@ class Installation:
         found = self.folder.parent / "nvidia" / "cudnn" / "lib" / "libcudnn.so.9"
         return found if found.is_file() else None
 
-    @property
+    @cached_property
     def cudnn_version(self) -> int:
         """The cuDNN that torch's own package asks for, as cudnnGetVersion counts (92400 is 9.24.0); 0: not
         said.

@@ -87,6 +87,7 @@ def read_journal(folder: Path) -> Journal:
 
 
 def _records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    for start in range(0, len(data) - _RECORD.size + 1, _RECORD.size):
+    last = min(len(data.rstrip(b"\0")), len(data) - _RECORD.size + 1)  # what follows was never written
+    for start in range(0, last, _RECORD.size):
         count, kind, text = _RECORD.unpack_from(data, start)
         yield count, kind, text.split(b"\0", 1)[0]
