@@ -1,8 +1,8 @@
 """A CUDA kernel, and after it the values that it would have written."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -21,11 +21,20 @@ ONLY_WRITE = {
 }  # fmt: skip
 
 
-@contextmanager
-def plain_cpu() -> Iterator[None]:
+class PlainCpu:
     """Operations on the CPU as they are: no autograd, no default device or other mode of the program."""
-    with torch._C.DisableTorchFunction(), torch._C._AutoDispatchBelowAutograd():
-        yield
+
+    def __enter__(self) -> None:
+        self._function, self._autograd = (
+            torch._C.DisableTorchFunction(),
+            torch._C._AutoDispatchBelowAutograd(),
+        )
+        self._function.__enter__()
+        self._autograd.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._autograd.__exit__(*error)
+        self._function.__exit__(*error)
 
 
 def returning(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
@@ -40,11 +49,11 @@ def returning(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
         except BaseException:
             del arguments, keywords  # the traceback of an out of memory keeps no tensor alive
             raise
-        if isinstance(result, torch.Tensor) and is_float(result) and result.numel() > FLOATS:
+        if isinstance(result, torch.Tensor) and _is_large(result):
             return result  # the way of almost all
         results = all_tensors(result)
         if _worth_following(results, arguments, keywords):
-            with plain_cpu():
+            with PlainCpu():
                 call = OnTheCpu(operation, arguments, keywords, known, seed=seed)
                 _settle(signature, call, signature.by_name(arguments, keywords), results, call.results)
         return result
@@ -57,27 +66,36 @@ def writing(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     signature = Signature(operation)
     only_writes = signature.name in ONLY_WRITE
 
-    def run(keys: torch.DispatchKeySet, *arguments: object, **keywords: object) -> object:
+    def run(keys: torch.DispatchKeySet, *arguments: Any, **keywords: object) -> object:
         call: OnTheCpu | None = None
+        zeroes = False
         written: Sequence[torch.Tensor] = ()
         unread: Sequence[torch.Tensor] = ()
         try:
             arguments = signature.with_numbers(arguments)
+            if signature.in_place and _is_large(arguments[0]):
+                result = kernel(keys, *arguments, **keywords)  # the way of almost all
+                known.forget(arguments[0])
+                return result
             written, outs = signature.written(arguments, keywords)
             unread = written if only_writes else outs
             if _worth_following(written, arguments, keywords, unread):
-                seed = signature.seed(arguments, keywords)
-                with plain_cpu():
-                    call = OnTheCpu(operation, arguments, keywords, known, written, unread, seed)
+                zeroes = _zeroes(signature, arguments, keywords)
+                if not zeroes:
+                    seed = signature.seed(arguments, keywords)
+                    with PlainCpu():
+                        call = OnTheCpu(operation, arguments, keywords, known, written, unread, seed)
             result = kernel(keys, *arguments, **keywords)
         except BaseException:
             del arguments, keywords, written, unread, call
             raise
-        if call is None:
-            for tensor in written:
-                known.forget(tensor)
+        if zeroes:
+            with PlainCpu():
+                _zero(signature, written)
+        elif call is None:
+            _forget(written)
         else:
-            with plain_cpu():
+            with PlainCpu():
                 by_name = signature.by_name(arguments, keywords)
                 _settle(signature, call, by_name, written, lambda: call.results(written))
         return result
@@ -115,6 +133,11 @@ def collective(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     return run
 
 
+def _is_large(tensor: Any) -> bool:
+    """Whether it holds floats, more than are computed."""
+    return is_float(tensor) and tensor.numel() > FLOATS
+
+
 def _worth_following(
     outputs: Sequence[torch.Tensor],
     arguments: tuple,
@@ -124,13 +147,19 @@ def _worth_following(
     """Whether a value of `outputs` may become known: an integer or boolean one; floats where all that is
     read is.
     """
-    if any(not is_float(t) and computable(t) for t in outputs):
-        return True
-    if not any(computable(t) for t in outputs):
+    floats = False
+    for output in outputs:
+        if computable(output):
+            if not is_float(output):
+                return True
+            floats = True
+    if not floats:
         return False
     skipped = {id(t) for t in unread}
-    read = (t for t in all_tensors([arguments, list(keywords.values())]) if id(t) not in skipped)
-    return all(computable(t) and known.assumption(t) is not None for t in read)
+    for tensor in all_tensors([arguments, list(keywords.values())]):
+        if id(tensor) not in skipped and not (computable(tensor) and known.assumption(tensor) is not None):
+            return False
+    return True
 
 
 def _settle(
@@ -154,9 +183,7 @@ def _settle(
         return
     try:
         asks = call.assumption == assumptions.AS_IF_ONE and signature.name in assumptions.NOTHING_WRONG
-        if _zeroes(signature, arguments):
-            _zero(followed)
-        elif call.all_known and not asks:
+        if call.all_known and not asks:
             _write(outputs, compute(), kept, call.assumption)
         elif choice is not None:
             _choose(followed, choice)
@@ -166,25 +193,35 @@ def _settle(
             for output in followed:
                 known.write(output, assumptions.whole(signature.name, on_host(output)))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        _forget(outputs)
-        journal.not_followed(signature.name, (str(error) or type(error).__name__).splitlines()[0])
+        _not_followed(signature, outputs, error)
 
 
-def _zeroes(signature: Signature, arguments: dict[str, object]) -> bool:
+def _zeroes(signature: Signature, arguments: tuple, keywords: dict[str, object]) -> bool:
     """Whether all that is written is zero: nothing is computed then, and what reads as zero stays unwritten.
 
     The states of an 8-bit optimizer are as large as the model.
     """
-    value = arguments.get("value")
-    return signature.name == "zero_" or (
-        signature.name == "fill_" and type(value) in (int, bool) and not value
-    )
+    if signature.name != "fill_":
+        return signature.name == "zero_"
+    value = signature.by_name(arguments, keywords).get("value")
+    return type(value) in (int, bool) and not value
 
 
-def _zero(outputs: Sequence[torch.Tensor]) -> None:
-    for output in outputs:
-        zero(output)
-        known.write(output)
+def _zero(signature: Signature, outputs: Sequence[torch.Tensor]) -> None:
+    try:
+        for output in outputs:
+            if computable(output) and not torch.cuda.is_current_stream_capturing():
+                zero(output)
+                known.write(output)
+            else:
+                known.forget(output)
+    except RuntimeError as error:
+        _not_followed(signature, outputs, error)
+
+
+def _not_followed(signature: Signature, outputs: Sequence[torch.Tensor], error: Exception) -> None:
+    _forget(outputs)
+    journal.not_followed(signature.name, (str(error) or type(error).__name__).splitlines()[0])
 
 
 def _forget(outputs: Sequence[torch.Tensor]) -> None:

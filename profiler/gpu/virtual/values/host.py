@@ -13,6 +13,8 @@ ASSUMED_BYTES = 1 << 20  # an integer or boolean result of values that are not c
 
 def extent_bytes(tensor: torch.Tensor) -> int:
     """Bytes from the first element of a tensor with elements to the end of its last, gaps included."""
+    if tensor.is_contiguous():
+        return tensor.numel() * tensor.element_size()
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return (last + 1) * tensor.element_size()
 
@@ -31,11 +33,11 @@ _fill = _stand_in("vgpu_memory_fill", ctypes.c_void_p, ctypes.c_int, ctypes.c_si
 
 def zero(tensor: torch.Tensor) -> None:
     """Zero the elements of a tensor; pages that were never written stay so, where there are no gaps."""
-    here = on_host(tensor)
     bytes_ = tensor.numel() * tensor.element_size()
     if _fill is None or not bytes_ or extent_bytes(tensor) != bytes_:
-        here.zero_()
+        on_host(tensor).zero_()
     else:
+        _wait_for_what_comes(tensor)
         _fill(tensor.data_ptr(), 0, bytes_)
 
 
@@ -47,10 +49,14 @@ def on_host(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not tensor.numel():
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+    _wait_for_what_comes(tensor)
+    memory = (ctypes.c_char * extent_bytes(tensor)).from_address(tensor.data_ptr())
+    flat = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype)
+    return flat.as_strided(tensor.shape, tensor.stride())
+
+
+def _wait_for_what_comes(tensor: torch.Tensor) -> None:
     if _wait_for_data is not None and tensor.is_cuda:
         stream = torch._C._cuda_getCurrentRawStream(tensor.get_device())
         if _wait_for_data(stream):
             raise RuntimeError("a rank has ended whose part of a collective is waited for")
-    memory = (ctypes.c_char * extent_bytes(tensor)).from_address(tensor.data_ptr())
-    flat = torch.frombuffer(memory, dtype=torch.uint8).view(tensor.dtype)
-    return flat.as_strided(tensor.shape, tensor.stride())

@@ -77,7 +77,9 @@ class KnownMemory:
         if storage is None:
             self._clean()
             storage = self._storages[_storage_address(tensor)] = _Storage(whole)
-        if bytes_ == tensor.numel() * tensor.element_size():
+        if bytes_ == whole.nbytes() == tensor.numel() * tensor.element_size():
+            storage.spans = [(start, start + bytes_)]
+        elif bytes_ == tensor.numel() * tensor.element_size():
             touching = [(f, e) for f, e in storage.spans if f <= start + bytes_ and start <= e]
             apart = [span for span in storage.spans if span not in touching]
             joined = (

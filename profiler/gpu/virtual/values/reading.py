@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import answers, assumptions
-from .following import inside_collective, plain_cpu
+from .following import PlainCpu, inside_collective
 from .host import ASSUMED_BYTES, COPIED_BYTES, INTEGER_BYTES, on_host
 from .known import TRUE
 from .operation.below import Kernel
@@ -49,7 +49,7 @@ def item(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
         assumption = known.assumption(tensor)
         if assumption is None:
             assumption = assumptions.words(tensor.dtype, 1)
-            with plain_cpu():
+            with PlainCpu():
                 on_host(tensor).fill_(_scalars.next(tensor.dtype))
             known.write(tensor, assumption)  # so that it reads the same again
         if assumption != TRUE:
@@ -87,8 +87,16 @@ def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     def run(keys: torch.DispatchKeySet, to: torch.Tensor, source: torch.Tensor, *rest: object) -> object:
         if getattr(inside_collective, "here", False):
             return kernel(keys, to, source, *rest)
-        assumption = known.assumption(source)
         to_the_host = source.is_cuda and not to.is_cuda
+        if not to_the_host and not _copyable(to):  # the way of almost all
+            try:
+                result = kernel(keys, to, source, *rest)
+            except BaseException:
+                del to, source
+                raise
+            known.forget(to)
+            return result
+        assumption = known.assumption(source)
         outermost = to_the_host and not getattr(_copying, "to_the_host", False)
         if outermost:
             _copying.to_the_host = True
@@ -105,7 +113,7 @@ def copy(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
             if outermost:
                 _copying.to_the_host = False
         if not to_the_host or outermost:
-            with plain_cpu():
+            with PlainCpu():
                 (_to_the_host if to_the_host else _to_the_device)(to, source, assumption)
         return result
 
@@ -150,7 +158,7 @@ def copy_many(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
     ) -> object:
         before = [known.assumption(tensor) for tensor in source]
         result = kernel(keys, to, source, *rest)
-        with plain_cpu():
+        with PlainCpu():
             for one, other, assumption in zip(to, source, before, strict=True):
                 if one.is_cuda and other.is_cuda:
                     _to_the_device(one, other, assumption)
@@ -181,7 +189,7 @@ def sized(count: Callable[[torch.Tensor, list[torch.Tensor]], int]) -> Wrapper:
                     for name, value in keywords.items()
                     if name == "out" and isinstance(value, torch.Tensor)
                 }
-                with plain_cpu():
+                with PlainCpu():
                     here = on_host(tensor)
                     values = _each(operation(here, *arguments, **(keywords | out)))
                     read = count(here, values)
@@ -189,7 +197,7 @@ def sized(count: Callable[[torch.Tensor, list[torch.Tensor]], int]) -> Wrapper:
                 _record(name, tensor, assumption or assumptions.LARGEST, gives_a_size=True)
             with answers.next_read_gives(read):
                 result = kernel(keys, tensor, *arguments, **keywords)
-            with plain_cpu():
+            with PlainCpu():
                 for output, value in zip(_each(result), values or repeat(None), strict=False):
                     if isinstance(output, torch.Tensor):
                         _write(output, value, assumption)
@@ -220,7 +228,7 @@ def equal(operation: torch._ops.OpOverload, kernel: Kernel) -> Kernel:
         unknown = [text for text in rests_on if text != TRUE]
         alike = True
         if None not in rests_on and one.shape == other.shape:
-            with plain_cpu():
+            with PlainCpu():
                 alike = torch.equal(on_host(one), on_host(other))
         if unknown and not one.is_set_to(other):
             _record("equal", one, unknown[0] or "true")

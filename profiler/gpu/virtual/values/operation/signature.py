@@ -19,6 +19,9 @@ class Signature:
         ]
         self.takes_tensors = any("Tensor" in str(argument.type) for argument in schema.arguments)
         self._written = [(i, a.name, a.is_out) for i, a in enumerate(schema.arguments) if a.alias_info]
+        # It writes its first argument, one tensor, and no other.
+        only = [(i, is_out) for i, _, is_out in self._written]
+        self.in_place = only == [(0, False)] and self._tensors[:1] == [0]
 
     def by_name(self, arguments: tuple, keywords: dict[str, object]) -> dict[str, object]:
         """The arguments that were given, by name."""
