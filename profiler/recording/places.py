@@ -147,9 +147,10 @@ def _calls(frame: FrameType | None) -> _Calls:
     torch_line = ""
     while frame is not None:
         code = frame.f_code
-        owner = _owners.get(code)
-        if owner is None:
-            owner = _owners[code] = _owner(code)
+        known = _owners.get(id(code))
+        if known is None:
+            known = _owners[id(code)] = _owner(code), code
+        owner = known[0]
         if owner == _USER:
             return _Calls(_said(code, frame.f_lineno), torch_line, False)
         if owner == _ENGINE:
@@ -160,8 +161,9 @@ def _calls(frame: FrameType | None) -> _Calls:
     return _Calls("", torch_line, False)
 
 
-_owners: dict[CodeType, int] = {}
-_lines: dict[tuple[CodeType, int], str] = {}
+# By the number of the code, which is kept: its own hash is that of all that is in it.
+_owners: dict[int, tuple[int, CodeType]] = {}
+_lines: dict[tuple[int, int], tuple[str, CodeType]] = {}
 
 
 def _owner(code: CodeType) -> int:
@@ -173,7 +175,8 @@ def _owner(code: CodeType) -> int:
 
 def _said(code: CodeType, number: int) -> str:
     """The line as "folder/file.py:12 function", the file relative to where Python found it."""
-    line = _lines.get((code, number))
-    if line is None:
-        line = _lines[code, number] = f"{short_path(code.co_filename)}:{number} {code.co_name}"
-    return line
+    known = _lines.get((id(code), number))
+    if known is None:
+        known = f"{short_path(code.co_filename)}:{number} {code.co_name}", code
+        _lines[id(code), number] = known
+    return known[0]

@@ -18,7 +18,7 @@ from profiler.gpu.allocator import AllocatorSettings, SegmentEvent
 from profiler.gpu.cards import GPU
 from profiler.gpu.device_used import in_total, process_terms
 from profiler.gpu.simulated.tensors.assumed import AssumedReads
-from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.owners import Owned
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.trace.events import Allocation, Entry, Free, Mark, Place
 from profiler.trace.phase import Phase
@@ -138,8 +138,9 @@ class SimulatedRecorder(PhaseRecorder):
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
         for module in state.modules:
             self._attribution.know(module)
-        mark = Mark(phase, labels(state, self.device))
-        self._listener.mark(mark, parameter_modules(state, self.device))
+        owned = Owned(state, self.device)
+        mark = Mark(phase, owned.labels)
+        self._listener.mark(mark, owned.modules)
         return Reading(mark, memory_stats=self._statistics())
 
     def _statistics(self) -> dict[str, int]:

@@ -24,10 +24,9 @@ def with_workspaces(entries: Sequence[Entry]) -> list[Entry]:
             kept.pop(entry.address, None)
         else:
             held.update(entry.labels)
-    workspaces = {index for address, index in kept.items() if address not in held}
-    return [
-        replace(entry, category="workspaces")
-        if isinstance(entry, Allocation) and index in workspaces
-        else entry
-        for index, entry in enumerate(entries)
-    ]
+    found = list(entries)
+    for address, index in kept.items():
+        entry = found[index]
+        if address not in held and isinstance(entry, Allocation):
+            found[index] = replace(entry, category="workspaces")
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from profiler.trace.phase import Phase
 
@@ -31,12 +31,27 @@ class Allocation:
     category: str = ""
     where: Place | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which would ask for the names of the fields each time."""
+        return Allocation, (
+            self.address,
+            self.size_bytes,
+            self.requested_bytes,
+            self.op,
+            self.category,
+            self.where,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Free:
     """The block at `address` given back. A block from before the recording is unknown and ignored."""
 
     address: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """See Allocation."""
+        return Free, (self.address,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ Bytes that an allocator adds to a request (rounding, unsplit tails) are the cate
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -107,29 +107,26 @@ def _sweep(entries: list[Entry], blocks: dict[int, _Block]) -> list[Account]:
     """Walk the entries again with every category known."""
     accounts: list[Account] = []
     live: dict[int, _Block] = {}
-    now: Counter[str] = Counter(dict.fromkeys(CATEGORIES, 0))
+    now = defaultdict(int, dict.fromkeys(CATEGORIES, 0))
     total = peak_total = 0
     peak, peak_op, position = dict(now), "", 0
     for index, entry in enumerate(entries):
         if isinstance(entry, Allocation):
-            live[entry.address] = blocks[index]
-            _add(now, blocks[index], +1)
+            block = live[entry.address] = blocks[index]
+            now[block.category] += entry.requested_bytes
+            now["rounding"] += entry.size_bytes - entry.requested_bytes
             total += entry.size_bytes
             if total > peak_total:
                 peak_total, peak, peak_op = total, dict(now), entry.op
                 position = index
         elif isinstance(entry, Free):
-            block = live.pop(entry.address, None)
-            if block is not None:
-                _add(now, block, -1)
-                total -= block.allocation.size_bytes
+            freed = live.pop(entry.address, None)
+            if freed is not None:
+                born = freed.allocation
+                now[freed.category] -= born.requested_bytes
+                now["rounding"] -= born.size_bytes - born.requested_bytes
+                total -= born.size_bytes
         else:
             accounts.append(Account(entry.phase, total, dict(now), peak_total, peak, peak_op, position))
             peak_total, peak, peak_op, position = total, dict(now), "", index
     return accounts
-
-
-def _add(now: Counter[str], block: _Block, sign: int) -> None:
-    requested_bytes = block.allocation.requested_bytes
-    now[block.category] += sign * requested_bytes
-    now["rounding"] += sign * (block.allocation.size_bytes - requested_bytes)

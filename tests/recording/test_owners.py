@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.owners import Owned
 from profiler.training.step import TrainingState
 
 CPU = torch.device("cpu")
@@ -13,8 +13,8 @@ def test_a_lazy_parameter_owns_nothing_yet():
     lazy, plain = nn.LazyLinear(4, bias=False), nn.Linear(2, 2, bias=False)
     state = TrainingState((lazy, plain))
     address = plain.weight.untyped_storage().data_ptr()
-    assert labels(state, CPU) == {address: "parameters"}
-    assert parameter_modules(state, CPU) == {address: "weight"}
+    assert Owned(state, CPU).labels == {address: "parameters"}
+    assert Owned(state, CPU).modules == {address: "weight"}
 
 
 def test_a_sparse_gradient_is_its_values_and_indices():
@@ -24,5 +24,5 @@ def test_a_sparse_gradient_is_its_values_and_indices():
         part.untyped_storage().data_ptr()
         for part in (table.weight.grad._values(), table.weight.grad._indices())
     }
-    found = labels(TrainingState((table,)), CPU)
+    found = Owned(TrainingState((table,)), CPU).labels
     assert {address for address, category in found.items() if category == "gradients"} == parts

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from profiler import simulate
 from profiler.gpu.cards import GPUS
 from profiler.gpu.simulated.device import simulated_gpu
-from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.owners import Owned
 from profiler.recording.places import Attribution
 from profiler.recording.simulated import SimulatedRecorder
 from profiler.trace.events import Allocation, Free
@@ -277,5 +277,5 @@ def test_the_tensors_inside_a_wrapper_are_its_parameter():
     module.inner.weight = nn.Parameter(TwoTensor(*parts))
     addresses = {part.untyped_storage().data_ptr() for part in parts}
     state, device = TrainingState((module,)), torch.device("cpu")
-    assert labels(state, device) == dict.fromkeys(addresses, "parameters")
-    assert parameter_modules(state, device) == dict.fromkeys(addresses, "inner")
+    assert Owned(state, device).labels == dict.fromkeys(addresses, "parameters")
+    assert Owned(state, device).modules == dict.fromkeys(addresses, "inner")

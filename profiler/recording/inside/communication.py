@@ -32,7 +32,7 @@ _ROLES = {
 _FOLDERS = ("/torch/distributed/", "/torch/nn/parallel/")
 _MOST_FRAMES = 16  # between the allocation and the function that is looked for
 
-_known: dict[CodeType, str] = {}
+_known: dict[int, tuple[str, CodeType]] = {}  # by the number of the code, which is kept: its hash takes long
 
 
 def between_ranks() -> bool:
@@ -64,10 +64,10 @@ def role() -> str:
 
 
 def _role_of(code: CodeType) -> str:
-    found = _known.get(code)
-    if found is None:
+    known = _known.get(id(code))
+    if known is None:
         file = code.co_filename.rpartition("/")[2]
         ours = any(folder in code.co_filename for folder in _FOLDERS)
         found = _ROLES.get((file, code.co_name)) or _ROLES.get((file, _ANY)) or ""
-        found = _known[code] = found if ours else ""
-    return found
+        known = _known[id(code)] = found if ours else "", code
+    return known[0]

@@ -25,7 +25,7 @@ import torch
 
 from profiler.recording.auto_phases import auto_phases
 from profiler.recording.inside import communication
-from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.owners import Owned
 from profiler.recording.places import Attribution
 from profiler.recording.virtual.event_stream import LIBRARY, Asked, EventStream
 from profiler.trace.phase import Phase
@@ -100,9 +100,10 @@ class _Watch:
                 self._mark(phase, state)
 
     def _mark(self, phase: Phase, state: TrainingState) -> None:
+        now = Owned(state, _CUDA)
         owned: defaultdict[str, list[int]] = defaultdict(list)
         lasting: set[tuple[int, str]] = set()
-        for address, category in labels(state, _CUDA).items():
+        for address, category in now.labels.items():
             if category in _LASTING:
                 lasting.add((address, category))
                 if (address, category) in self._labelled:
@@ -110,8 +111,7 @@ class _Watch:
             owned[category].append(address)
         modules: defaultdict[str, list[int]] = defaultdict(list)
         fresh = {address for address, _ in lasting - self._labelled} | set(owned["gradients"])
-        found = parameter_modules(state, _CUDA) if fresh else {}  # many parameters take long
-        for address, module in found.items():
+        for address, module in now.modules.items():
             if address in fresh:
                 modules[module].append(address)
         self._labelled = lasting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -209,17 +208,23 @@ class _Blocks:
         found: list[int] = self._reserved[start:end].tolist()
         return found
 
-    def alive(self, address: int, before: int) -> int | None:
-        """The position among the entries of the allocation that has the address before block `before`."""
-        rank = int(self._addresses.searchsorted(address))
-        if rank == len(self._addresses) or self._addresses[rank] != address:
-            return None
+    def alive(self, addresses: Sequence[int], before: int) -> list[int]:
+        """The positions among the entries of the allocations that have the addresses before block `before`.
+
+        Less than 0 for an address that is no allocation's then.
+        """
+        import numpy as np
+
+        if not len(self._births):
+            return [-1] * len(addresses)
+        wanted = np.array(addresses, dtype=np.uint64)
+        rank = np.minimum(self._addresses.searchsorted(wanted), len(self._addresses) - 1)
         span = len(self._births) + 1
-        place = int(self._last.searchsorted(rank * span + before)) - 1
-        block = int(self._last[place]) - rank * span if place >= 0 else -1
-        if block < 0 or not self._births[block]:
-            return None
-        return block + bisect_right(self.marks, block)
+        place = self._last.searchsorted(rank * span + before) - 1
+        block = np.where(place >= 0, self._last[place] - rank * span, -1)
+        alive = (self._addresses[rank] == wanted) & (block >= 0) & self._births[block]
+        marks = np.searchsorted(np.array(self.marks, dtype=np.int64), block, side="right")
+        return np.where(alive, block + marks, -1).tolist()
 
 
 def _entry(row: list[int], places: Sequence[Asked]) -> Allocation | Free:
@@ -233,9 +238,9 @@ def _entry(row: list[int], places: Sequence[Asked]) -> Allocation | Free:
 def _name_modules(entries: list[Any], blocks: _Blocks, modules: Mapping[int, str]) -> None:
     """A parameter is made outside of any call of its module, a gradient by autograd: whose they are is known
     at the end of the phase."""
-    for address, module in modules.items():
-        position = blocks.alive(address, blocks.marks[-1])
-        if position is None:
+    positions = blocks.alive(list(modules), blocks.marks[-1])
+    for position, module in zip(positions, modules.values(), strict=True):
+        if position < 0:
             continue
         entry = entries[position]
         if not (entry.where and entry.where.module):

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from profiler.recording.owners import labels, parameter_modules
+from profiler.recording.owners import Owned
 from profiler.recording.places import Attribution
 from profiler.recording.recorder import PhaseRecorder, Reading
 from profiler.recording.virtual.event_stream import Asked, EventStream
@@ -53,8 +53,9 @@ class VirtualRecorder(PhaseRecorder):
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
         for module in state.modules:
             self._attribution.know(module)
-        mark = Mark(phase, labels(state, self.device))
-        self._ends.append(PhaseEnd(mark, parameter_modules(state, self.device)))
+        owned = Owned(state, self.device)
+        mark = Mark(phase, owned.labels)
+        self._ends.append(PhaseEnd(mark, owned.modules))
         self._stream.mark(len(self._ends))
         free_bytes, total_bytes = torch.cuda.mem_get_info()
         statistics = torch.cuda.memory_stats()
