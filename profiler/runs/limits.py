@@ -15,6 +15,7 @@ _WITHOUT_MEMORY = (
     "Cannot allocate memory",
     "Resource temporarily unavailable",  # a thread that finds no room for its stack
     "can't start new thread",
+    "cannot allocate memory for thread-local data",  # glibc, where a thread first uses a library's
 )
 
 
