@@ -1,4 +1,4 @@
-"""The numbers of docs/accuracy.md and README.md, counted again from the committed results."""
+"""The numbers of docs/accuracy.md and README.md, counted again from the committed results and tables."""
 
 import re
 
@@ -8,38 +8,45 @@ from profiler.recording.simulated import UNKNOWN_WORKSPACES
 from profiler.records import table as records
 from profiler.records.comparison import compare, set_aside, silent_categories
 from profiler.records.select import last_of_each_run, last_of_each_workload
-from profiler.reference.archive import read_recording
-from tests.benchmarks.accuracy_suite import RECORDING, ROOT, compared, read_simulated
+from tests.benchmarks.accuracy_suite import (
+    ROOT,
+    compared,
+    read_probes,
+    read_simulated,
+    recordings,
+    table_row,
+)
 
 PAGE = (ROOT / "docs" / "accuracy.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def runs():
-    return compared(read_recording(RECORDING), read_simulated())
+def runs_of_cards():
+    """By the recorded card's name its runs that were simulated."""
+    return {each.gpu.name: compared(each, read_simulated(each)) for each in recordings()}
 
 
-def test_runs_of_the_suite_on_the_simulated_and_the_virtual_gpu(runs):
-    plain, convolved = ([run for run in runs if run.convolves == sort] for sort in (False, True))
-    exact = [sum(run.exact for run in sort) for sort in (plain, convolved)]
-    assert f"| virtual A100, runs without convolutions | {exact[0]} of {len(plain)} |" in PAGE
-    assert f"| virtual A100, runs with convolutions | {exact[1]} of {len(convolved)} |" in PAGE
-    assert f"over the {len(runs)} runs" in PAGE
-    assert f"first {len(plain)} runs" in README
-    assert f"{exact[1]} of {len(convolved)} have both peaks" in README
+def test_runs_and_probes_of_each_card(runs_of_cards):
+    probes = read_probes()
+    assert len(runs_of_cards) == 4
+    for card, runs in runs_of_cards.items():
+        assert table_row(card, runs, probes[card]) in PAGE
+    everything = [run for runs in runs_of_cards.values() for run in runs]
+    plain = [run for run in everything if not run.convolves]
+    convolved = [run for run in everything if run.convolves]
+    exact, of = sum(run.exact for run in plain), len(plain)
+    assert f"| four virtual cards, runs without convolutions | {exact} of {of} |" in PAGE
+    assert f"{exact} of {of} runs without convolutions have both peaks the same" in README
+    without = sum(all(run.exact_without) for run in convolved)
+    assert f"{without} of {len(convolved)} of those with convolutions" in README
 
 
-def test_the_worst_peaks_of_convolutions_are_those_that_are_said(runs):
-    allocated, reserved = (
-        min((run.errors_percent[place], run.words) for run in runs if run.convolves) for place in (0, 1)
-    )
-    assert f"{reserved[0]:.1f} % reserved (ResNet-50, fp32)" in PAGE
-    assert reserved[1].startswith("resnet50, batch 32 × 224, adam")
-    assert f"{allocated[0]:.1f} % allocated (a tiny ViT, autocast)" in PAGE
-    assert allocated[1].startswith("vit-tiny, batch 4 × 32, adam, amp_")
-    said = f"{-allocated[0]:.1f} % too low allocated and {-reserved[0]:.1f} % reserved"
-    assert said in UNKNOWN_WORKSPACES
+def test_the_worst_peaks_of_convolutions_are_those_that_are_said(runs_of_cards):
+    convolved = [run for runs in runs_of_cards.values() for run in runs if run.convolves]
+    allocated, reserved = (min(run.errors_percent[place] for run in convolved) for place in (0, 1))
+    assert f"{reserved:.1f} % reserved, {allocated:.1f} % allocated" in PAGE
+    assert f"{-allocated:.1f} % too low allocated and {-reserved:.1f} % reserved" in UNKNOWN_WORKSPACES
 
 
 def test_levels_of_the_formula():
@@ -52,11 +59,44 @@ def test_levels_of_the_formula():
     assert f"by nothing else: {int((left == 0).sum())} of {len(simulated)} levels" in README
 
 
+def cells(page, first):
+    """The cells of the table rows of a page whose first cell begins so."""
+    lines = (ROOT / "docs" / page).read_text().splitlines()
+    return [
+        [cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith(first)
+    ]
+
+
 def test_the_rows_of_others_are_those_of_their_pages():
-    ours = re.search(
-        r"^\| virtual GPU \| \d+ \| ([\d.]+)% \| [\d.]+% \| ([\d.]+)% \|",
-        (ROOT / "docs" / "leaderboard.md").read_text(),
-        re.MULTILINE,
-    )
-    assert f"| median {ours[1]} % | {ours[2]} % | [leaderboard.md]" in PAGE
+    (ours,) = cells("leaderboard.md", "| virtual GPU |")
+    assert f"| median {ours[2].replace('%', ' %')} | {ours[4].replace('%', ' %')} | [leaderboard.md]" in PAGE
     assert "130 rows that the authors of xMem measured" in PAGE
+    fakegpu = [row for row in cells("leaderboard_fakegpu.md", "| ") if row[-2] == "yes"]
+    assert len(fakegpu) == 7
+    worst = max(abs(float(row[4])) for row in fakegpu)
+    assert f"| within {worst:.2f} % |" in PAGE
+
+
+def test_recorded_peaks_are_those_of_their_table():
+    """A difference of 0 in both peaks, in the rows of accuracy_traces.md."""
+    rows = [row for row in cells("accuracy_traces.md", "| `") if len(row) > 8 and "torch 2" in row[2]]
+    exact = sum(row[5] == "0" and row[8] == "0" for row in rows)
+    assert PAGE.count(f"| {exact} of {len(rows)} ") == 2
+    assert f"to the byte: allocated and reserved in {exact}, the same {exact} as the virtual GPU" in README
+
+
+def test_architectures_are_those_of_the_run_that_is_kept():
+    lines = (ROOT / "results" / "accuracy" / "architectures.txt").read_text().splitlines()
+    *each, last = lines
+    counts = [int(number) for number in re.findall(r"\d+", last)]
+    total, not_run, *alike = counts
+    assert len(each) == total
+    assert sum(line.endswith(": alike") for line in each) == alike[0]
+    assert (
+        f"| {alike[3]} of {total - not_run} without the workspaces of convolutions ({alike[0]} with) |"
+        in PAGE
+    )
+    said = f"the same in {alike[3]} but for the workspaces of convolutions ({alike[0]} with them)"
+    assert said in PAGE.replace("\n", " ")
+    assert f"peak allocated in {alike[4]} ({alike[1]})" in PAGE.replace("\n", " ")
+    assert f"reserved in {alike[5]} ({alike[2]})" in PAGE.replace("\n", " ")

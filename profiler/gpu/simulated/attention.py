@@ -294,7 +294,7 @@ def efficient_backward_scratch(
     arguments: dict[str, Any], described: Any, gpu: GPU, version: tuple[int, int]
 ) -> tuple[Scratch, ...]:
     """The same of its backward pass."""
-    if gpu.capability < (8, 0):
+    if gpu.capability < (7, 5):
         warnings.warn(
             f"{gpu.name}: workspace of efficient attention's backward unknown, taken as 0", stacklevel=2
         )
