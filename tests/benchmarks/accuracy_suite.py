@@ -27,8 +27,8 @@ from profiler.reference.engines import NOT_MODELLED, operation_of
 from profiler.reference.predictions import predict_probes, simulate
 from profiler.reference.unmatched import compare_probes
 from profiler.trace.alignment import align
-from profiler.trace.events import Allocation, Free
-from profiler.trace.file import Entry, read_run
+from profiler.trace.events import Allocation, Entry, Free
+from profiler.trace.load import read_run
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "results" / "accuracy"
