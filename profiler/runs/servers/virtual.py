@@ -21,3 +21,4 @@ for _file in sorted(_cudnn.parent.glob("*.so.9")) if _cudnn is not None else ():
             ctypes.CDLL(str(_file))
 version_of("transformers")
 kernels.wrap_all()
+kernels.forward_passes.stand_at_thread_key()  # what a run with checkpoints would do

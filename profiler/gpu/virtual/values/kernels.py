@@ -191,7 +191,7 @@ class _ForwardPasses:
             if self.followed:
                 return function(*arguments, **keywords)
             known.forget_floats()
-            self._stand_at_thread_key()
+            self.stand_at_thread_key()
             with below.thread_followed(True):
                 return function(*arguments, **keywords)
 
@@ -210,7 +210,7 @@ class _ForwardPasses:
 
         return run
 
-    def _stand_at_thread_key(self) -> None:
+    def stand_at_thread_key(self) -> None:
         """Wrap the kernels once more, for threads that pass that key."""
         with self._lock:
             if self._of_threads:
