@@ -74,6 +74,17 @@ def test_the_virtual_gpu_says_the_same(program):
 
 
 @pytest.mark.usefixtures("cuda_build")
+def test_loops_of_accelerate_take_what_their_optimizer_step_does():
+    """Weights, gradients, two states and the denominators, cuBLAS workspaces of two threads, a batch, a loss."""
+    pytest.importorskip("accelerate")
+    weights_bytes = 4 * (256 * 1024 + 1024 + 1024 * 256 + 256)
+    peak_bytes = 5 * weights_bytes + 2 * 8_519_680 + 8 * 256 * 4 + 512
+    virtual, _ = each("accelerated")
+    assert {one["peak_allocated_bytes"] for one in virtual.values()} == {peak_bytes}
+    assert virtual == on_the_simulated_gpu("accelerated")
+
+
+@pytest.mark.usefixtures("cuda_build")
 @pytest.mark.parametrize(
     ("name", "gpu", "said"),
     [
