@@ -75,7 +75,7 @@ def test_the_virtual_gpu_says_the_same(program):
 
 @pytest.mark.usefixtures("cuda_build")
 def test_loops_of_accelerate_take_what_their_optimizer_step_does():
-    """Weights, gradients, two states and the denominators, cuBLAS workspaces of two threads, a batch, a loss."""
+    """Weights, gradients, two states and denominators, cuBLAS workspaces of two threads, a batch, a loss."""
     pytest.importorskip("accelerate")
     weights_bytes = 4 * (256 * 1024 + 1024 + 1024 * 256 + 256)
     peak_bytes = 5 * weights_bytes + 2 * 8_519_680 + 8 * 256 * 4 + 512

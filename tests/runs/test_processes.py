@@ -161,7 +161,16 @@ def _environment():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-COMMAND = "import sys; from profiler.cli import main; sys.exit(main())"
+COMMAND = "import sys; from profiler.__main__ import main; sys.exit(main())"
+PRESSED_TWICE = """
+import os, signal, sys
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[-1]:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+"""
 PLANTED = ("torch", "transformers", "numpy", "random", "profiler", "socket", "multiprocessing", "signal")
 
 
@@ -188,6 +197,21 @@ def test_nothing_in_the_current_folder_is_imported(tmp_path):
     assert not (tmp_path / "executed").exists(), (tmp_path / "executed").read_text()
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.startswith("FITS")
+
+
+@pytest.mark.parametrize("module", ["profiler.cli", "argparse", "rich.progress", "profiler.views.screen"])
+def test_ctrl_c_twice_while_the_command_is_imported_is_one_line(tmp_path, module):
+    (tmp_path / "sitecustomize.py").write_text(PRESSED_TWICE)
+    (tmp_path / "command").write_text(COMMAND)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "command", "fit", module],
+        env={**_environment(), "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == "profiler: stopped; what had finished is kept"
+    assert (done.returncode, done.stdout) == (130, "")
 
 
 @pytest.mark.parametrize("after_seconds", [1.5, 12])  # while libraries are imported; while simulations go on

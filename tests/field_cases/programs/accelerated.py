@@ -1,4 +1,4 @@
-"""Loops of Hugging Face's accelerate: what it wraps around a model, an optimizer and the data takes nothing."""
+"""Loops of Hugging Face's accelerate: what it wraps around model, optimizer and data takes nothing."""
 
 import torch
 from accelerate import Accelerator
