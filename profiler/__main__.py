@@ -6,17 +6,17 @@ import sys
 from typing import NoReturn
 
 
-def main() -> int:
+def command() -> int:
     """What profiler.cli does with the words of the command line; its exit code."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, _stop)
-    from profiler.cli import main as command
+    from profiler.cli import main
 
     try:
         if ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return command()
+        return main()
     except KeyboardInterrupt:  # before it listened
         _stop()
 
@@ -28,4 +28,4 @@ def _stop(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

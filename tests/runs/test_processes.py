@@ -161,7 +161,7 @@ def _environment():
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-COMMAND = "import sys; from profiler.__main__ import main; sys.exit(main())"
+COMMAND = "import sys; from profiler.__main__ import command; sys.exit(command())"
 PRESSED_TWICE = """
 import os, signal, sys
 class Press:

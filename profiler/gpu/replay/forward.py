@@ -50,7 +50,10 @@ def replay_device(
     results = []
     for rule in (BEFORE_2_12, FROM_2_12):
         run = _Run(device, settings, start, acts, rule)
-        run.forward()
+        try:
+            run.forward()
+        except ValueError as error:  # of the allocator: events that no allocator can have made
+            return _unfit(device, "unsupported", f"its events contradict each other: {error}")
         results.append(run.result(ambiguous_blocks))
         if results[-1].verdict == "exact" and not every_rule:
             break
