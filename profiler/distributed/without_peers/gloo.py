@@ -11,6 +11,7 @@ from torch._C._distributed_c10d import FakeProcessGroup
 from torch.distributed import ProcessGroup, ReduceOp, distributed_c10d
 
 _CPU = torch.device("cpu")
+_FAKE: Any = FakeProcessGroup  # made in another way by each few versions of torch
 _SUMS = (
     "allreduce",
     "allreduce_coalesced",
@@ -30,9 +31,9 @@ class _Gloo(metaclass=_Kind):
     """What torch.distributed calls to make a group of Gloo's, and takes the group to be."""
 
     def __new__(cls, store: object, rank: int, size: int, *rest: object, **keywords: object) -> Any:
-        if hasattr(FakeProcessGroup, "_create_internal"):  # torch 2.9 and later
-            return FakeProcessGroup._create_internal(rank, size, FakeProcessGroup.Options())
-        return FakeProcessGroup(rank, size)  # type: ignore[call-arg]
+        if hasattr(_FAKE, "_create_internal"):  # torch 2.9 and later
+            return _FAKE._create_internal(rank, size, _FAKE.Options())
+        return _FAKE(rank, size)
 
 
 def stand_in_for_gloo() -> None:
@@ -43,8 +44,8 @@ def stand_in_for_gloo() -> None:
     """
     if not distributed_c10d.is_gloo_available():
         return
-    distributed_c10d.ProcessGroupGloo = _Gloo  # type: ignore[misc, assignment]
-    FakeProcessGroup._set_sequence_number_for_group = lambda group: None  # type: ignore[attr-defined]
+    distributed_c10d.ProcessGroupGloo = _Gloo  # type: ignore[misc]
+    _FAKE._set_sequence_number_for_group = lambda group: None
     for name in _SUMS:
         if hasattr(ProcessGroup, name):
             setattr(ProcessGroup, name, _summed(getattr(ProcessGroup, name)))

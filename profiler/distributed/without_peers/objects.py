@@ -38,9 +38,8 @@ def _kept(broadcast: Callable[..., Any]) -> Callable[..., Any]:
     def run(object_list: list[Any], src: Any = None, group: Any = None, *rest: Any, **keywords: Any) -> Any:
         source = src
         if keywords.get("group_src") is not None:
-            source = torch.distributed.get_global_rank(
-                group or torch.distributed.group.WORLD, keywords["group_src"]
-            )
+            within: Any = group or torch.distributed.group.WORLD
+            source = torch.distributed.get_global_rank(within, keywords["group_src"])
         if torch.distributed.get_rank() == (source or 0):
             return broadcast(object_list, src, group, *rest, **keywords)
         _note()
