@@ -56,3 +56,14 @@ def test_it_is_said_why_a_gpu_is_simulated_but_not_to_who_has_asked_for_that(no_
 def test_an_engine_that_there_is_not():
     with pytest.raises(ProfilerError, match="unknown engine 'real'; known: virtual, simulated"):
         engine.device_for(T4, "real")
+
+
+@pytest.mark.parametrize("asked", [None, SIMULATED, VIRTUAL])
+def test_an_older_torch_is_one_line_with_the_way_out(monkeypatch, capsys, asked):
+    monkeypatch.setattr(engine.metadata, "version", lambda name: "2.6.0+cu124")
+    words = ["--engine", asked] if asked else []
+    assert main(["predict", "mlp-tiny", "--batch", "1", *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("profiler: torch 2.6.0+cu124 is older than 2.11, which this needs: ")
+    assert "profiler on GPU -- python train.py" in error
+    assert error.count("\n") == 1
