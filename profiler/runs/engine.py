@@ -33,7 +33,7 @@ def _check_torch() -> None:
     if tuple(map(int, re.findall(r"\d+", installed)[:2])) < _OLDEST_TORCH:
         raise ProfilerError(
             f"torch {installed} is older than {'.'.join(map(str, _OLDEST_TORCH))}, which this needs: "
-            "pip install --upgrade torch, or leave torch as it is and run your program with "
+            "install a later torch, or leave it as it is and run your program with "
             "`profiler on GPU -- python train.py`"
         )
 
