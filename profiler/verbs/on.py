@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.errors import ProfilerError
+from profiler.files import check_writable, write_atomically
 from profiler.gpu.cards import GPU, find_gpu
 from profiler.gpu.device_used import DeviceTerm, device_used_terms, in_total
 from profiler.trace.events import Mark
@@ -99,6 +100,11 @@ def run(options: Namespace) -> int:
     alone = _lone_ranks(options, count)
     if options.ranks and options.ranks.suffix not in (".png", ".svg"):
         raise ProfilerError(f"--ranks writes a .png or an .svg, not {options.ranks}")
+    files = [path for path in (options.save, options.report, options.snapshot, options.ranks) if path]
+    for path in files:
+        if path.is_dir():
+            raise ProfilerError(f"{path} is a folder: name a file in it")
+        check_writable(path.parent)
 
     def watch(gpus: VirtualGPUs, inherited: Mapping[str, str] | None = None) -> Watched:
         return run_program(
@@ -117,15 +123,23 @@ def run(options: Namespace) -> int:
             several_runs.append(watch(its_gpus, environment))
     watched = together(several_runs) if alone else watch(gpus)
     report = _report(watched, gpu, command)
+    not_written: ProfilerError | None = None
+    if watched.processes:  # files first: whoever reads the rest may stop early, as `head` does
+        largest = max((process.run for process in watched.processes), key=lambda run: run.needed_bytes)
+        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
+        about = {"allocator_settings": settings}
+        try:
+            _write(replace(largest, name=" ".join(command), provenance=about), report, options)
+        except ProfilerError as error:
+            not_written = error
     if options.json:
         print(json.dumps(report, indent=2))
     else:
         show_program(report, options.all, screen.console())
-    if watched.processes:
-        largest = max((process.run for process in watched.processes), key=lambda run: run.needed_bytes)
-        settings = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "")
-        about = {"allocator_settings": settings}
-        _write(replace(largest, name=" ".join(command), provenance=about), report, options)
+    if not_written:
+        raise not_written
+    for path in files if watched.processes else ():
+        print(path, file=sys.stderr if options.json else sys.stdout)
     return watched.exit_code
 
 
@@ -140,7 +154,6 @@ def _lone_ranks(options: Namespace, devices: int) -> list[LoneRank]:
 
 
 def _write(run: Run, report: dict[str, Any], options: Namespace) -> None:
-    from profiler.files import write_atomically
     from profiler.views.figures.ranks import rank_bars
     from profiler.views.figures.style import as_image, use_style
     from profiler.views.memory_viz import memory_viz
@@ -164,9 +177,6 @@ def _write(run: Run, report: dict[str, Any], options: Namespace) -> None:
         # memory_viz reads no later protocol.
         pickled = pickle.dumps(memory_viz(run), protocol=4)
         write_atomically(options.snapshot, lambda temporary: temporary.write_bytes(pickled))
-    for path in (options.save, options.report, options.snapshot, options.ranks):
-        if path:
-            print(path, file=sys.stderr if options.json else sys.stdout)
 
 
 def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 
 from profiler.gpu.cards import find_gpu
 from profiler.gpu.device_used import in_total, process_terms
+from profiler.trace.load import load
 from profiler.units import format_bytes
 from tests.support.virtual_gpu import REPOSITORY, installed_torch, needed
 
@@ -85,6 +86,28 @@ def test_a_crash_inside_the_program(tmp_path):
     said = json.loads(done.stdout)
     assert done.returncode == said["exit_code"] == 128 + signal.SIGSEGV
     assert said["processes"][0]["peak_allocated_bytes"] == 4 << 20
+
+
+def test_files_are_written_though_nobody_reads_what_is_printed(tmp_path):
+    needed(installed_torch())
+    command = [sys.executable, "-m", "profiler", "on", "A100-40GB", "--save", "run.parquet"]
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has enough
+    subprocess.run(
+        [*command, "--", sys.executable, "-c", KEPT],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        stdout=writing,
+        check=False,
+    )
+    os.close(writing)
+    assert load(tmp_path / "run.parquet").peak_allocated_bytes == 4 << 20
+
+
+def test_a_folder_where_a_file_belongs_is_refused_before_the_program_runs(tmp_path):
+    needed(installed_torch())
+    done = on(tmp_path, sys.executable, "-c", "print('ran')", options=("--report", "."))
+    refused(done, "is a folder: name a file in it")
 
 
 def test_a_program_without_the_gpu(tmp_path):
