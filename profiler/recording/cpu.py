@@ -8,8 +8,9 @@ gradients out of place (`isTensorSubclassLike` in ATen/TensorSubclassLikeUtils.h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 
 _MARK = "profiler phase end"
+_KINETO_LOG_LEVEL, _KINETO_SAYS_NOTHING = (
+    "KINETO_LOG_LEVEL",
+    "6",
+)  # above STAGE and USDT (kineto's ILoggerObserver.h)
 
 
 class CpuRecorder(PhaseRecorder):
@@ -40,7 +45,10 @@ class CpuRecorder(PhaseRecorder):
         self._profile: Any = None
 
     def _start(self, stack: ExitStack) -> None:
-        self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU], profile_memory=True))
+        with _quiet_kineto():
+            self._profile = stack.enter_context(
+                profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+            )
 
     def _read(self, phase: Phase, state: TrainingState) -> Reading:
         with record_function(_MARK):
@@ -52,6 +60,19 @@ class CpuRecorder(PhaseRecorder):
         """Everything that happened, in order; ask for it after the `with` block."""
         marks = [reading.mark for reading, _, _ in self._boundaries]
         return [*self._baseline, *_ledger_entries(self._profile, marks)]
+
+
+@contextmanager
+def _quiet_kineto() -> Iterator[None]:
+    """While it starts, which is when it reads how much to say: that there is no GPU is no error here."""
+    if _KINETO_LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_KINETO_LOG_LEVEL] = _KINETO_SAYS_NOTHING
+    try:
+        yield
+    finally:
+        del os.environ[_KINETO_LOG_LEVEL]
 
 
 def _ledger_entries(profile: Any, marks: list[Mark]) -> list[Entry]:

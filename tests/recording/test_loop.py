@@ -221,6 +221,13 @@ def test_two_recordings_of_one_simulated_gpu_have_phases_of_their_own(tmp_path):
     assert load(Path(saved)).peak().allocated_bytes > 0
 
 
+def test_a_recording_on_the_cpu_writes_nothing_to_stderr():
+    """There torch.profiler's library says that it starts, and that it found no GPU."""
+    code = "import profiler, torch\nwith profiler.record(torch.nn.Linear(4, 4)): pass"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_inside_the_users_own_profiler_the_cpu_says_that_there_can_be_one():
     model = torch.nn.Linear(4, 4)
     with (
