@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from profiler import find_gpu, simulate
 from profiler.device import SIMULATED, UNKNOWN, Device
 from profiler.errors import ProfilerError
+from profiler.gpu.device_used import in_total, process_terms
 from profiler.trace.events import Allocation, Free, Mark, Place
 from profiler.trace.file import COLUMNS
 from profiler.trace.ledger import CATEGORIES
@@ -49,9 +50,9 @@ def test_entries_come_back_as_they_were(tmp_path_factory, entries):
 
 def test_a_run_comes_back_whole(tmp_path):
     """A simulated step that runs out of memory: all that its page, its difference and its snapshot need."""
-    run = simulate(
-        Workload("mlp-tiny", 32, optimizer="sgd"), find_gpu("16 MiB"), "max_split_size_mb:40", "simulated"
-    )
+    context_bytes = in_total(process_terms(find_gpu("24 GiB"))).typical_bytes  # of any card given by its size
+    gpu = find_gpu(f"{(context_bytes >> 20) + 17} MiB")
+    run = simulate(Workload("mlp-tiny", 32, optimizer="sgd"), gpu, "max_split_size_mb:40", "simulated")
     assert run.out_of_memory is not None
     assert run.out_of_memory.request == run.refusals[-1]
     path = tmp_path / "run.parquet"
