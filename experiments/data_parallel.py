@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from experiments.ranks.measure import LASTING_BYTES, PARAMETERS, compared, measure
+from experiments.ranks.measure import LASTING_BYTES, PARAMETERS, compared, measure_each
 from profiler.formula.sharding import ddp_terms, zero_redundancy_elements, zero_terms
 from profiler.formula.terms import total_bytes
 
@@ -38,11 +38,11 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
     import pandas as pd
 
     rows = []
-    for way, name in WAYS.items():
-        for ranks in _RANKS[size]:
-            progress(f"{name}, {ranks} ranks")
-            predicted, measured = predicted_between_steps(way, ranks), measure(way, ranks).lasting_bytes
-            rows.append(compared(name, ranks, predicted, measured))
+    asked = [(way, ranks) for way in WAYS for ranks in _RANKS[size]]
+    for (way, ranks), measured in zip(asked, measure_each(asked), strict=True):
+        progress(f"{WAYS[way]}, {ranks} ranks")
+        predicted = predicted_between_steps(way, ranks)
+        rows.append(compared(WAYS[way], ranks, predicted, measured.lasting_bytes))
     return {"data_parallel": pd.DataFrame(rows)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from experiments.ranks.measure import BACKWARD_BYTES, LASTING_BYTES, PARAMETERS, compared, measure
+from experiments.ranks.measure import BACKWARD_BYTES, LASTING_BYTES, PARAMETERS, compared, measure_each
 from profiler.formula.sharding import FSDP2, fsdp2_backward_terms, fsdp2_lasting_terms
 from profiler.formula.terms import total_bytes
 
@@ -35,9 +35,9 @@ def tables(size: str, device: str, progress: Callable[[str], None]) -> dict[str,
     import pandas as pd
 
     rows = []
-    for ranks in _RANKS[size]:
+    asked = [("fsdp2", ranks) for ranks in _RANKS[size]]
+    for (_, ranks), measured in zip(asked, measure_each(asked), strict=True):
         progress(f"FSDP2, {ranks} ranks")
-        measured = measure("fsdp2", ranks)
         pairs = zip(predicted_of_fsdp2(ranks), (measured.lasting_bytes, measured.backward_bytes), strict=True)
         for way, (predicted, found) in zip(("after a step", "peak of the backward pass"), pairs, strict=True):
             rows.append(compared(way, ranks, predicted, found))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +65,12 @@ def measure(way: str, ranks: int, rank: int = 0) -> Measured:
         raise ProfilerError(f"{way} on {ranks} ranks: {done.stderr.strip().splitlines()[-1:]}")
     said = json.loads(done.stdout.splitlines()[-1])
     return Measured(said["lasting"], said["backward"])
+
+
+def measure_each(asked: Sequence[tuple[str, int]]) -> Iterator[Measured]:
+    """The first rank of each way and number of ranks, in order; as many at a time as there are processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        yield from threads.map(lambda each: measure(*each), asked)
 
 
 def compared(way: str, ranks: int, predicted_bytes: int, measured_bytes: int) -> dict[str, str | int]:
