@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from profiler.records.select import (
     recorded_twice,
     without_end,
 )
+from profiler.runs.processes import threads_side_by_side
 from profiler.runs.run_settings import RunSettings
 from profiler.trace.phase import phases
 from profiler.units import format_bytes, parse_bytes
@@ -244,10 +246,13 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
         console.print(f"  {len(runs) - len(todo)} of {len(runs)} runs recorded already")
     if experiment.repredict:
         todo += [replace(run, measure=False) for key, run in runs.items() if key in done]
-    with _progress(console) as progress:
+    with _progress(console) as progress, threads_side_by_side() as threads:
         task = progress.add_task("", total=len(todo))
-        for number, run in enumerate(todo, 1):
-            rows = run.rows(lambda doing: progress.update(task, description=doing))
+
+        def rows_of(run: _Run) -> list[records.Row]:
+            return run.rows(lambda doing: progress.update(task, description=doing))
+
+        for number, (run, rows) in enumerate(_in_turn(todo, rows_of, threads), 1):
             records.append(path, rows)
             progress.advance(task)
             if not console.is_terminal:
@@ -261,6 +266,17 @@ def _measure(experiment: _Experiment, asks: RunsWorkloads, console: Console) -> 
         console.print(f"  {words}", style="yellow", soft_wrap=True)
     write_csv(experiment.folder / "comparison.csv", side_by_side(recorded))
     return recorded
+
+
+def _in_turn(
+    runs: Sequence[_Run], rows_of: Callable[[_Run], list[records.Row]], threads: Executor
+) -> Iterator[tuple[_Run, list[records.Row]]]:
+    """Those that are measured one after the other, since they are timed too; then all others side by side."""
+    for run in runs:
+        if run.device.is_here:
+            yield run, rows_of(run)
+    absent = [run for run in runs if not run.device.is_here]
+    yield from zip(absent, threads.map(rows_of, absent), strict=True)
 
 
 def _peaks(rows: Sequence[records.Row]) -> str:
