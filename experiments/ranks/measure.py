@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from profiler.formula.terms import Parameter
 from profiler.gpu.cards import find_gpu
 from profiler.gpu.virtual.card_file import VirtualGPUs
 from profiler.gpu.virtual.launch import environment
+from profiler.runs.processes import threads_side_by_side
 from profiler.units import MIB
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def measure(way: str, ranks: int, rank: int = 0) -> Measured:
 
 def measure_each(asked: Sequence[tuple[str, int]]) -> Iterator[Measured]:
     """The first rank of each way and number of ranks, in order; as many at a time as there are processors."""
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with threads_side_by_side() as threads:
         yield from threads.map(lambda each: measure(*each), asked)
 
 

@@ -12,7 +12,6 @@ from profiler.recording.virtual.program_run import ProgramProcess
 from profiler.trace.events import Allocation
 from profiler.trace.ledger import categories
 from profiler.trace.moments import alive_at
-from profiler.trace.run import Run
 
 COMMUNICATION = (UNSHARDED, ALL_GATHER, REDUCE_SCATTER, BUCKETS, OTHER)
 _LABELLED = ("parameters", "gradients", "optimizer_states", "inputs", "workspaces")
@@ -54,25 +53,20 @@ def rank_memory(process: ProgramProcess) -> RankMemory | None:
     """What that process needed as a rank; None for one that is none, as torchrun itself."""
     if not process.rank.isdecimal():
         return None
-    peak = process.run.peak()
+    peak, entries = process.run.peak(), process.run.entries
+    names, shares = categories(entries), Counter[str]()
+    for index in alive_at(entries, peak.position):
+        allocation = entries[index]
+        assert isinstance(allocation, Allocation)
+        shares[_category(names[index], allocation.op)] += allocation.size_bytes
     return RankMemory(
         int(process.rank),
         process.device,
         peak.allocated_bytes,
         max(process.run.reserved_bytes, default=0),
         str(peak.phase),
-        shares_at_peak(process.run),
+        dict(shares.most_common()),
     )
-
-
-def shares_at_peak(run: Run) -> dict[str, int]:
-    """Bytes by category at the moment of the peak, the largest first, as RankMemory has them."""
-    names, shares = categories(run.entries), Counter[str]()
-    for index in alive_at(run.entries, run.peak().position):
-        allocation = run.entries[index]
-        assert isinstance(allocation, Allocation)
-        shares[_category(names[index], allocation.op)] += allocation.size_bytes
-    return dict(shares.most_common())
 
 
 def _category(name: str, op: str) -> str:

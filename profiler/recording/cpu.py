@@ -26,10 +26,8 @@ from profiler.trace.phase import Phase
 from profiler.training.step import TrainingState
 
 _MARK = "profiler phase end"
-_KINETO_LOG_LEVEL, _KINETO_SAYS_NOTHING = (
-    "KINETO_LOG_LEVEL",
-    "6",
-)  # above STAGE and USDT (kineto's ILoggerObserver.h)
+_KINETO_LOG_LEVEL = "KINETO_LOG_LEVEL"
+_KINETO_SAYS_NOTHING = "6"  # above STAGE and USDT (kineto's ILoggerObserver.h)
 
 
 class CpuRecorder(PhaseRecorder):

@@ -25,6 +25,7 @@ from profiler.views.program import FITS, show_program
 
 if TYPE_CHECKING:
     from profiler.distributed.lone_rank import LoneRank
+    from profiler.distributed.ranks import RankMemory
     from profiler.gpu.virtual.card_file import VirtualGPUs
     from profiler.recording.virtual.program_run import ProgramProcess
     from profiler.runs.program import Watched
@@ -180,16 +181,22 @@ def _write(run: Run, report: dict[str, Any], options: Namespace) -> None:
 
 
 def _report(watched: Watched, gpu: GPU, command: Sequence[str]) -> dict[str, Any]:
+    from profiler.distributed.ranks import rank_memory
+
     nccl = _nccl_terms(watched, gpu)
+    memories = [rank_memory(process) for process in watched.processes]
     return {
         "command": list(command),
         "engine": "virtual",
         "gpu": gpu.name,
         "gpu_bytes": gpu.memory_bytes,
         "exit_code": watched.exit_code,
-        "processes": [_process(each, gpu, nccl) for each in watched.processes],
+        "processes": [
+            _process(process, gpu, nccl, memory)
+            for process, memory in zip(watched.processes, memories, strict=True)
+        ],
         "other_processes": _others(watched),
-        "ranks": _ranks(watched.processes),
+        "ranks": _ranks([memory for memory in memories if memory is not None]),
         "not_modelled": watched.journal.not_modelled,
         "assumed": watched.journal.assumed,
         "without_effect_on_memory": watched.journal.harmless,
@@ -222,9 +229,9 @@ def _verdict(process: ProgramProcess) -> str:
     return "ended early" if process.failed else FITS
 
 
-def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) -> dict[str, Any]:
-    from profiler.distributed.ranks import shares_at_peak
-
+def _process(
+    process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...], memory: RankMemory | None
+) -> dict[str, Any]:
     run = process.run
     peak, reserved_bytes = run.peak(), run.needed_bytes
     more = [*(nccl if process.rank else ()), *_elsewhere(process)]
@@ -249,7 +256,7 @@ def _process(process: ProgramProcess, gpu: GPU, nccl: tuple[DeviceTerm, ...]) ->
             "fragmentation_bytes": peak.fragmentation_bytes,
             "holes": asdict(holes(segments_at(run.entries, run.segment_changes, peak.position))),
             "made_by": _made_by(peak.allocation),
-            "categories": shares_at_peak(run) if process.rank else run.by_category(),
+            "categories": run.by_category() if memory is None else dict(memory.shares),
             "modules": {share.name: share.size_bytes for share in run.by_module()},
             "lines": run.by_line(),
         },
@@ -265,11 +272,10 @@ def _elsewhere(process: ProgramProcess) -> tuple[DeviceTerm, ...]:
     return (DeviceTerm("past PyTorch's allocator", *sizes, "cudaMalloc"),) if size_bytes else ()
 
 
-def _ranks(processes: Sequence[ProgramProcess]) -> list[dict[str, Any]]:
+def _ranks(memories: Sequence[RankMemory]) -> list[dict[str, Any]]:
     """Ranks that needed the same together, the fullest first; none where fewer than two ran."""
-    from profiler.distributed.ranks import alike, rank_memory
+    from profiler.distributed.ranks import alike
 
-    memories = [memory for memory in map(rank_memory, processes) if memory is not None]
     groups = alike(memories) if len(memories) > 1 else ()
     return [{"ranks": group.ranks, "words": str(group), **asdict(group.memory)} for group in groups]
 

@@ -279,7 +279,7 @@ def draw(runs: list[Compared]) -> None:
     style.headline(
         figure,
         f"Both peaks to the byte in {exact} of {len(plain)} runs without convolutions;\n"
-        f"with convolutions (red) up to {-worst:.0f} % too low",
+        f"with convolutions (orange) up to {-worst:.0f} % too low",
         f"simulated against virtual: {', '.join(cards)}; a dot a run",
     )
     write_atomically(PICTURE, lambda path: figure.savefig(path, format="png", bbox_inches="tight", dpi=110))
